@@ -1,0 +1,12 @@
+"""CIFAR-10, as in the paper's Tables 1, 2, 6, 7 and 8.
+
+    python -m morel_jax.train --config=configs/cifar10.py:resnet18,morel_mart,paper --workdir=runs/cifar10
+"""
+from morel_jax.configuration import recipe
+
+
+def get_config(spec=""):
+    """Config of "architecture,method,variant", by default resnet18,morel_mart,paper."""
+    config = recipe(spec)
+    config.data.name = "cifar10"
+    return config

@@ -1,0 +1,12 @@
+"""CIFAR-100, as in the paper's Tables 1 and 2.
+
+    python -m morel_jax.train --config=configs/cifar100.py:wide_resnet34_10,morel_mart,paper --workdir=runs/cifar100
+"""
+from morel_jax.configuration import recipe
+
+
+def get_config(spec=""):
+    """Config of "architecture,method,variant", by default resnet18,morel_mart,paper."""
+    config = recipe(spec)
+    config.data.name = "cifar100"
+    return config

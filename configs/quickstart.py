@@ -1,0 +1,19 @@
+"""A small network on the embedded Fashion-MNIST images, trained with MOREL(<-MART) in a minute on two CPU cores.
+
+    python -m morel_jax.quickstart --workdir=runs/quickstart
+"""
+from morel_jax.configuration import recipe
+
+
+def get_config(spec=""):
+    """Config of "architecture,method,variant", by default convnet_small,morel_mart,paper."""
+    config = recipe(spec or "convnet_small,morel_mart,paper")
+    config.data.name = "fashion_mnist_small"
+    config.data.crop_padding = 1
+    config.epochs = 6
+    config.batch_size = 50
+    config.optimizer.update(dict(learning_rate=0.05, drop_epochs=(5,), drop_factors=(0.1,)))
+    config.attack.epsilon, config.attack.step_size = 0.1, 0.025
+    config.validation.epsilon, config.validation.step_size = 0.1, 0.01
+    config.validation.batch_size = 500
+    return config

@@ -1,0 +1,31 @@
+"""Random keys, one an example, so that no example's noise depends on the batch it stands in."""
+import jax
+import jax.numpy as jnp
+
+
+def example_keys(key, count):
+    """One key per example.
+
+    Args:
+        key: a key, from which example i gets ``fold_in(key, i)``; or an array of ``count`` keys, used as
+            they are (fold the examples' own indices in, and a result no longer depends on the batch).
+        count: number of examples.
+
+    Returns:
+        Array of ``count`` keys.
+
+    Raises:
+        ValueError: ``key`` is an array of another length.
+    """
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)
+    if key.ndim == 0:
+        return fold_in_each(key, jnp.arange(count))
+    if key.shape != (count,):
+        raise ValueError(f"key must be one key or an array of {count} keys, one an example; got shape {key.shape}.")
+    return key
+
+
+def fold_in_each(key, indices):
+    """Keys[n] that depend on ``key`` and on ``indices`` int[n] alone."""
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, indices)

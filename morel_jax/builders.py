@@ -1,0 +1,223 @@
+"""Config to objects: every name looked up, every value checked, before anything compiles."""
+import math
+
+import numpy as np
+
+from morel_jax import attacks, data, losses, models
+from morel_jax.attacks.linf import STARTS
+from morel_jax.attacks.pgd import LOSSES
+from morel_jax.configuration import METHODS, VARIANTS, defaults
+from morel_jax.data import Split
+
+
+def _one_of(*names):
+    return lambda value: value in names, f"be one of {', '.join(names)}"
+
+
+_POSITIVE = (lambda value: 0 < value < math.inf, "be positive and finite")
+_NOT_NEGATIVE = (lambda value: 0 <= value < math.inf, "be 0 or more, and finite")
+_AT_LEAST_1 = (lambda value: value >= 1, "be at least 1")
+_RADIUS = (lambda value: 0 < value <= 1, "be in (0, 1], the units of images in [0, 1]")
+_SHARE = (lambda value: 0 <= value < 1, "be in [0, 1)")
+_KINDS = ("natural", "adversarial")
+
+_RULES = {
+    "seed": (lambda value: 0 <= value < 2**32, "be in [0, 2**32)"),
+    "variant": _one_of(*VARIANTS),
+    "method": _one_of(*METHODS),
+    "epochs": _AT_LEAST_1,
+    "batch_size": _AT_LEAST_1,
+    "ema_decay": _SHARE,
+    "data.crop_padding": _NOT_NEGATIVE,
+    "data.placement": _one_of("auto", "device", "host"),
+    "model.dtype": _one_of("float32", "bfloat16", "float64"),
+    "model.std": (lambda values: all(value > 0 for value in values), "be positive"),
+    "embedding.embed_dim": _AT_LEAST_1,
+    "embedding.num_heads": _AT_LEAST_1,
+    "batch_norm.momentum": _SHARE,
+    "attack.epsilon": _RADIUS,
+    "attack.step_size": _RADIUS,
+    "attack.num_steps": _AT_LEAST_1,
+    "attack.start": _one_of(*STARTS),
+    "attack.loss": _one_of(*LOSSES),
+    "attack.batch_norm": _one_of("running", "batch"),
+    "loss.beta": _NOT_NEGATIVE,
+    "loss.label_smoothing": _SHARE,
+    "loss.loat_theta": _NOT_NEGATIVE,
+    "loss.loat_gamma": _NOT_NEGATIVE,
+    "loss.loat_kind": _one_of("mse", "kl"),
+    "loss.loat_base": _one_of("mart", "trades"),
+    "loss.loat_last_epoch": _AT_LEAST_1,
+    "morel.scalarization": _one_of("conic", "weighted_sum"),
+    "morel.contrastive_weight": (lambda value: 0 <= value < 1, "be in [0, 1), as Eq. 10 has it, or 0"),
+    "morel.temperature": _POSITIVE,
+    "morel.contrastive_rows": _one_of("both", "natural"),
+    "morel.contrastive_reduction": _one_of("sum", "mean"),
+    "optimizer.learning_rate": _NOT_NEGATIVE,
+    "optimizer.momentum": _SHARE,
+    "optimizer.weight_decay": _NOT_NEGATIVE,
+    "validation.split": _one_of("test", "holdout"),
+    "validation.holdout": _AT_LEAST_1,
+    "validation.examples": _NOT_NEGATIVE,
+    "validation.every": _AT_LEAST_1,
+    "validation.batch_size": _AT_LEAST_1,
+    "validation.epsilon": _RADIUS,
+    "validation.step_size": _RADIUS,
+    "validation.num_steps": _AT_LEAST_1,
+    "validation.start": _one_of(*STARTS),
+    "validation.loss": _one_of(*LOSSES),
+    "checkpoint.every_seconds": _POSITIVE,
+}
+
+
+def _error(field, rule, value):
+    return ValueError(f"config.{field} must {rule}; got {value!r}.")
+
+
+def flatten(config):
+    """Nested ConfigDict (or dict) -> {"section.field": value}, tuples kept."""
+    flat = {}
+    for name, value in config.items():
+        if hasattr(value, "items"):
+            flat |= {f"{name}.{field}": inner for field, inner in flatten(value).items()}
+        else:
+            flat[name] = tuple(value) if isinstance(value, list) else value
+    return flat
+
+
+def _is_number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _check_type(field, value, default):
+    if isinstance(default, tuple):
+        entry = str if field == "batch_norm.moves" else float
+        if not isinstance(value, tuple) or not all(
+                isinstance(v, str) if entry is str else _is_number(v) for v in value):
+            raise _error(field, f"be a tuple of {'names' if entry is str else 'numbers'}", value)
+    elif isinstance(default, float):
+        if not _is_number(value):
+            raise _error(field, "be a number", value)
+    elif type(value) is not type(default):
+        raise _error(field, f"be of type {type(default).__name__}", value)
+
+
+def check(config):
+    """Raises ValueError, naming field, rule and value, for the first thing wrong with ``config``.
+
+    Unknown or missing fields, wrong types, impossible values, broken conditions of conic scalarization
+    (0 <= gamma < k_i, a_i >= 0) and combinations that cannot work.
+    """
+    known, given = flatten(defaults()), flatten(config)
+    for field in given.keys() - known.keys():
+        raise ValueError(f"config.{field} is not a field of this library's configs; "
+                         f"known there: {', '.join(sorted(known))}.")
+    for field in known.keys() - given.keys():
+        raise ValueError(f"config.{field} is missing; defaults() in morel_jax.configuration has every field.")
+    for field, value in given.items():
+        _check_type(field, value, known[field])
+        if field in _RULES:
+            holds, rule = _RULES[field]
+            if not holds(value):
+                raise _error(field, rule, value)
+    _check_combinations(config)
+
+
+def _check_combinations(config):
+    if config.embedding.embed_dim % config.embedding.num_heads:
+        raise _error("embedding.embed_dim", f"be a multiple of embedding.num_heads ({config.embedding.num_heads})",
+                     config.embedding.embed_dim)
+    if len(config.model.mean) != len(config.model.std):
+        raise _error("model.std", f"have as many entries as model.mean ({len(config.model.mean)})", config.model.std)
+    drops = config.optimizer.drop_epochs
+    if len(drops) != len(config.optimizer.drop_factors):
+        raise _error("optimizer.drop_factors", f"have as many entries as optimizer.drop_epochs ({len(drops)})",
+                     config.optimizer.drop_factors)
+    if any(later <= earlier for earlier, later in zip(drops, drops[1:], strict=False)):
+        raise _error("optimizer.drop_epochs", "rise", drops)
+    if not config.batch_norm.moves or not set(config.batch_norm.moves) <= set(forwards(config)):
+        raise _error("batch_norm.moves", f"name some of {', '.join(forwards(config))}, "
+                     f"which {config.method} sends through the network", config.batch_norm.moves)
+    for section in ("attack", "validation"):
+        if config[section].loss == "kl" and config[section].start == "clean":
+            raise _error(f"{section}.start", "be random where the loss is kl, whose gradient at the clean image "
+                         "is zero", "clean")
+    if len(config.morel.preference) != 2:
+        raise _error("morel.preference", "have two entries, (representation, classification)",
+                     config.morel.preference)
+    if config.morel.scalarization == "conic":
+        try:
+            losses.check_conic(config.morel.preference, config.morel.reference_point, config.morel.augmentation)
+        except ValueError as error:
+            raise ValueError(f"config.morel.{error}") from None
+    elif min(config.morel.preference) < 0:
+        raise _error("morel.preference", "be 0 or more", config.morel.preference)
+
+
+def uses_embedding(config):
+    """Whether the method has an embedding space."""
+    return config.method.startswith("morel_")
+
+
+def classification(config):
+    """Name of the classification loss: the method's own, or the one that MOREL is put over."""
+    return config.method.removeprefix("morel_")
+
+
+def forwards(config):
+    """Which kinds of images the update sends through the network."""
+    return {"standard": ("natural",), "pgd_at": ("adversarial",)}.get(config.method, _KINDS)
+
+
+def model(config, num_classes):
+    """The classifier, a Flax module."""
+    return models.create(config.model.name, num_classes, dtype=config.model.dtype, mean=tuple(config.model.mean) or None,
+                         std=tuple(config.model.std) or None)
+
+
+def pgd(section):
+    """The PGD attack of ``config.attack`` or ``config.validation``, its numbers as float32 leaves."""
+    return attacks.PGD(epsilon=np.float32(section.epsilon), step_size=np.float32(section.step_size),
+                       num_steps=section.num_steps, start=section.start, loss=section.loss)
+
+
+def dataset(config):
+    """The data set as it is on disk: data.Dataset."""
+    return data.load(config.data.name, data_dir=config.data.data_dir or None,
+                     archive_dir=config.data.archive_dir or None, cache_dir=config.data.cache_dir or None,
+                     test_split=config.data.test_split or None)
+
+
+def splits(config, dataset):
+    """(training Split, validation Split) as ``config.validation`` says.
+
+    Raises:
+        ValueError: more images are to be held out, or in a batch, than there are.
+    """
+    train, validation = dataset.train, dataset.test
+    if config.validation.split == "holdout":
+        kept = len(train.labels) - config.validation.holdout
+        if kept < 1:
+            raise _error("validation.holdout", f"be less than the {len(train.labels)} training images",
+                         config.validation.holdout)
+        validation = Split(train.images[kept:], train.labels[kept:])
+        train = Split(train.images[:kept], train.labels[:kept])
+    if config.validation.examples:
+        validation = Split(validation.images[:config.validation.examples],
+                           validation.labels[:config.validation.examples])
+    if config.batch_size > len(train.labels):
+        raise _error("batch_size", f"be at most the number of training images, {len(train.labels)}",
+                     config.batch_size)
+    channels = train.images.shape[-1]
+    if config.model.mean and len(config.model.mean) not in (1, channels):
+        raise _error("model.mean", f"have one entry a channel ({channels})", config.model.mean)
+    return train, validation
+
+
+def learning_rate(config, epoch):
+    """Rate of an epoch, counted from 1: the initial one times the factor of the last drop reached."""
+    factor = 1.0
+    for first, value in zip(config.optimizer.drop_epochs, config.optimizer.drop_factors, strict=True):
+        if epoch >= first:
+            factor = value
+    return config.optimizer.learning_rate * factor

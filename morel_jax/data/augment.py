@@ -1,0 +1,37 @@
+"""Augmentation on the device: random crop after zero padding, and horizontal flip."""
+import jax
+import jax.numpy as jnp
+
+
+def crop_and_flip(keys, images, padding=4, flip=True):
+    """Random crop of the zero-padded image, at its own size, then a random horizontal flip.
+
+    Args:
+        keys: keys[n], one an example.
+        images: [n, h, w, c] of any dtype.
+        padding: pixels of zeros added on each side before the crop; 0 for no crop.
+        flip: mirror each image with probability 1/2.
+
+    Returns:
+        [n, h, w, c], dtype kept.
+
+    Source: random crop with padding 4 and flip, as in the reference implementations of TRADES, MART and MOREL.
+    """
+    height, width = images.shape[1:3]
+
+    def one(key, image):
+        crop_key, flip_key = jax.random.split(key)
+        if padding:
+            row, column = jax.random.randint(crop_key, (2,), 0, 2 * padding + 1)
+            padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
+            image = jax.lax.dynamic_slice(padded, (row, column, 0), (height, width, image.shape[-1]))
+        if flip:
+            image = jnp.where(jax.random.bernoulli(flip_key), image[:, ::-1], image)
+        return image
+
+    return jax.vmap(one)(keys, images)
+
+
+def to_float(images):
+    """uint8[...] in 0..255 -> float32[...] in [0, 1], exactly as x / 255."""
+    return images.astype(jnp.float32) / 255.0

@@ -1,0 +1,132 @@
+"""Decoded arrays on disk: .npy files, memory-mapped at the next start, and a manifest that proves them.
+
+An entry is a folder with `manifest.json` and one .npy file an array. It is built under another name beside
+its place and renamed, so a reader sees a whole entry or none. The cache may be deleted at any time.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import pathlib
+import shutil
+import tempfile
+
+import numpy as np
+
+_FORMAT = 1
+_MANIFEST = "manifest.json"
+_logger = logging.getLogger(__name__)
+
+
+class _DamagedError(Exception):
+    pass
+
+
+def default_dir():
+    """`$XDG_CACHE_HOME/morel_jax`, by default `~/.cache/morel_jax`.
+
+    The variable is taken only where it is absolute, as the XDG base directory specification has it.
+    """
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    return (pathlib.Path(home) if os.path.isabs(home) else pathlib.Path.home() / ".cache") / "morel_jax"
+
+
+def sha256(array):
+    """SHA-256 of a C-contiguous array's values, without a file's header; hexadecimal."""
+    return hashlib.sha256(array.reshape(-1).view(np.uint8).data).hexdigest()
+
+
+def read(folder, source):
+    """Reads an entry.
+
+    Sizes, shapes and the SHA-256 of every array are checked (0.1 to 0.5 s for CIFAR-10's 184 MB). A damaged
+    entry is reported with `logging.warning`, and is as good as none.
+
+    Args:
+        folder: the entry's folder.
+        source: JSON value that says what the entry was made from; another one means that it is stale.
+
+    Returns:
+        ({name: memory-mapped read-only array}, {metadata}) as given to `build`; None where there is no such
+            entry.
+    """
+    folder = pathlib.Path(folder)
+    try:
+        return _read(folder, source)
+    except _DamagedError as error:
+        _logger.warning("The cached data in %s is damaged and will be made again: %s", folder, error)
+        return None
+
+
+def _read(folder, source):
+    if not folder.exists():
+        return None
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text())
+        if manifest["format"] != _FORMAT or manifest["source"] != source:
+            return None
+        arrays = {name: _read_array(folder, entry) for name, entry in manifest["arrays"].items()}
+        return arrays, manifest["metadata"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        # Each of these can come of a manifest that was cut or altered.
+        raise _DamagedError(str(error)) from error
+
+
+def _read_array(folder, entry):
+    path = folder / entry["file"]
+    if path.stat().st_size != entry["bytes"]:
+        raise _DamagedError(f"{path.name} must have {entry['bytes']} bytes; got {path.stat().st_size}.")
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if list(array.shape) != entry["shape"] or str(array.dtype) != entry["dtype"]:
+        raise _DamagedError(f"{path.name} must be {entry['dtype']}{entry['shape']}; "
+                            f"got {array.dtype}{list(array.shape)}.")
+    if (got := sha256(array)) != entry["sha256"]:
+        raise _DamagedError(f"{path.name} must have SHA-256 {entry['sha256']}; got {got}.")
+    return array
+
+
+def _is_good(folder, source):
+    try:
+        return _read(folder, source) is not None
+    except _DamagedError:
+        return False
+
+
+@contextlib.contextmanager
+def build(folder, source):
+    """Builds an entry, and puts it in place when the `with` block ends without an error.
+
+    Yields a folder to write `<name>.npy` files into, and a dict to put JSON metadata into. What was at
+    `folder` is replaced if it is damaged or stale. Where several processes build one entry, the first one's
+    stands.
+
+    Args:
+        folder: the entry's folder.
+        source: see `read`.
+    """
+    folder = pathlib.Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        fresh, metadata = scratch / "new", {}
+        fresh.mkdir()
+        yield fresh, metadata
+        arrays = {}
+        for path in sorted(fresh.glob("*.npy")):
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            arrays[path.stem] = {"file": path.name, "bytes": path.stat().st_size, "shape": list(array.shape),
+                                 "dtype": str(array.dtype), "sha256": sha256(array)}
+        manifest = {"format": _FORMAT, "source": source, "metadata": metadata, "arrays": arrays}
+        (fresh / _MANIFEST).write_text(json.dumps(manifest, indent=1))
+        if not _is_good(folder, source):
+            with contextlib.suppress(FileNotFoundError):
+                folder.rename(scratch / "old")
+            try:
+                fresh.rename(folder)
+            except OSError:
+                if not _is_good(folder, source):  # Else another process was faster.
+                    raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

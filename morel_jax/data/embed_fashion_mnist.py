@@ -1,0 +1,99 @@
+"""Remakes the embedded images: `python -m morel_jax.data.embed_fashion_mnist --source=DIR --output=FILE`.
+
+DIR holds Fashion-MNIST's four .gz files: `/usr/share/datasets/fashion-mnist` of Debian's package
+`dataset-fashion-mnist`, or those from https://github.com/zalandoresearch/fashion-mnist. Both give the same
+file.
+"""
+
+import argparse
+import gzip
+import hashlib
+import pathlib
+
+import numpy as np
+
+from morel_jax.data import embedded, fashion_mnist
+from morel_jax.data.dataset import Split
+
+SEED = 0
+TRAIN_PER_CLASS = 1000
+TEST_PER_CLASS = 200
+
+
+def choose(labels, per_class, purpose):
+    """Chooses the same number of rows of every class.
+
+    Rows are ranked by a hash of (SEED, purpose, row) and the first of each class are taken, so the choice
+    does not hang on the stream of one version of a random generator.
+
+    Args:
+        labels: uint8[n].
+        per_class: rows to take of each class that occurs.
+        purpose: str; another one gives another choice.
+
+    Returns:
+        int64[classes * per_class], the chosen rows, ascending.
+
+    Raises:
+        ValueError: a class has fewer rows.
+    """
+    ranks = np.array([int.from_bytes(hashlib.sha256(f"{SEED}/{purpose}/{row}".encode()).digest()[:8], "big")
+                      for row in range(len(labels))], np.uint64)
+    rows = []
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        if len(members) < per_class:
+            raise ValueError(f"Class {label} must have at least {per_class} {purpose} rows; "
+                             f"got {len(members)}.")
+        rows.append(members[np.argsort(ranks[members])[:per_class]])
+    return np.sort(np.concatenate(rows))
+
+
+def read(path):
+    """Returns the array of one of Fashion-MNIST's .gz files.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: what it decompresses to has not the SHA-256 of the original.
+    """
+    content = gzip.decompress(path.read_bytes())
+    expected, got = fashion_mnist.CONTENT_SHA256[path.name], hashlib.sha256(content).hexdigest()
+    if got != expected:
+        raise ValueError(f"{path} must decompress to SHA-256 {expected}; got {got}.")
+    return fashion_mnist.parse_idx(content)[0]
+
+
+def embed(source, output, train_per_class=TRAIN_PER_CLASS, test_per_class=TEST_PER_CLASS):
+    """Writes the embedded file.
+
+    Args:
+        source: folder with the four .gz files.
+        output: file to write.
+        train_per_class, test_per_class: images to take of each class.
+
+    Returns:
+        SHA-256 of the file, hexadecimal.
+
+    Raises:
+        FileNotFoundError, ValueError: see `read` and `choose`; nothing is written then.
+    """
+    splits = []
+    for purpose, per_class in (("train", train_per_class), ("test", test_per_class)):
+        images, labels = (read(pathlib.Path(source) / name) for name in fashion_mnist.FILES[purpose])
+        rows = choose(labels, per_class, purpose)
+        splits.append(Split(images[rows][..., None], labels[rows].astype(np.int32)))
+    packed = embedded.pack(*splits)
+    pathlib.Path(output).write_bytes(packed)
+    return hashlib.sha256(packed).hexdigest()
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--source", required=True, help="folder with Fashion-MNIST's four .gz files")
+    parser.add_argument("--output", required=True, help="file to write")
+    arguments = parser.parse_args(argv)
+    print(embed(arguments.source, arguments.output), arguments.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""The images that come with the package, for tests, examples and machines without network."""
+
+import functools
+import importlib.resources
+import lzma
+
+import numpy as np
+
+from morel_jax.data import fashion_mnist
+from morel_jax.data.dataset import Dataset, Split
+
+NAME = "fashion_mnist_small"
+FILE = "fashion_mnist_small.xz"
+
+
+def pack(train, test):
+    """Packs two splits of at most 256 classes into the bytes that `unpack` reads.
+
+    The form is xz around four IDX arrays: train images, train labels, test images, test labels. Plain LZMA
+    beat the PNG and median predictors, deltas and a pixel-major order on these images.
+
+    Args:
+        train: Split.
+        test: Split.
+
+    Returns:
+        bytes; a function of the splits' values and of liblzma's version, which makes no promise about the
+        compressed form (the content is what `unpack` returns under every version).
+    """
+    arrays = (train.images, train.labels.astype(np.uint8), test.images, test.labels.astype(np.uint8))
+    # A window as large as the content (9.4 MB); preset 9's 64 MB would only cost memory when unpacking.
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 1 << 24}]
+    content = b"".join(map(fashion_mnist.format_idx, arrays))
+    return lzma.compress(content, check=lzma.CHECK_SHA256, filters=filters)
+
+
+def unpack(packed):
+    """Undoes `pack`.
+
+    Args:
+        packed: bytes.
+
+    Returns:
+        (train, test): Splits whose arrays are read-only.
+
+    Raises:
+        lzma.LZMAError: the bytes are damaged; xz checks its own SHA-256.
+    """
+    content, offset, arrays = lzma.decompress(packed), 0, []
+    for _ in range(4):
+        array, offset = fashion_mnist.parse_idx(content, offset)
+        arrays.append(array)
+    train_labels, test_labels = (labels.astype(np.int32) for labels in arrays[1::2])
+    for labels in (train_labels, test_labels):
+        labels.flags.writeable = False
+    return Split(arrays[0], train_labels), Split(arrays[2], test_labels)
+
+
+@functools.cache
+def load():
+    """The embedded part of Fashion-MNIST.
+
+    10,000 training and 2,000 test images, uint8[n, 28, 28, 1], 1,000 and 200 of each of the 10 classes,
+    chosen by `embed_fashion_mnist` from Fashion-MNIST's own training and test split and left in its order.
+
+    Returns:
+        Dataset with read-only arrays; the same object at every call.
+
+    Source: Fashion-MNIST, arXiv:1708.07747; MIT licence, in `fashion_mnist_small.LICENSE` beside the images.
+    """
+    train, test = unpack(importlib.resources.files(__package__).joinpath(FILE).read_bytes())
+    return Dataset(NAME, train, test, len(fashion_mnist.CLASS_NAMES), fashion_mnist.CLASS_NAMES)

@@ -1,0 +1,170 @@
+"""Image-label data sets that TFDS has prepared on disk in ArrayRecord form, whichever they are."""
+
+import json
+import pathlib
+import re
+
+import numpy as np
+
+_VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
+_CHUNK = 512  # Examples decoded at a time; ArrayRecord reads a list of rows faster than one by one.
+
+
+def _is_version_folder(folder):
+    return (folder / "dataset_info.json").is_file() and (folder / "features.json").is_file()
+
+
+def _versions(folder):
+    """{(major, minor, patch): folder} of the data sets prepared right in a folder."""
+    folders = folder.iterdir() if folder.is_dir() else ()
+    return {tuple(map(int, match.groups())): path for path in folders
+            if (match := _VERSION.fullmatch(path.name)) and _is_version_folder(path)}
+
+
+def find(name, data_dir):
+    """Finds the folder in which TFDS prepared a data set.
+
+    Args:
+        name: as in TFDS: "svhn_cropped", "mnist_corrupted/shot_noise", or with ":1.0.0" for one version; else
+            the newest is taken.
+        data_dir: folder that holds `name/[config/]version`, or is such a version's folder itself.
+
+    Returns:
+        pathlib.Path, or None.
+
+    Raises:
+        ValueError: `data_dir` is a version's folder of another data set, or there are several configs and
+            none is named.
+    """
+    data_dir = pathlib.Path(data_dir).expanduser().resolve()
+    name, _, version = name.partition(":")
+    if _is_version_folder(data_dir):
+        found = json.loads((data_dir / "dataset_info.json").read_text()).get("name")
+        if found != name.partition("/")[0]:
+            raise ValueError(f"data_dir {data_dir} holds the data set {found!r}; got the name {name!r}.")
+        return data_dir
+    candidates = _versions(data_dir / name)
+    if not candidates and (data_dir / name).is_dir():
+        folders = sorted((data_dir / name).iterdir())
+        configs = {path.name: _versions(path) for path in folders if path.is_dir()}
+        configs = {config: versions for config, versions in configs.items() if versions}
+        if len(configs) > 1:
+            raise ValueError(f"data_dir {data_dir} holds several configs of {name}; name one of "
+                             f"{', '.join(f'{name}/{config}' for config in configs)}.")
+        candidates = next(iter(configs.values()), {})
+    if version:
+        return {path.name: path for path in candidates.values()}.get(version)
+    return candidates[max(candidates)] if candidates else None
+
+
+def fingerprint(folder):
+    """A JSON value that changes when the prepared files do: their names, sizes and times."""
+    files = [[path.name, path.stat().st_size, path.stat().st_mtime_ns]
+             for path in sorted(folder.iterdir()) if path.is_file()]
+    return {"folder": str(folder), "files": files}
+
+
+def decode(folder, output, test_split=None):
+    """Decodes the train and the test split of a prepared data set into .npy files.
+
+    Rows are in stored order, or ordered by the feature `id` where the data set has one of text (as CIFAR's,
+    which restores the archive's order where TFDS's official builder shuffled it).
+
+    Args:
+        folder: what `find` returned.
+        output: folder for `train_images.npy`, `train_labels.npy`, `test_images.npy`, `test_labels.npy`.
+        test_split: name of the split to judge on; by default `test`, or else `validation`.
+
+    Returns:
+        dict with `class_names`.
+
+    Raises:
+        ValueError: not in ArrayRecord form; no single image and label feature; images not uint8, or of
+            several shapes; a split is missing. The message names what there is.
+    """
+    import absl.logging
+    import tensorflow_datasets as tfds  # Takes a second, and a start from the cache needs none of it.
+
+    # TFDS recommends OpenCV at the first image. Pillow, which we depend on, is fast enough to be used once.
+    verbosity = absl.logging.get_verbosity()
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    try:
+        return _decode(folder, output, test_split, tfds)
+    finally:
+        absl.logging.set_verbosity(verbosity)
+
+
+def _decode(folder, output, test_split, tfds):
+    builder = tfds.builder_from_directory(folder)
+    info = builder.info
+    formats = sorted(form.value for form in info.available_file_formats())
+    if "array_record" not in formats:
+        raise ValueError(f"The data set in {folder} must be in ArrayRecord form; it is in "
+                         f"{', '.join(formats)}. Prepare it elsewhere with download_and_prepare(file_format='array_record').")
+    image_key, label_key = _feature_keys(folder, info, tfds)
+    for purpose, split in _splits(folder, info.splits, test_split).items():
+        source = builder.as_data_source(split=split, file_format="array_record")
+        _decode_split(source, image_key, label_key, f"{folder} split {split!r}", output, purpose)
+    return {"class_names": list(info.features[label_key].names)}
+
+
+def _feature_keys(folder, info, tfds):
+    """The keys of the image and of the label feature."""
+    features = dict(info.features.items()) if isinstance(info.features, tfds.features.FeaturesDict) else {}
+    images = [key for key, feature in features.items() if isinstance(feature, tfds.features.Image)]
+    labels = [key for key, feature in features.items()
+              if isinstance(feature, tfds.features.ClassLabel) and feature.num_classes]
+    supervised = info.supervised_keys or ()
+
+    def choose(keys, usual, place, kind):
+        if len(supervised) == 2 and supervised[place] in keys:
+            return supervised[place]
+        if usual in keys or len(keys) == 1:
+            return usual if usual in keys else keys[0]
+        raise ValueError(f"The data set in {folder} must have one {kind} feature, one named {usual!r}, or "
+                         f"supervised keys that name one; it has the features {features or info.features}.")
+
+    image_key = choose(images, "image", 0, "Image")
+    if features[image_key].np_dtype != np.uint8:
+        dtype = np.dtype(features[image_key].np_dtype)
+        raise ValueError(f"The images in {folder} must be uint8; got {dtype}.")
+    return image_key, choose(labels, "label", 1, "ClassLabel")
+
+
+def _splits(folder, available, test_split):
+    """{"train": split, "test": split} out of the names that there are."""
+    names = ", ".join(available) or "none"
+    if "train" not in available:
+        raise ValueError(f"The data set in {folder} must have a split 'train'; it has {names}.")
+    wanted = (test_split,) if test_split else ("test", "validation")
+    for split in wanted:
+        if split in available and split != "train":
+            return {"train": "train", "test": split}
+    raise ValueError(f"The data set in {folder} must have a split {' or '.join(map(repr, wanted))} besides "
+                     f"'train' to judge on; it has {names}. Name one of them with test_split.")
+
+
+def _decode_split(source, image_key, label_key, where, output, purpose):
+    labels = np.empty(len(source), np.int32)
+    images, ids = None, []
+    for start in range(0, len(source), _CHUNK):
+        rows = range(start, min(start + _CHUNK, len(source)))
+        for row, example in zip(rows, source.__getitems__(list(rows)), strict=True):
+            image = example[image_key]
+            if images is None:
+                # Written through a memory map: Tiny-ImageNet is 1.2 GB, and so no process needs that much.
+                images = np.lib.format.open_memmap(output / f"{purpose}_images.npy", "w+", np.uint8,
+                                                   (len(source), *image.shape))
+            if image.shape != images.shape[1:]:
+                raise ValueError(f"All images must have one shape; in {where}, row {row} has {image.shape}, "
+                                 f"row 0 {images.shape[1:]}.")
+            images[row], labels[row] = image, example[label_key]
+            if isinstance(example.get("id"), bytes):
+                ids.append(example["id"])
+    if images is None:
+        raise ValueError(f"{where} must have at least one example; it is empty.")
+    order = np.argsort(np.array(ids), kind="stable") if len(ids) == len(labels) else np.arange(len(labels))
+    if np.any(np.diff(order) != 1):
+        images[...], labels = images[order], labels[order]
+    images.flush()
+    np.save(output / f"{purpose}_labels.npy", labels)

@@ -1,0 +1,4 @@
+"""Judging trained networks."""
+from morel_jax.evaluation.trained import load
+
+__all__ = ["load"]

@@ -1,0 +1,70 @@
+"""Figures: adversarial examples beside their images, and the course of a training."""
+import matplotlib
+
+matplotlib.use("Agg")  # Files only; a machine without a screen has nothing else.
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.ticker import MaxNLocator
+
+_GOOD, _BAD = "#1a7f37", "#c0392b"
+
+
+def _show(axis, image, title="", good=None):
+    axis.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=1)
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.set_title(title, fontsize=8, pad=3, color="black" if good is None else _GOOD if good else _BAD)
+
+
+def adversarial_examples(figure, images, labels, attacked, epsilon, class_names):
+    """Draws, for each network, how an attack changes images and predictions.
+
+    Args:
+        figure: matplotlib figure or subfigure.
+        images: float[n, h, w, c] in [0, 1].
+        labels: int[n].
+        attacked: {network's name: (x_adv float[n, h, w, c], predictions int[n] on x_adv)}.
+        epsilon: the attack's radius; a perturbation is drawn as 0.5 + perturbation / (2 epsilon).
+        class_names: names by label.
+    """
+    axes = figure.subplots(1 + 2 * len(attacked), len(images), squeeze=False)
+    for column, image in enumerate(images):
+        _show(axes[0][column], image, class_names[labels[column]])
+    axes[0][0].set_ylabel("image", fontsize=8)
+    for place, (name, (x_adv, predictions)) in enumerate(attacked.items()):
+        noise, seen = axes[1 + 2 * place], axes[2 + 2 * place]
+        for column, (image, adversarial) in enumerate(zip(images, x_adv, strict=True)):
+            _show(noise[column], np.clip(0.5 + (adversarial - image) / (2 * epsilon), 0, 1))
+            _show(seen[column], adversarial, class_names[predictions[column]],
+                  good=predictions[column] == labels[column])
+        noise[0].set_ylabel(f"{name}:\nperturbation", fontsize=8)
+        seen[0].set_ylabel(f"{name}\nsees, and says", fontsize=8)
+
+
+def training_curves(figure, histories):
+    """Draws loss and accuracies by epoch.
+
+    Args:
+        figure: matplotlib figure or subfigure.
+        histories: {run's name: history as ``fit`` returns it}.
+    """
+    loss, clean, robust = figure.subplots(1, 3)
+    for name, history in histories.items():
+        judged = [line for line in history if "robust_accuracy" in line]
+        loss.plot([line["epoch"] for line in history], [line["loss"] for line in history], "o-", ms=3, label=name)
+        for axis, key in ((clean, "clean_accuracy"), (robust, "robust_accuracy")):
+            axis.plot([line["epoch"] for line in judged], [100 * line[key] for line in judged], "o-", ms=3, label=name)
+    for axis, title in ((loss, "training loss"), (clean, "clean accuracy, %"), (robust, "robust accuracy, %")):
+        axis.set_title(title, fontsize=9)
+        axis.set_xlabel("epoch", fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.grid(alpha=0.3)
+    for axis in (clean, robust):
+        axis.set_ylim(0, 100)
+    loss.legend(fontsize=8)
+
+
+def new_figure(width, height):
+    """A figure of that many inches, laid out to fit its texts."""
+    return plt.figure(figsize=(width, height), layout="constrained")

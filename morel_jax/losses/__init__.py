@@ -1,0 +1,25 @@
+"""Losses: arrays in, arrays out."""
+
+from morel_jax.losses.classification import cross_entropy, kl_divergence, margin
+from morel_jax.losses.representation import cosine_alignment, multi_positive_contrastive
+from morel_jax.losses.robust import LOAT_FIRST, LOAT_LAST, LOAT_MIDDLE, loat, loat_phase, mart, pgd_at, trades
+from morel_jax.losses.scalarization import check_conic, conic, weighted_sum
+
+__all__ = [
+    "LOAT_FIRST",
+    "LOAT_LAST",
+    "LOAT_MIDDLE",
+    "check_conic",
+    "conic",
+    "cosine_alignment",
+    "cross_entropy",
+    "kl_divergence",
+    "loat",
+    "loat_phase",
+    "margin",
+    "mart",
+    "multi_positive_contrastive",
+    "pgd_at",
+    "trades",
+    "weighted_sum",
+]

@@ -1,0 +1,118 @@
+"""Losses on the logits of one batch: one value per example, from which the robust losses are built.
+
+Logits are float32 or float64; the result has their dtype.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def label_mask(logits, labels):
+    """Returns bool[n, c], true at each example's label, after checking shapes and the labels' dtype.
+
+    Raises:
+        ValueError: labels.shape is not logits.shape[:-1], or labels are not integers (found while tracing).
+    """
+    if labels.shape != logits.shape[:-1]:
+        raise ValueError("labels must have the shape of logits without its last axis; "
+                         f"got labels {labels.shape}, logits {logits.shape}.")
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(f"labels must be integers; got {labels.dtype}.")
+    return labels[..., None] == jnp.arange(logits.shape[-1])
+
+
+def runner_up_mask(logits, own):
+    """Returns bool[n, c], true at the largest logit outside `own`, the label's mask; the first of equals.
+
+    Raises:
+        ValueError: there is one class only (found while tracing).
+    """
+    if logits.shape[-1] < 2:
+        raise ValueError(f"logits must have at least two classes; got {logits.shape}.")
+    rivals = jnp.where(own, -jnp.inf, logits)
+    return jnp.argmax(rivals, axis=-1)[..., None] == jnp.arange(logits.shape[-1])
+
+
+def pick(values, chosen):
+    """Returns float[n], the one entry of each row that `chosen` marks; NaN where it marks none."""
+    picked = jnp.sum(jnp.where(chosen, values, 0), axis=-1)
+    return jnp.where(jnp.any(chosen, axis=-1), picked, jnp.nan)
+
+
+def check_pair(name, array, other_name, other):
+    """Raises ValueError, naming both shapes, unless the two arrays have the same one."""
+    if array.shape != other.shape:
+        raise ValueError(f"{name} and {other_name} must have the same shape; "
+                         f"got {array.shape} and {other.shape}.")
+
+
+def cross_entropy(logits, labels, label_smoothing=0.0):
+    """Cross-entropy of softmax(logits) against the labels, smoothed on demand.
+
+        l_i = -(1 - s) log p_{y_i} - s / c * sum_j log p_j,   p = softmax(z_i)
+
+    Args:
+        logits: float[n, c]. Any other leading shape works alike.
+        labels: int[n], in 0 .. c - 1.
+        label_smoothing: s in [0, 1]; may be traced.
+
+    Returns:
+        float[n], in nats, at least 0; finite with finite gradients at logits of 1e4 in size. A label out of
+        range scores NaN.
+
+    Raises:
+        ValueError: shapes do not fit, or labels are not integers (found while tracing).
+
+    Reference: the L_ce of Eq. 11, Hotegni and Peitz, arXiv:2410.01697. Smoothing is uniform over all c
+    classes (Szegedy et al., arXiv:1512.00567).
+    """
+    own = label_mask(logits, labels)
+    log_p = jax.nn.log_softmax(logits)
+    smoothing = jnp.asarray(label_smoothing, log_p.dtype)
+    return -(1 - smoothing) * pick(log_p, own) - smoothing * jnp.mean(log_p, axis=-1)
+
+
+def margin(logits, labels):
+    """Margin by which the best wrong class leads; maximising it drives an attack as in Carlini and Wagner.
+
+        l_i = max_{j != y_i} z_ij - z_{i y_i}
+
+    Args:
+        logits: float[n, c], c >= 2. Any other leading shape works alike.
+        labels: int[n], in 0 .. c - 1.
+
+    Returns:
+        float[n], in logit units: positive when misclassified, negative when not, 0 at a tie with the label.
+        Of equal runners-up the first takes the whole gradient. A label out of range scores NaN.
+
+    Raises:
+        ValueError: shapes do not fit, labels are not integers, or there is one class only (found while
+            tracing).
+
+    Reference: f_6 of Carlini and Wagner, arXiv:1608.04644, without its clamp.
+    """
+    own = label_mask(logits, labels)
+    return pick(logits, runner_up_mask(logits, own)) - pick(logits, own)
+
+
+def kl_divergence(logits_p, logits_q):
+    """Kullback-Leibler divergence between two softmax distributions.
+
+        l_i = sum_j p_ij (log p_ij - log q_ij),   p = softmax(logits_p), q = softmax(logits_q)
+
+    Args:
+        logits_p: float[n, c]. Any other leading shape works alike.
+        logits_q: float, shaped like logits_p.
+
+    Returns:
+        float[n], in nats, at least 0 up to rounding and exactly 0 where the logits are equal; finite with
+        finite gradients with respect to both arguments at logits of 1e4 in size.
+
+    Raises:
+        ValueError: shapes differ (found while tracing).
+
+    Reference: the D_kl of Eqs. 11 and 12, Hotegni and Peitz, arXiv:2410.01697.
+    """
+    check_pair("logits_p", logits_p, "logits_q", logits_q)
+    log_p, log_q = jax.nn.log_softmax(logits_p), jax.nn.log_softmax(logits_q)
+    return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)

@@ -1,0 +1,70 @@
+"""Classifiers by name, and the embedding space they are trained with."""
+
+import re
+
+import jax.numpy as jnp
+
+from morel_jax.models import resnet
+from morel_jax.models.convnet import ConvNet
+from morel_jax.models.embedding import EmbeddingSpace
+from morel_jax.models.outputs import Outputs
+from morel_jax.models.wide_resnet import WideResNet, check_size
+
+__all__ = ["EmbeddingSpace", "Outputs", "create"]
+
+_MODELS = {
+    "convnet_small": ConvNet,
+    "resnet8": resnet.resnet8,
+    "resnet14": resnet.resnet14,
+    "resnet20": resnet.resnet20,
+    "resnet18": resnet.resnet18,
+    "resnet34": resnet.resnet34,
+    "resnet50": resnet.resnet50,
+    "resnet101": resnet.resnet101,
+    "resnet152": resnet.resnet152,
+}
+
+
+def create(name, num_classes, *, dtype=jnp.float32, mean=None, std=None, batch_norm_momentum=0.9, **options):
+    """A classifier, as a Flax module: ``apply(variables, images, train=False)`` -> `Outputs`.
+
+    Images are float32[n, height, width, channels] in [0, 1]. With ``train=True`` BatchNorm uses and records
+    batch statistics, so ``apply`` needs ``mutable=["batch_stats"]``.
+
+    Args:
+        name: a name in the table above (`_MODELS`), or ``wide_resnet<depth>_<width>`` such as
+            ``wide_resnet34_10``.
+        num_classes: logits.
+        dtype: compute type, or its name; parameters, statistics and outputs are float32 whatever it is.
+        mean, std: a number a channel each, to normalise images inside the model; or both None.
+        batch_norm_momentum: weight of the old running statistics; one minus PyTorch's.
+        **options: further attributes of the module, such as ``width`` for ``convnet_small``.
+
+    Raises:
+        ValueError: unknown name, impossible number of classes, dtype, momentum or normalisation.
+    """
+    if num_classes < 1:
+        raise ValueError(f"num_classes must be at least 1; got {num_classes}.")
+    dtype = jnp.dtype(dtype)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"dtype must be a floating type; got {dtype}.")
+    if not 0 <= batch_norm_momentum <= 1:
+        raise ValueError(f"batch_norm_momentum must be in [0, 1]; got {batch_norm_momentum}.")
+    if (mean is None) != (std is None):
+        raise ValueError(f"mean and std go together; got mean={mean} and std={std}.")
+    if mean is not None:
+        mean, std = tuple(map(float, mean)), tuple(map(float, std))
+        if len(mean) != len(std) or min(std) <= 0:
+            raise ValueError("std must be positive, with as many numbers as mean; "
+                             f"got mean={mean} and std={std}.")
+    options |= dict(num_classes=num_classes, dtype=dtype, mean=mean, std=std,
+                    batch_norm_momentum=batch_norm_momentum)
+    wide = re.fullmatch(r"wide_resnet(\d+)_(\d+)", name)
+    if wide:
+        depth, width = map(int, wide.groups())
+        check_size(depth, width)
+        return WideResNet(depth=depth, width=width, **options)
+    if name not in _MODELS:
+        raise ValueError(f"model name must be one of {', '.join(_MODELS)} or wide_resnet<depth>_<width>; "
+                         f"got {name!r}.")
+    return _MODELS[name](**options)

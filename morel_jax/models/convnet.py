@@ -1,0 +1,42 @@
+"""Small convolutional network that two CPU cores train in a minute."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from morel_jax.models.batch_norm import BatchNorm
+from morel_jax.models.convolution import Conv
+from morel_jax.models.linear import Linear
+from morel_jax.models.outputs import Outputs, standardise
+
+
+class ConvNet(nn.Module):
+    """Two 4x4 convolutions of stride 2, each with BatchNorm and relu, a hidden linear layer with relu, a
+    linear head.
+
+    The head's input, `features`, is 8 * width wide. Initial values are PyTorch's defaults. The hidden layer
+    ties the parameters to one image size.
+
+    Attributes:
+        num_classes: logits.
+        width: channels of the first convolution; the second has twice as many.
+        dtype, mean, std, batch_norm_momentum: as in `morel_jax.models.resnet.ResNet`.
+    """
+    num_classes: int
+    width: int = 16
+    dtype: jnp.dtype = jnp.float32
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    batch_norm_momentum: float = 0.9
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        """float[n, height, width, channels] in [0, 1] -> `Outputs`."""
+        conv = partial(Conv, kernel_size=(4, 4), strides=(2, 2), padding=((1, 1), (1, 1)), dtype=self.dtype)
+        norm = partial(BatchNorm, not train, self.batch_norm_momentum, dtype=self.dtype)
+        x = standardise(images, self.mean, self.std, self.dtype)
+        x = nn.relu(norm(name="bn1")(conv(self.width, name="conv1")(x)))
+        x = nn.relu(norm(name="bn2")(conv(2 * self.width, name="conv2")(x)))
+        features = nn.relu(Linear(8 * self.width, name="hidden")(x.reshape(x.shape[0], -1)))
+        return Outputs(features, Linear(self.num_classes, name="linear")(features))

@@ -1,0 +1,286 @@
+"""A convolution whose derivatives of every order stay fast inside loops on CPU.
+
+XLA's CPU backend runs a convolution in the body of a loop with its fast kernel only in the layout
+``NHWC, HWIO -> NHWC``, and JAX's transposition rules leave that layout: a kernel gradient inside ``lax.scan``
+is then about a hundred times slower (jax-ml/jax#12868). Three primitives, bilinear and closed under
+transposition, take the place of ``lax.conv_general_dilated``:
+
+    forward          F(x, w)   x float[n, h, w, c_in], w float[kh, kw, c_in, c_out] -> float[n, h', w', c_out]
+    input gradient   DX(g, w)  g shaped like F's result                             -> shaped like x
+    kernel gradient  DW(x, g)                                                       -> shaped like w
+
+Transposed, F gives DX and DW, DX gives F and DW, and DW gives DX and F. How each is computed is decided when
+the program is lowered, not when it is traced: on CPU as an ordinary convolution in the fast layout, on every
+other platform by JAX's own rules (cuDNN knows its own gradients).
+
+Each primitive also takes operands with one more leading axis, of independent convolutions. ``vmap`` needs it
+only where both operands are batched (a population of models, gradients of single examples); where one is, its
+axis joins the batch or the channels and the convolution stays one. On CPU the independent convolutions run
+one after another.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from morel_jax.models.linear import uniform_fan_in
+
+LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+
+def conv(x, w, strides=(1, 1), padding=((0, 0), (0, 0)), precision=None):
+    """Two-dimensional cross-correlation, as deep learning calls a convolution.
+
+    Args:
+        x: float[n, height, width, c_in].
+        w: float[kernel_height, kernel_width, c_in, c_out], of x's dtype, which is the result's too. Narrow
+            types are accumulated in float32.
+        strides: two positive integers.
+        padding: ((top, bottom), (left, right)), zeros added on each side; static integers.
+        precision: as in ``jax.lax.conv_general_dilated``; None takes ``jax.default_matmul_precision``'s
+            value.
+
+    Returns:
+        float[n, (height + top + bottom - kernel_height) // strides[0] + 1, likewise for width, c_out].
+
+    Raises:
+        ValueError: ranks, channels, dtypes, strides or padding do not fit, or the kernel is larger than the
+            padded image (found while tracing; free at run time).
+
+    Differentiable to any order in forward and reverse mode, and closed under vmap, jit and loops.
+    """
+    strides = tuple(int(s) for s in strides)
+    padding = tuple((int(low), int(high)) for low, high in padding)
+    if precision is None:  # Read now, as JAX's own convolution does: lowering may happen outside the context.
+        precision = jax.config.jax_default_matmul_precision
+    if len(strides) != 2 or min(strides) < 1:
+        raise ValueError(f"conv strides must be two positive integers; got {strides}.")
+    if len(padding) != 2:
+        raise ValueError(f"conv padding must be ((top, bottom), (left, right)); got {padding}.")
+    x, w = _vary_alike(x, w)
+    return forward_p.bind(x, w, strides=strides, padding=padding, precision=precision)
+
+
+def _vary_alike(*operands):
+    """Inside ``jax.shard_map``, marks operands as varying along every axis that any of them varies along."""
+    varying = [jax.typeof(a).manual_axis_type.varying for a in operands]
+    union = frozenset().union(*varying)
+    return [lax.pcast(a, tuple(sorted(union - own, key=str)), to="varying")
+            for a, own in zip(operands, varying, strict=True)]
+
+
+# Shapes and checks. `grouped` operands have one more leading axis.
+
+
+def _out_size(size, taps, stride, pads):
+    return (size + sum(pads) - taps) // stride + 1
+
+
+def _forward_shape(x, w, *, strides, padding):
+    if x[3] != w[2]:
+        raise ValueError(f"conv needs x's channels to be the kernel's inputs; got x {x} and kernel {w}.")
+    spatial = tuple(_out_size(x[1 + i], w[i], strides[i], padding[i]) for i in (0, 1))
+    if min(spatial) < 1:
+        raise ValueError(f"conv kernel {w} is larger than the padded image {x} with padding {padding}.")
+    return (x[0], *spatial, w[3])
+
+
+def _input_gradient_shape(g, w, *, strides, padding, input_size):
+    x = (g[0], *input_size, w[2])
+    if _forward_shape(x, w, strides=strides, padding=padding) != g:
+        raise ValueError(f"conv input gradient: cotangent {g} does not belong to input {x} and kernel {w}.")
+    return x
+
+
+def _kernel_gradient_shape(x, g, *, strides, padding, kernel_size):
+    w = (*kernel_size, x[3], g[3])
+    if _forward_shape(x, w, strides=strides, padding=padding) != g:
+        raise ValueError(f"conv kernel gradient: cotangent {g} does not belong to input {x} and kernel {w}.")
+    return w
+
+
+def _abstract(shape_rule, a, b, *, precision, **params):
+    del precision
+    if a.ndim != b.ndim or a.ndim not in (4, 5):
+        raise ValueError(f"conv operands must both have four axes; got shapes {a.shape} and {b.shape}.")
+    if a.dtype != b.dtype or not jnp.issubdtype(a.dtype, jnp.floating):
+        raise ValueError(f"conv operands must share one floating dtype; got {a.dtype} and {b.dtype}.")
+    groups = a.shape[:-4]
+    if groups != b.shape[:-4]:
+        raise ValueError(f"conv operands must have as many groups; got shapes {a.shape} and {b.shape}.")
+    return a.update(shape=groups + shape_rule(a.shape[-4:], b.shape[-4:], **params), weak_type=False)
+
+
+# JAX's own forms, for every platform but CPU.
+
+
+def _forward(x, w, *, strides, padding, precision):
+    return lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=LAYOUT, precision=precision)
+
+
+def _input_gradient(g, w, *, input_size, **params):
+    x = jax.ShapeDtypeStruct((g.shape[0], *input_size, w.shape[2]), g.dtype)
+    return jax.linear_transpose(lambda x: _forward(x, w, **params), x)(g)[0]
+
+
+def _kernel_gradient(x, g, *, kernel_size, **params):
+    w = jax.ShapeDtypeStruct((*kernel_size, x.shape[3], g.shape[3]), g.dtype)
+    return jax.linear_transpose(lambda w: _forward(x, w, **params), w)(g)[0]
+
+
+# The same three in the layout that is fast on CPU.
+
+
+def _canonical(x, w, strides, padding, precision, **dilations):
+    out = lax.conv_general_dilated(
+        x, w, strides, padding, dimension_numbers=LAYOUT, precision=precision,
+        preferred_element_type=jnp.promote_types(x.dtype, jnp.float32), **dilations)
+    return out.astype(x.dtype)
+
+
+def _canonical_forward(x, w, *, strides, padding, precision):
+    return _canonical(x, w, strides, padding, precision)
+
+
+def _canonical_input_gradient(g, w, *, strides, padding, precision, input_size):
+    pads = []
+    for i in (0, 1):
+        low = w.shape[i] - 1 - padding[i][0]
+        dilated = (g.shape[1 + i] - 1) * strides[i] + 1
+        # Rows that a stride left over at the end get a gradient of zero, hence not simply `low` again.
+        pads.append((low, input_size[i] + w.shape[i] - 1 - dilated - low))
+    return _canonical(g, w[::-1, ::-1].swapaxes(2, 3), (1, 1), pads, precision, lhs_dilation=strides)
+
+
+def _canonical_kernel_gradient(x, g, *, strides, padding, precision, kernel_size):
+    pads = []
+    for i in (0, 1):
+        dilated = (g.shape[1 + i] - 1) * strides[i] + 1
+        pads.append((padding[i][0], kernel_size[i] - 1 + dilated - x.shape[1 + i] - padding[i][0]))
+    # Input channels take the batch's place, the batch the input channels', the cotangent the kernel's.
+    out = _canonical(x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3), (1, 1), pads, precision,
+                     rhs_dilation=strides)
+    return out.transpose(1, 2, 0, 3)
+
+
+# Batching: an axis of one operand is folded into the axis given here and unfolded from one of the result's.
+
+
+def _fold(a, dim, axis):
+    a = jnp.moveaxis(a, dim, axis)
+    return a.reshape(*a.shape[:axis], a.shape[axis] * a.shape[axis + 1], *a.shape[axis + 2:])
+
+
+def _unfold(a, axis, size):
+    return a.reshape(*a.shape[:axis], size, a.shape[axis] // size, *a.shape[axis + 1:])
+
+
+def _batch(primitive, fold_axes, operands, dims, **params):
+    operands = list(operands)
+    batched = [i for i in (0, 1) if dims[i] is not None]
+    size = operands[batched[0]].shape[dims[batched[0]]]
+    grouped = operands[batched[0]].ndim == 6
+    if len(batched) == 1:
+        i, = batched
+        axis, out_axis = (axis + grouped for axis in fold_axes[i])
+        operands[i] = _fold(operands[i], dims[i], axis)
+        return _unfold(primitive.bind(*operands, **params), out_axis, size), out_axis
+    if grouped:
+        out = primitive.bind(*(_fold(a, d, 0) for a, d in zip(operands, dims, strict=True)), **params)
+        return _unfold(out, 0, size), 0
+    return primitive.bind(*(jnp.moveaxis(a, d, 0) for a, d in zip(operands, dims, strict=True)), **params), 0
+
+
+def _over_groups(function, mapper):
+    def lowered(a, b, **params):
+        one = functools.partial(function, **params)
+        return one(a, b) if a.ndim == 4 else mapper(one)(a, b)
+    return lowered
+
+
+def _sequential(function):
+    return lambda a, b: lax.map(lambda pair: function(*pair), (a, b))
+
+
+def _make(name, shape_rule, own, canonical, fold_axes):
+    primitive = Primitive(name)
+    primitive.def_abstract_eval(functools.partial(_abstract, shape_rule))
+    bind = jax.jit(primitive.bind, static_argnames=(
+        "strides", "padding", "precision", "input_size", "kernel_size"))
+
+    @primitive.def_impl
+    def _(*args, **params):
+        with jax.disable_jit(False):  # Else the bind inside would come back here for ever.
+            return bind(*args, **params)
+
+    mlir.register_lowering(primitive, mlir.lower_fun(_over_groups(own, jax.vmap), multiple_results=False))
+    mlir.register_lowering(
+        primitive, mlir.lower_fun(_over_groups(canonical, _sequential), multiple_results=False),
+        platform="cpu")
+    batching.primitive_batchers[primitive] = functools.partial(_batch, primitive, fold_axes)
+    return primitive
+
+
+# For each operand: which of its axes takes a batch axis in, and in which of the result's it comes out.
+forward_p = _make("conv", _forward_shape, _forward, _canonical_forward, ((0, 0), (3, 3)))
+input_gradient_p = _make("conv_input_gradient", _input_gradient_shape, _input_gradient,
+                         _canonical_input_gradient, ((0, 0), (2, 3)))
+kernel_gradient_p = _make("conv_kernel_gradient", _kernel_gradient_shape, _kernel_gradient,
+                          _canonical_kernel_gradient, ((3, 2), (3, 3)))
+
+
+def _spatial(undefined, offset):
+    return tuple(undefined.aval.shape[-4 + offset:-2 + offset])
+
+
+def _shared(params):
+    return {k: v for k, v in params.items() if k not in ("input_size", "kernel_size")}
+
+
+ad.defbilinear(
+    forward_p,
+    lambda ct, x, w, **p: input_gradient_p.bind(ct, w, input_size=_spatial(x, 1), **p),
+    lambda ct, x, w, **p: kernel_gradient_p.bind(x, ct, kernel_size=_spatial(w, 0), **p))
+ad.defbilinear(
+    input_gradient_p,
+    lambda ct, g, w, **p: forward_p.bind(ct, w, **_shared(p)),
+    lambda ct, g, w, **p: kernel_gradient_p.bind(ct, g, kernel_size=_spatial(w, 0), **_shared(p)))
+ad.defbilinear(
+    kernel_gradient_p,
+    lambda ct, x, g, **p: input_gradient_p.bind(g, ct, input_size=_spatial(x, 1), **_shared(p)),
+    lambda ct, x, g, **p: forward_p.bind(x, ct, **_shared(p)))
+
+
+class Conv(nn.Module):
+    """Convolution layer with parameters ``kernel`` (HWIO) and, on demand, ``bias``, both float32.
+
+    Attributes:
+        features: output channels.
+        kernel_size, strides: two integers each.
+        padding: ((top, bottom), (left, right)).
+        use_bias: whether to add ``bias``, initially zero.
+        dtype: of the computation and of the result.
+        kernel_init: called as ``(key, shape, dtype)``; PyTorch's default.
+    """
+    features: int
+    kernel_size: tuple[int, int] = (3, 3)
+    strides: tuple[int, int] = (1, 1)
+    padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
+    use_bias: bool = False
+    dtype: jnp.dtype = jnp.float32
+    kernel_init: nn.initializers.Initializer = uniform_fan_in
+
+    @nn.compact
+    def __call__(self, x):
+        """float[n, height, width, c_in] -> dtype[n, height', width', features]."""
+        shape = (*self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        y = conv(x.astype(self.dtype), kernel.astype(self.dtype), self.strides, self.padding)
+        if self.use_bias:
+            y += self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(self.dtype)
+        return y

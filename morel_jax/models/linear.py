@@ -1,0 +1,34 @@
+"""Linear layer with PyTorch's initial values."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+def uniform_fan_in(key, shape, dtype=jnp.float32):
+    """PyTorch's default for kernels and linear weights: uniform in ±1/sqrt(fan_in); output axis last."""
+    return nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")(key, shape, dtype)
+
+
+class Linear(nn.Module):
+    """Affine map with parameters ``kernel`` [inputs, features] and ``bias``, in float32.
+
+    Attributes:
+        features: outputs.
+        kernel_init, bias_init: called as ``(key, shape, dtype)``; by default both are PyTorch's, uniform in
+            ±1/sqrt(inputs).
+    """
+    features: int
+    kernel_init: nn.initializers.Initializer = uniform_fan_in
+    bias_init: nn.initializers.Initializer | None = None
+
+    @nn.compact
+    def __call__(self, x):
+        """float[..., inputs] -> float32[..., features]."""
+        def bias_like_kernel(key, shape, dtype):
+            bound = x.shape[-1] ** -0.5
+            return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
+        bias = self.param("bias", self.bias_init or bias_like_kernel, (self.features,), jnp.float32)
+        return x.astype(jnp.float32) @ kernel + bias

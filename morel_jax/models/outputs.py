@@ -1,0 +1,42 @@
+"""What goes into and comes out of every classifier."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Outputs(NamedTuple):
+    """Attributes:
+        features: float32[n, width], the input of the last linear layer; z = g(x).
+        logits: float32[n, num_classes]; h(z).
+    """
+    features: jax.Array
+    logits: jax.Array
+
+
+def standardise(images, mean, std, dtype):
+    """Casts images to the compute type, normalised by channel if mean and std are given.
+
+    Args:
+        images: float[n, height, width, channels] in [0, 1].
+        mean, std: tuples of a number a channel, in the same units; None for images as they are.
+        dtype: of the result.
+
+    Raises:
+        ValueError: images have another rank or an integer type, or other channels than mean and std.
+    """
+    if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError("images must be floats in [0, 1] of shape [n, height, width, channels]; "
+                         f"got {images.dtype}{list(images.shape)}.")
+    if mean is not None:
+        if not len(mean) == len(std) == images.shape[-1]:
+            raise ValueError(f"mean and std must have a number for each of the {images.shape[-1]} channels; "
+                             f"got {mean} and {std}.")
+        images = (images - jnp.asarray(mean, images.dtype)) / jnp.asarray(std, images.dtype)
+    return images.astype(dtype)
+
+
+def global_average_pool(x):
+    """float[n, height, width, channels] -> float32[n, channels]."""
+    return jnp.mean(x.astype(jnp.float32), axis=(1, 2))

@@ -1,0 +1,111 @@
+"""Residual networks for small images, in the layout of the reference implementation (kuangliu/pytorch-cifar).
+
+Reference: He et al., arXiv:1512.03385.
+"""
+
+from functools import partial
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from morel_jax.models.batch_norm import BatchNorm
+from morel_jax.models.convolution import Conv
+from morel_jax.models.linear import Linear
+from morel_jax.models.outputs import Outputs, global_average_pool, standardise
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions around a shortcut; ``conv`` and ``norm`` are layers with the network's options."""
+    width: int
+    stride: int
+    conv: partial
+    norm: partial
+    expansion = 1
+
+    @nn.compact
+    def __call__(self, x):
+        """float[n, height, width, c] -> float[n, height / stride, width / stride, width * expansion]."""
+        y = self.conv(self.width, (3, 3), (self.stride,) * 2, ((1, 1), (1, 1)), name="conv1")(x)
+        y = nn.relu(self.norm(name="bn1")(y))
+        y = self.conv(self.width, (3, 3), (1, 1), ((1, 1), (1, 1)), name="conv2")(y)
+        y = self.norm(name="bn2")(y)
+        return nn.relu(y + _shortcut(self, x))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions around a shortcut; the last is four times as wide."""
+    width: int
+    stride: int
+    conv: partial
+    norm: partial
+    expansion = 4
+
+    @nn.compact
+    def __call__(self, x):
+        """float[n, height, width, c] -> float[n, height / stride, width / stride, width * expansion]."""
+        y = self.conv(self.width, (1, 1), name="conv1")(x)
+        y = nn.relu(self.norm(name="bn1")(y))
+        y = self.conv(self.width, (3, 3), (self.stride,) * 2, ((1, 1), (1, 1)), name="conv2")(y)
+        y = nn.relu(self.norm(name="bn2")(y))
+        y = self.conv(self.width * self.expansion, (1, 1), name="conv3")(y)
+        y = self.norm(name="bn3")(y)
+        return nn.relu(y + _shortcut(self, x))
+
+
+def _shortcut(block, x):
+    width = block.width * block.expansion
+    if block.stride == 1 and x.shape[-1] == width:
+        return x
+    x = block.conv(width, (1, 1), (block.stride,) * 2, name="shortcut_conv")(x)
+    return block.norm(name="shortcut_bn")(x)
+
+
+class ResNet(nn.Module):
+    """3x3 stem, stages of residual blocks, global average pooling, linear head.
+
+    Images of any size work; each stage but the first halves it. Initial values are PyTorch's defaults.
+
+    Attributes:
+        num_classes: logits.
+        block: `BasicBlock` or `Bottleneck`.
+        stage_sizes: blocks in each stage.
+        widths: channels in each stage, before a block's expansion; the stem has the first stage's.
+        dtype: compute type of convolutions and activations; parameters, statistics and outputs are float32.
+        mean, std: tuples, a number a channel, to normalise images inside the model; or None.
+        batch_norm_momentum: weight of the old running statistics.
+    """
+    num_classes: int
+    block: type
+    stage_sizes: tuple[int, ...]
+    widths: tuple[int, ...] = (64, 128, 256, 512)
+    dtype: jnp.dtype = jnp.float32
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    batch_norm_momentum: float = 0.9
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        """float[n, height, width, channels] in [0, 1] -> `Outputs`."""
+        conv = partial(Conv, dtype=self.dtype)
+        norm = partial(BatchNorm, not train, self.batch_norm_momentum, dtype=self.dtype)
+        x = standardise(images, self.mean, self.std, self.dtype)
+        x = conv(self.widths[0], (3, 3), padding=((1, 1), (1, 1)), name="conv1")(x)
+        x = nn.relu(norm(name="bn1")(x))
+        for stage, (width, size) in enumerate(zip(self.widths, self.stage_sizes, strict=True)):
+            for i in range(size):
+                stride = 2 if stage > 0 and i == 0 else 1
+                x = self.block(width, stride, conv, norm, name=f"layer{stage + 1}_{i}")(x)
+        features = global_average_pool(x)
+        return Outputs(features, Linear(self.num_classes, name="linear")(features))
+
+
+resnet18 = partial(ResNet, block=BasicBlock, stage_sizes=(2, 2, 2, 2))
+resnet34 = partial(ResNet, block=BasicBlock, stage_sizes=(3, 4, 6, 3))
+resnet50 = partial(ResNet, block=Bottleneck, stage_sizes=(3, 4, 6, 3))
+resnet101 = partial(ResNet, block=Bottleneck, stage_sizes=(3, 4, 23, 3))
+resnet152 = partial(ResNet, block=Bottleneck, stage_sizes=(3, 8, 36, 3))
+
+# Three narrow stages (He et al., section 4.2) for machines without a GPU.
+resnet8 = partial(ResNet, block=BasicBlock, stage_sizes=(1, 1, 1), widths=(16, 32, 64))
+resnet14 = partial(ResNet, block=BasicBlock, stage_sizes=(2, 2, 2), widths=(16, 32, 64))
+resnet20 = partial(ResNet, block=BasicBlock, stage_sizes=(3, 3, 3), widths=(16, 32, 64))

@@ -1,0 +1,84 @@
+"""Wide residual networks as in the TRADES repository: activations before convolutions, no dropout.
+
+References: Zagoruyko and Komodakis, arXiv:1605.07146; Zhang et al., arXiv:1901.08573.
+"""
+
+from functools import partial
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from morel_jax.models.batch_norm import BatchNorm
+from morel_jax.models.convolution import Conv
+from morel_jax.models.linear import Linear
+from morel_jax.models.outputs import Outputs, global_average_pool, standardise
+
+# Normal with variance 2 / (kernel height * kernel width * output channels), not truncated.
+normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class PreActivationBlock(nn.Module):
+    """BN, relu, conv, BN, relu, conv; where the channels change, a 1x1 shortcut follows the first relu."""
+    width: int
+    stride: int
+    conv: partial
+    norm: partial
+
+    @nn.compact
+    def __call__(self, x):
+        """float[n, height, width, c] -> float[n, height / stride, width / stride, width]."""
+        y = nn.relu(self.norm(name="bn1")(x))
+        if x.shape[-1] != self.width:
+            x = self.conv(self.width, (1, 1), (self.stride,) * 2, name="conv_shortcut")(y)
+        y = self.conv(self.width, (3, 3), (self.stride,) * 2, ((1, 1), (1, 1)), name="conv1")(y)
+        y = nn.relu(self.norm(name="bn2")(y))
+        return x + self.conv(self.width, (3, 3), (1, 1), ((1, 1), (1, 1)), name="conv2")(y)
+
+
+class WideResNet(nn.Module):
+    """Stem of 16 channels, three groups of (depth - 4) / 6 blocks, global average pooling, linear head.
+
+    Images of any size work; the last two groups halve it. Convolutions start normal with variance
+    2 / (kernel area * output channels), the head's weight as in PyTorch, its bias at zero.
+
+    Attributes:
+        num_classes: logits.
+        depth: 6n + 4, with n blocks in each group.
+        width: factor on the groups' 16, 32 and 64 channels.
+        dtype, mean, std, batch_norm_momentum: as in `morel_jax.models.resnet.ResNet`.
+
+    Raises:
+        ValueError: depth is not 6n + 4, or width is below 1 (when called).
+    """
+    num_classes: int
+    depth: int
+    width: int
+    dtype: jnp.dtype = jnp.float32
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    batch_norm_momentum: float = 0.9
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        """float[n, height, width, channels] in [0, 1] -> `Outputs`."""
+        check_size(self.depth, self.width)
+        conv = partial(Conv, dtype=self.dtype, kernel_init=normal_fan_out)
+        norm = partial(BatchNorm, not train, self.batch_norm_momentum, dtype=self.dtype)
+        x = standardise(images, self.mean, self.std, self.dtype)
+        x = conv(16, (3, 3), padding=((1, 1), (1, 1)), name="conv1")(x)
+        for group, channels in enumerate((16, 32, 64)):
+            for i in range((self.depth - 4) // 6):
+                stride = 2 if group > 0 and i == 0 else 1
+                name = f"block{group + 1}_{i}"
+                x = PreActivationBlock(channels * self.width, stride, conv, norm, name=name)(x)
+        features = global_average_pool(nn.relu(norm(name="bn1")(x)))
+        head = Linear(self.num_classes, bias_init=nn.initializers.zeros, name="linear")
+        return Outputs(features, head(features))
+
+
+def check_size(depth, width):
+    """Raises ValueError unless depth is 6n + 4 with n >= 1, and width >= 1."""
+    if depth < 10 or depth % 6 != 4:
+        raise ValueError(f"wide_resnet's depth must be 6n + 4 (10, 16, 22, 28, 34, ...); got {depth}.")
+    if width < 1:
+        raise ValueError(f"wide_resnet's width must be at least 1; got {width}.")

@@ -1,0 +1,106 @@
+"""Command: ``python -m morel_jax.quickstart --workdir=runs/quickstart``.
+
+Trains a small network with MOREL and one without any defence, attacks both, and draws what happened.
+"""
+import sys
+import time
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file("config", "configs/quickstart.py", "What MOREL's network is trained with.")
+_WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Folder for both runs and the figure.")
+
+_SHOWN_CLASSES = 8
+
+
+def _undefended(config):
+    """The same run on clean images only: same network, epochs, batches and learning rates."""
+    config = config.copy_and_resolve_references()
+    config.method = "standard"
+    config.batch_norm.moves = ("natural",)
+    return config
+
+
+def _judge(workdir, which, attack_of):
+    """(clean, robust) accuracy of a checkpoint on the test images, and the network itself."""
+    import jax
+
+    from morel_jax.evaluation.trained import load_variables
+    from morel_jax.metrics import accuracies, compile_correct
+
+    model, variables, config, dataset = load_variables(workdir, which)
+    found = accuracies(compile_correct(model), variables, attack_of(config), dataset.test, jax.random.key(config.seed),
+                       config.validation.batch_size)
+    return found["clean_accuracy"], found["robust_accuracy"]
+
+
+def _draw(path, workdirs, histories, attack_of):
+    import jax
+    import numpy as np
+
+    from morel_jax import builders
+    from morel_jax.evaluation import figures, load
+
+    networks = {name: load(workdir, "best") for name, workdir in workdirs.items()}
+    _, config = next(iter(networks.values()))
+    dataset = builders.dataset(config)
+    images = np.asarray(dataset.test.images[:200], np.float32) / 255
+    labels = dataset.test.labels[:200]
+    # Images that every network knows unattacked: what changes is the attack's doing.
+    known = np.all([np.argmax(logits_fn(images), -1) == labels for logits_fn, _ in networks.values()], axis=0)
+    shown = [np.flatnonzero(known & (labels == label))[0] for label in np.unique(labels[known])[:_SHOWN_CLASSES]]
+    images, labels = images[shown], labels[shown]
+    attacked = {}
+    for name, (logits_fn, _) in networks.items():
+        x_adv = attack_of(config)(logits_fn, jax.random.key(config.seed), images, labels)
+        attacked[name] = np.asarray(x_adv), np.asarray(np.argmax(logits_fn(x_adv), -1))
+    figure = figures.new_figure(9, 9.5)
+    above, below = figure.subfigures(2, 1, height_ratios=(3, 1))
+    above.suptitle(f"PGD-{config.validation.num_steps}, epsilon {config.validation.epsilon:g}", fontsize=10)
+    figures.adversarial_examples(above, images, labels, attacked, config.validation.epsilon, dataset.class_names)
+    figures.training_curves(below, histories)
+    figure.savefig(path, dpi=110)
+
+
+def main(argv):
+    """Trains, judges, prints and draws."""
+    if len(argv) > 1:
+        raise app.UsageError(f"arguments that no flag takes: {' '.join(argv[1:])}")
+    logging.set_verbosity(logging.WARNING)
+    began = time.monotonic()
+    from morel_jax import builders
+    from morel_jax.training import fit
+
+    root = Path(_WORKDIR.value)
+    config = _CONFIG.value
+    runs = {"MOREL": config, "undefended": _undefended(config)}
+    workdirs = {name: root / name.lower() for name in runs}
+    histories = {}
+    for name, run_config in runs.items():
+        print(f"training: {name} ({run_config.method}, {run_config.model.name}, {run_config.epochs} epochs)",
+              file=sys.stderr)
+        _, histories[name] = fit(run_config, workdirs[name])
+
+    def attack_of(config):
+        return builders.pgd(config.validation)
+
+    steps, epsilon = config.validation.num_steps, config.validation.epsilon
+    print(f"\ntest accuracy, %            clean   PGD-{steps} at epsilon {epsilon:g}")
+    for name, workdir in workdirs.items():
+        for which in ("best", "last"):
+            clean, robust = _judge(workdir, which, attack_of)
+            print(f"{name + ', ' + which:<24}{100 * clean:9.2f}{100 * robust:9.2f}")
+    path = root / "quickstart.png"
+    _draw(path, workdirs, histories, attack_of)
+    print(f"\nfigure: {path}\ntime: {time.monotonic() - began:.0f} s")
+
+
+def run():
+    """Entry point of the console script."""
+    app.run(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,65 @@
+"""Config to what a step needs: the static parts and the traced numbers."""
+from functools import partial
+
+import numpy as np
+
+from morel_jax import builders, losses, models
+from morel_jax.training import objective
+from morel_jax.training.state import HParams
+from morel_jax.training.step import Parts, sgd
+
+_CLASSIFICATION = {"standard": objective.standard, "pgd_at": objective.pgd_at, "trades": objective.trades,
+                   "mart": objective.mart}
+
+
+def build_objective(config):
+    """(views, labels, hparams) -> (scalar, metrics) of ``config.method``."""
+    name = builders.classification(config)
+    if name == "loat":
+        classification = partial(objective.loat, kind=config.loss.loat_kind, base=config.loss.loat_base)
+    else:
+        classification = _CLASSIFICATION[name]
+    if not builders.uses_embedding(config):
+        return objective.plain(classification)
+    return objective.morel(classification, config.morel.scalarization, config.morel.contrastive_rows,
+                           config.morel.contrastive_reduction)
+
+
+def build_parts(config, num_classes):
+    """What fixes the compiled step: :class:`~morel_jax.training.step.Parts`."""
+    embedding = None
+    if builders.uses_embedding(config):
+        embedding = models.EmbeddingSpace(config.embedding.embed_dim, config.embedding.num_heads)
+    return Parts(
+        model=builders.model(config, num_classes).clone(batch_norm_momentum=0.0),
+        embedding=embedding,
+        objective=build_objective(config),
+        optimizer=sgd,
+        forwards=builders.forwards(config),
+        moves=tuple(config.batch_norm.moves),
+        attack_batch_norm=config.attack.batch_norm,
+        crop_padding=config.data.crop_padding,
+        flip=config.data.flip,
+    )
+
+
+def build_hparams(config, epoch):
+    """The numbers of an epoch, counted from 1: :class:`~morel_jax.training.state.HParams` of float32 leaves."""
+    return HParams(
+        attack=builders.pgd(config.attack),
+        learning_rate=np.float32(builders.learning_rate(config, epoch)),
+        momentum=np.float32(config.optimizer.momentum),
+        weight_decay=np.float32(config.optimizer.weight_decay),
+        beta=np.float32(config.loss.beta),
+        label_smoothing=np.float32(config.loss.label_smoothing),
+        loat_phase=np.int32(losses.loat_phase(epoch, config.loss.loat_last_epoch)),
+        loat_theta=np.float32(config.loss.loat_theta),
+        loat_gamma=np.float32(config.loss.loat_gamma),
+        preference=np.asarray(config.morel.preference, np.float32),
+        reference_point=np.asarray(config.morel.reference_point, np.float32),
+        augmentation=np.float32(config.morel.augmentation),
+        contrastive_weight=np.float32(config.morel.contrastive_weight),
+        temperature=np.float32(config.morel.temperature),
+        batch_norm_momentum=np.float32(config.batch_norm.momentum),
+        ema_decay=np.float32(config.ema_decay),
+    )

@@ -1,0 +1,45 @@
+"""Ctrl-C and SIGTERM as a request to save and stop."""
+import signal
+import threading
+
+
+class Interrupted(Exception):
+    """A run saved itself and stopped because it was told to.
+
+    Attributes:
+        signal_number: what told it, such as ``signal.SIGTERM``.
+    """
+
+    def __init__(self, signal_number, message):
+        super().__init__(message)
+        self.signal_number = signal_number
+
+
+class InterruptionRequest:
+    """Context manager that turns the first SIGINT or SIGTERM into ``request.signal_number``.
+
+    A second one acts as it would without us. Outside the main thread, where Python forbids handlers, it watches
+    nothing.
+    """
+
+    def __init__(self):
+        self.signal_number = None
+        self._previous = {}
+
+    def _handle(self, signal_number, frame):
+        del frame
+        self.signal_number = signal_number
+        self._restore()
+
+    def _restore(self):
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._handle)
+                              for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_):
+        self._restore()

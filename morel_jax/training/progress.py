@@ -1,0 +1,74 @@
+"""The progress bar of a run, and its line an epoch."""
+import sys
+import time
+
+from tqdm import tqdm
+
+
+def _clock(seconds):
+    return tqdm.format_interval(int(seconds))
+
+
+class Progress:
+    """A bar for the epoch under way, with losses, images a second and the time left in the whole run.
+
+    Args:
+        config: of the run.
+        shown: False writes nothing.
+    """
+
+    def __init__(self, config, shown):
+        self._config, self._shown = config, shown
+        self.steps_per_epoch = 0
+        self._bar = None
+        self._began = self._steps_then = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._close()
+
+    def _close(self):
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def start_epoch(self, epoch, done):
+        """Opens the bar of an epoch, ``done`` steps of which are done."""
+        self._epoch = epoch
+        self._bar = tqdm(total=self.steps_per_epoch * self._config.batch_size, initial=done * self._config.batch_size,
+                         desc=f"epoch {epoch}/{self._config.epochs}", unit="img", unit_scale=True, leave=False,
+                         disable=not self._shown, file=sys.stderr)
+
+    def steps(self, done, totals):
+        """Moves the bar to ``done`` steps of the epoch."""
+        overall = (self._epoch - 1) * self.steps_per_epoch + done
+        if self._began is None:  # The first dispatch compiled: it says nothing of the speed.
+            self._began, self._steps_then = time.monotonic(), overall
+            left = "?"
+        else:
+            speed = (overall - self._steps_then) / (time.monotonic() - self._began)
+            left = _clock((self._config.epochs * self.steps_per_epoch - overall) / speed)
+        if not self._shown:
+            return
+        count = int(totals.count)
+        shown = {name.removesuffix("_loss"): f"{float(value) / count:.3f}" for name, value in totals.sums.items()
+                 if name.endswith("loss")}
+        self._bar.set_postfix(shown | {"run left": left}, refresh=False)
+        self._bar.update(done * self._config.batch_size - self._bar.n)
+
+    def validation(self, images, total):
+        """Says how far the validation is."""
+        self._bar.set_postfix({"validated": f"{images}/{total}"})
+
+    def end_epoch(self, line, best):
+        """Replaces the bar by the epoch's line."""
+        self._close()
+        if not self._shown:
+            return
+        text = f"epoch {line['epoch']}/{self._config.epochs}  loss {line['loss']:.4f}"
+        if "robust_accuracy" in line:
+            text += f"  clean {100 * line['clean_accuracy']:.2f} %  robust {100 * line['robust_accuracy']:.2f} %"
+        text += f"  {line['images_per_second']:.0f} img/s  {_clock(line['seconds'])}" + ("  best" if best else "")
+        tqdm.write(text, file=sys.stderr)

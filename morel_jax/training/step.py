@@ -1,0 +1,204 @@
+"""One training step, and the compiled loop over many of them."""
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+
+from morel_jax.attacks.keys import fold_in_each
+from morel_jax.data.augment import crop_and_flip, to_float
+from morel_jax.training.objective import Views
+
+# Purposes of randomness, folded into the step's key.
+_AUGMENT, _ATTACK = 0, 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What fixes the compiled program of a step.
+
+    Attributes:
+        model: classifier; its BatchNorm must have momentum 0, so that a forward pass in training mode returns
+            the batch's own statistics. The step moves the running ones.
+        embedding: EmbeddingSpace, or None for a method without one.
+        objective: (views, labels, hparams) -> (scalar, metrics).
+        optimizer: hparams -> optax transformation, without learning rate.
+        forwards: which of ``natural`` and ``adversarial`` go through the network in the update.
+        moves: whose statistics move the running ones, in this order; each in ``forwards``.
+        attack_batch_norm: ``running`` or ``batch`` statistics in the attack.
+        crop_padding, flip: augmentation.
+    """
+    model: nn.Module
+    embedding: nn.Module | None
+    objective: Callable
+    optimizer: Callable
+    forwards: tuple[str, ...]
+    moves: tuple[str, ...]
+    attack_batch_norm: str = "running"
+    crop_padding: int = 4
+    flip: bool = True
+
+
+@struct.dataclass
+class Batch:
+    """Images of one step.
+
+    Attributes:
+        images: uint8[n, h, w, c].
+        labels: int32[n].
+        index: int32[n], place in the data set; an example's noise depends on it.
+    """
+    images: jax.Array
+    labels: jax.Array
+    index: jax.Array
+
+
+@struct.dataclass
+class Totals:
+    """Sums over the steps of an epoch.
+
+    Attributes:
+        sums: dict of float32[], each metric summed over steps.
+        count: int32[], steps summed.
+        first_bad_step: int32[], the first step whose loss or new parameters were not finite, or -1.
+    """
+    sums: Any
+    count: jax.Array
+    first_bad_step: jax.Array
+
+
+def sgd(hparams):
+    """SGD with momentum and L2 weight decay, as PyTorch has it; the step applies the learning rate."""
+    return optax.chain(optax.add_decayed_weights(hparams.weight_decay), optax.trace(hparams.momentum))
+
+
+def _attack(state, hparams, x, labels, keys, parts):
+    """Adversarial images. Only gradients with respect to the images are computed."""
+    variables = {"params": state.params["classifier"], "batch_stats": state.batch_stats}
+
+    def logits_fn(images):
+        if parts.attack_batch_norm == "running":
+            return parts.model.apply(variables, images).logits
+        return parts.model.apply(variables, images, train=True, mutable=["batch_stats"])[0].logits
+
+    return hparams.attack(logits_fn, keys, x, labels)
+
+
+def _forward(params, batch_stats, x, labels, parts):
+    """(logits, projected, attended, the batch's own statistics) of one kind of images."""
+    outputs, moved = parts.model.apply({"params": params["classifier"], "batch_stats": batch_stats}, x,
+                                       train=True, mutable=["batch_stats"])
+    projected = attended = None
+    if parts.embedding is not None:
+        projected, attended = parts.embedding.apply({"params": params["embedding"]}, outputs.features, labels)
+    return outputs.logits, projected, attended, moved.get("batch_stats", {})
+
+
+def _move(running, batch, momentum):
+    return jax.tree.map(lambda r, b: momentum * r + (1.0 - momentum) * b, running, batch)
+
+
+def _all_finite(tree):
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+
+
+def _accuracy(logits, labels):
+    return jnp.mean(jnp.argmax(logits, axis=-1) == labels)
+
+
+def train_step(state, hparams, batch, key, *, parts):
+    """One update: augment, attack, and descend.
+
+    Args:
+        state: TrainState.
+        hparams: HParams of this epoch.
+        batch: Batch of n examples.
+        key: the run's key; the step's number and the examples' indices are folded in.
+        parts: Parts.
+
+    Returns:
+        (TrainState, metrics): metrics is a dict of float32[], means over the batch.
+    """
+    step_key = jax.random.fold_in(key, state.step)
+    augment_keys = fold_in_each(jax.random.fold_in(step_key, _AUGMENT), batch.index)
+    x = to_float(crop_and_flip(augment_keys, batch.images, parts.crop_padding, parts.flip))
+    images = {"natural": x}
+    if "adversarial" in parts.forwards:
+        attack_keys = fold_in_each(jax.random.fold_in(step_key, _ATTACK), batch.index)
+        images["adversarial"] = _attack(state, hparams, x, batch.labels, attack_keys, parts)
+
+    def loss(params):
+        outputs = {kind: _forward(params, state.batch_stats, images[kind], batch.labels, parts)
+                   for kind in parts.forwards}
+        logits, projected, attended, _ = outputs.get("natural", (None,) * 4)
+        logits_adv, projected_adv, attended_adv, _ = outputs.get("adversarial", (None,) * 4)
+        value, metrics = parts.objective(
+            Views(logits, logits_adv, projected, projected_adv, attended, attended_adv), batch.labels, hparams)
+        for kind, (kind_logits, *_) in outputs.items():
+            metrics[f"{kind}_accuracy"] = _accuracy(kind_logits, batch.labels)
+        return value, (metrics, {kind: stats for kind, (*_, stats) in outputs.items()})
+
+    grads, (metrics, batch_stats) = jax.grad(loss, has_aux=True)(state.params)
+    metrics["gradient_norm"] = optax.global_norm(grads)
+    updates, opt_state = parts.optimizer(hparams).update(grads, state.opt_state, state.params)
+    params = jax.tree.map(lambda p, u: p - hparams.learning_rate * u, state.params, updates)
+    running = state.batch_stats
+    for kind in parts.moves:
+        running = _move(running, batch_stats[kind], hparams.batch_norm_momentum)
+    state = state.replace(step=state.step + 1, params=params, batch_stats=running, opt_state=opt_state)
+    if state.average is not None:
+        latest = {"params": params["classifier"], "batch_stats": running}
+        state = state.replace(average=_move(state.average, latest, hparams.ema_decay))
+    return state, jax.tree.map(lambda metric: metric.astype(jnp.float32), metrics)
+
+
+def empty_totals(state, hparams, batch, key, *, parts):
+    """Totals of no step, with the metrics that `parts` gives; arguments may be shapes (ShapeDtypeStruct)."""
+    _, metrics = jax.eval_shape(partial(train_step, parts=parts), state, hparams, batch, key)
+    # NumPy, so that donating them to the first step leaves them whole for the next epoch.
+    return Totals(sums={name: np.zeros((), np.float32) for name in metrics}, count=np.zeros((), np.int32),
+                  first_bad_step=np.full((), -1, np.int32))
+
+
+def train_epoch(state, totals, hparams, images, labels, rows, index, key, start, stop, *, parts):
+    """The steps ``start`` to ``stop`` of an epoch, or of a piece of it, in one compiled loop.
+
+    The bounds are traced: an epoch may be cut anywhere, for a progress bar or a checkpoint, by the one compiled
+    program, and the result does not depend on where. (A scan's length is static: each cut would compile anew.)
+
+    Args:
+        state: TrainState; donate it.
+        totals: Totals of the epoch's earlier steps; donate it.
+        hparams: HParams of this epoch.
+        images: uint8[m, h, w, c], the data set, or the piece of it that these steps use.
+        labels: int32[m].
+        rows: int32[k, n], for each step where in ``images`` its examples are.
+        index: int32[k, n], the same examples' places in the data set.
+        key: the run's key.
+        start, stop: int32[], the first row to use and the one to stop before.
+        parts: Parts.
+
+    Returns:
+        (TrainState, Totals).
+    """
+    def body(i, carry):
+        state, totals = carry
+        batch = Batch(images[rows[i]], labels[rows[i]], index[i])
+        new_state, metrics = train_step(state, hparams, batch, key, parts=parts)
+        finite = jnp.isfinite(metrics["loss"]) & _all_finite(new_state.params)
+        first_bad_step = jnp.where((totals.first_bad_step < 0) & ~finite, state.step, totals.first_bad_step)
+        return new_state, Totals(sums=jax.tree.map(jnp.add, totals.sums, metrics), count=totals.count + 1,
+                                 first_bad_step=first_bad_step)
+
+    return jax.lax.fori_loop(start, stop, body, (state, totals))
+
+
+def compile_train_epoch(parts):
+    """:func:`train_epoch` as one jitted function that donates state and totals."""
+    return jax.jit(partial(train_epoch, parts=parts), donate_argnums=(0, 1))

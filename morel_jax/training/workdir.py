@@ -1,0 +1,110 @@
+"""A run's folder: its config, its metrics, and their readers."""
+import json
+import os
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+import ml_collections
+from tensorboardX import SummaryWriter
+
+from morel_jax import builders
+
+# Where things lie, not what is computed: these may change between a run and its resumption.
+_MAY_DIFFER = ("data.data_dir", "data.archive_dir", "data.cache_dir", "data.placement", "checkpoint.every_seconds")
+_VERSIONS_OF = ("morel_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def write_atomically(path, text):
+    """Writes ``text`` so that a reader, or a run after a kill, finds the old content or the new, never a part."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def _commit():
+    try:
+        return subprocess.run(["git", "-C", Path(__file__).parent, "rev-parse", "HEAD"], check=True,
+                              capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None  # Installed from a wheel: the version says what it is.
+
+
+def open_workdir(config, workdir):
+    """Makes the folder, or checks that the run in it has this config.
+
+    Args:
+        config: checked ConfigDict.
+        workdir: path.
+
+    Returns:
+        Path of the folder, in which ``config.json`` now is.
+
+    Raises:
+        ValueError: the folder holds a run with another config; the message lists the fields that differ.
+    """
+    workdir = Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    path = workdir / "config.json"
+    if path.exists():
+        stored, given = builders.flatten(load_config(workdir)), builders.flatten(config)
+        different = [f"  config.{field}: {stored.get(field)!r} there, {given.get(field)!r} given"
+                     for field in sorted(stored.keys() | given.keys())
+                     if stored.get(field) != given.get(field) and field not in _MAY_DIFFER]
+        if different:
+            raise ValueError(f"{workdir} holds a run with another config; give another workdir, or these values:\n"
+                             + "\n".join(different))
+    else:
+        content = {"config": config.to_dict(), "commit": _commit(),
+                   "versions": {name: metadata.version(name) for name in _VERSIONS_OF}}
+        write_atomically(path, json.dumps(content, indent=1))
+    return workdir
+
+
+def load_config(workdir):
+    """The config of the run in ``workdir``, a locked ConfigDict.
+
+    Raises:
+        FileNotFoundError: no run there.
+    """
+    path = Path(workdir) / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(f"no config.json in {workdir}: not a run's folder.")
+    values = json.loads(path.read_text())["config"]
+
+    def with_tuples(value):  # JSON knows lists only.
+        if isinstance(value, dict):
+            return {name: with_tuples(inner) for name, inner in value.items()}
+        return tuple(value) if isinstance(value, list) else value
+
+    return ml_collections.ConfigDict(with_tuples(values)).lock()
+
+
+class MetricsWriter:
+    """``metrics.jsonl``, one line an epoch, and TensorBoard events beside it.
+
+    The checkpoint's history is the truth; the file is written from it, so that no kill leaves the two apart.
+
+    Args:
+        workdir: Path of the run.
+        history: what a resumed run starts with; TensorBoard drops what an earlier try wrote after it.
+    """
+
+    def __init__(self, workdir, history):
+        self._path = workdir / "metrics.jsonl"
+        # The last line is written again: a kill may have come between its checkpoint and its event.
+        self._events = SummaryWriter(str(workdir), purge_step=history[-1]["step"] if history else 0)
+        if history:
+            self.write(history)
+
+    def write(self, history):
+        """Brings both up to ``history``, a list of flat dicts, whose last entry is new."""
+        write_atomically(self._path, "".join(json.dumps(line) + "\n" for line in history))
+        latest = history[-1]
+        for name, value in latest.items():
+            self._events.add_scalar(name, value, latest["step"])
+        self._events.flush()
+
+    def close(self):
+        """Ends the TensorBoard file."""
+        self._events.close()
