@@ -100,7 +100,8 @@ def _decode(folder, output, test_split, tfds):
     formats = sorted(form.value for form in info.available_file_formats())
     if "array_record" not in formats:
         raise ValueError(f"The data set in {folder} must be in ArrayRecord form; it is in "
-                         f"{', '.join(formats)}. Prepare it elsewhere with download_and_prepare(file_format='array_record').")
+                         f"{', '.join(formats)}. Prepare it elsewhere with "
+                         "download_and_prepare(file_format='array_record').")
     image_key, label_key = _feature_keys(folder, info, tfds)
     for purpose, split in _splits(folder, info.splits, test_split).items():
         source = builder.as_data_source(split=split, file_format="array_record")

@@ -20,8 +20,8 @@ from morel_jax.data import fashion_mnist
 class ArchiveBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """A builder that is told which checksums its archives have.
 
-    Subclasses set `URLS`, and `CONTENT_SHA256` ({file name: hexadecimal}) where archives packed again will
-    do.
+    Subclasses set `URLS`, and where archives that were packed again will do, `CONTENT_SHA256`
+    ({file name: hexadecimal}).
     """
 
     URLS = ()

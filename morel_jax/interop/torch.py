@@ -123,9 +123,10 @@ def _paths(name, num_classes, channels):
 def _check_same(got, expected, what, name):
     for key, shape in expected.items():
         if key not in got:
-            raise ValueError(f"{what}: {name} has a tensor {key!r} of shape {shape}, which is missing.")
-        if got[key] != shape:
-            raise ValueError(f"{what}: {key!r} must have shape {shape} in {name}; got {got[key]}.")
+            raise ValueError(f"{what}: {key!r} of shape {shape} is missing; {name} has such a tensor.")
     for key, shape in got.items():
         if key not in expected:
             raise ValueError(f"{what}: {key!r} of shape {shape} is unexpected; {name} has no such tensor.")
+    for key, shape in expected.items():
+        if got[key] != shape:
+            raise ValueError(f"{what}: {key!r} must have shape {shape} in {name}; got {got[key]}.")

@@ -75,7 +75,7 @@ def multi_positive_contrastive(embeddings, labels, temperature=0.1, mask=None):
     similarity = jnp.matmul(t, t.T, precision=jax.lax.Precision.HIGHEST) / jnp.asarray(temperature, t.dtype)
     candidates = mask[:, None] & mask[None, :] & ~jnp.eye(t.shape[0], dtype=bool)
     positives = candidates & (labels[:, None] == labels[None, :])
-    # A finite floor, as a row without candidates would otherwise have a NaN gradient.
+    # A finite floor: with -inf, a row without candidates would have a NaN inside, which jax_debug_nans reports.
     log_total = jax.nn.logsumexp(jnp.where(candidates, similarity, jnp.finfo(t.dtype).min), axis=-1)
     count = jnp.sum(positives, axis=-1, dtype=t.dtype)
     drawn = jnp.sum(jnp.where(positives, similarity, 0), axis=-1) / jnp.maximum(count, 1)

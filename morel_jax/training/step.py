@@ -145,7 +145,7 @@ def train_step(state, hparams, batch, key, *, parts):
         return value, (metrics, {kind: stats for kind, (*_, stats) in outputs.items()})
 
     grads, (metrics, batch_stats) = jax.grad(loss, has_aux=True)(state.params)
-    metrics["gradient_norm"] = optax.global_norm(grads)
+    metrics["gradient_norm"] = optax.tree.norm(grads)
     updates, opt_state = parts.optimizer(hparams).update(grads, state.opt_state, state.params)
     params = jax.tree.map(lambda p, u: p - hparams.learning_rate * u, state.params, updates)
     running = state.batch_stats

@@ -30,7 +30,8 @@ def _tar(path, files):
 def _cifar_records(rng, rows, sizes):
     images = rng.integers(0, 256, (rows, 32, 32, 3), np.uint8)
     labels = [rng.integers(0, size, rows, np.uint8) for size in sizes]
-    content = np.concatenate([*(x[:, None] for x in labels), images.transpose(0, 3, 1, 2).reshape(rows, -1)], 1)
+    planes = images.transpose(0, 3, 1, 2).reshape(rows, -1)
+    content = np.concatenate([*(column[:, None] for column in labels), planes], 1)
     return content.tobytes(), images, labels[-1].astype(np.int32)
 
 
@@ -57,7 +58,7 @@ def cifar100(folder, rng, rows=7):
 
 
 def fashion(folder, rng, per_class=3):
-    """Writes Fashion-MNIST's four files; returns {split: (images, labels)} and {file: SHA-256 of the content}."""
+    """Writes Fashion-MNIST's four files; returns {split: (images, labels)}, {file: SHA-256 of the content}."""
     arrays, contents = {}, {}
     for split, files in fashion_mnist.FILES.items():
         labels = rng.permutation(np.repeat(np.arange(10, dtype=np.uint8), per_class))
@@ -79,7 +80,7 @@ def _jpeg(image):
 def tiny_imagenet(folder, rng):
     """Writes tiny-imagenet-200.zip with 200 classes, one grey image among them.
 
-    Returns {split: (images as Pillow decodes them, labels)} in the order of the listing; grey is row 0 of train.
+    Returns {split: (images as Pillow decodes them, labels)} in the listing's order; train's row 0 is grey.
     """
     wnids = [f"n{i:08d}" for i in rng.choice(10**8, 200, replace=False)]
     labels = {wnid: label for label, wnid in enumerate(sorted(wnids))}
@@ -113,7 +114,8 @@ def trust(monkeypatch, builder, folder):
     from etils import epath
     from tensorflow_datasets.core.download import checksums
 
-    infos = {url: checksums.compute_url_info(epath.Path(folder) / url.rsplit("/", 1)[-1]) for url in builder.URLS}
+    infos = {url: checksums.compute_url_info(epath.Path(folder) / url.rsplit("/", 1)[-1])
+             for url in builder.URLS}
     monkeypatch.setattr(builder, "checksums", classmethod(lambda cls: dict(infos)))
 
 
@@ -125,7 +127,8 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 @contextlib.contextmanager
 def serve(folder, handler=_Quiet):
     """Serves a folder on the loopback interface; yields its address without a slash at the end."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, directory=folder)) as server:
+    handler = functools.partial(handler, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"

@@ -20,11 +20,11 @@ def test_holds_what_it_was_given():
 
 
 @pytest.mark.parametrize(("images", "labels", "error", "message"), [
-    (np.zeros((2, 2, 2, 1), np.float32), np.zeros(2, np.int32), TypeError, r"Split.images .* uint8; got float32"),
+    (np.zeros((2, 2, 2, 1), np.float32), np.zeros(2, np.int32), TypeError, "Split.images .* got float32"),
     (np.zeros((2, 2, 2, 1), np.uint8), np.zeros(2, np.int64), TypeError, r"Split.labels .* int32; got int64"),
     ([[0]], np.zeros(2, np.int32), TypeError, "got list"),
     (np.zeros((2, 2, 2), np.uint8), np.zeros(2, np.int32), ValueError, r"4 axes; got shape \(2, 2, 2\)"),
-    (np.zeros((2, 2, 2, 1), np.uint8), np.zeros(3, np.int32), ValueError, "same number of rows.* got 2 and 3"),
+    (np.zeros((2, 2, 2, 1), np.uint8), np.zeros(3, np.int32), ValueError, "same number .* got 2 and 3"),
     (np.zeros((0, 2, 2, 1), np.uint8), np.zeros(0, np.int32), ValueError, "at least one; got 0 and 0"),
     (np.zeros((1, 2, 2, 1), np.uint8), np.array([-1], np.int32), ValueError, ">= 0 .* got -1"),
 ])

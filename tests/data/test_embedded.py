@@ -13,6 +13,7 @@ from morel_jax.data import embed_fashion_mnist, embedded, fashion_mnist
 from . import made
 
 DEBIAN = pathlib.Path("/usr/share/datasets/fashion-mnist")
+FILE_SHA256 = "42d6085c951896990bccc89552ddb080bd1f98e717c03befa34a3f75cfedc387"
 CONTENT_SHA256 = "a1fe9160dc1284a79ba36707f9a90486e7b2e4a87d4eaa5bb21b19a176604f0a"
 
 
@@ -22,7 +23,7 @@ def packed():
 
 def test_the_file_is_the_one_we_published():
     assert len(packed()) < 5_000_000
-    assert hashlib.sha256(packed()).hexdigest() == "42d6085c951896990bccc89552ddb080bd1f98e717c03befa34a3f75cfedc387"
+    assert hashlib.sha256(packed()).hexdigest() == FILE_SHA256
     assert hashlib.sha256(lzma.decompress(packed())).hexdigest() == CONTENT_SHA256
 
 
@@ -71,7 +72,8 @@ def test_script_takes_the_same_rows_of_every_class(source, capsys):
     digest = embed_fashion_mnist.embed(folder, folder / "small.xz", train_per_class=3, test_per_class=2)
     content = (folder / "small.xz").read_bytes()
     assert hashlib.sha256(content).hexdigest() == digest
-    for split, (images, labels), per_class in zip(embedded.unpack(content), arrays.values(), (3, 2), strict=True):
+    splits = embedded.unpack(content)
+    for split, (images, labels), per_class in zip(splits, arrays.values(), (3, 2), strict=True):
         np.testing.assert_array_equal(np.bincount(split.labels), [per_class] * 10)
         rows = [np.flatnonzero((images == image).all((1, 2, 3))).item() for image in split.images]
         assert rows == sorted(set(rows))
@@ -96,7 +98,7 @@ def test_script_refuses_another_source(source):
     folder, _ = source
     file = "t10k-labels-idx1-ubyte.gz"
     (folder / file).write_bytes((folder / "train-labels-idx1-ubyte.gz").read_bytes())
-    with pytest.raises(ValueError, match=f"{file} must decompress to SHA-256 [0-9a-f]{{64}}; got [0-9a-f]{{64}}"):
+    with pytest.raises(ValueError, match=f"{file} must decompress to SHA-256 [0-9a-f]*; got [0-9a-f]*"):
         embed_fashion_mnist.embed(folder, folder / "small.xz", 2, 2)
     assert not (folder / "small.xz").exists()
 

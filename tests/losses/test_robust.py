@@ -40,11 +40,16 @@ def random_batch(n=6, c=5, dtype=np.float32, seed=0):
 
 
 def robust_losses():
+    """All losses, LOAT's three phases stacked: a program to compile each."""
     yield pgd_at
     yield trades
     yield mart
-    for phase, (kind, base) in itertools.product(PHASES, VARIANTS):
-        yield functools.partial(loat, phase=phase, kind=kind, base=base)
+    for kind, base in VARIANTS:
+        yield functools.partial(in_all_phases, kind=kind, base=base)
+
+
+def in_all_phases(logits, logits_adv, labels, **options):
+    return jax.vmap(lambda phase: loat(logits, logits_adv, labels, phase, **options))(jnp.array(PHASES))
 
 
 def mart_by_hand(p, p_adv, y, beta):
@@ -153,19 +158,14 @@ def test_middle_phase_of_loat_is_its_base_exactly(kind, base, phase):
 
 
 @pytest.mark.parametrize(("kind", "base"), VARIANTS)
-@pytest.mark.parametrize(("phase", "right"), [(LOAT_FIRST, True), (LOAT_FIRST, False),
-                                             (LOAT_LAST, True), (LOAT_LAST, False)])
-def test_empty_group_of_loat_contributes_nothing(kind, base, phase, right):
+def test_empty_group_of_loat_contributes_nothing(kind, base):
     logits, logits_adv, _ = random_batch()
-    labels = jnp.argmax(logits, -1) if right else jnp.argmin(logits, -1)
     theta, gamma = 0.7, 0.3
 
-    @jax.jit
-    def total(z, z_adv):
+    def total(z, z_adv, labels, phase):
         return loat(z, z_adv, labels, phase, theta=theta, gamma=gamma, kind=kind, base=base).mean()
 
-    @jax.jit
-    def expected(z, z_adv):
+    def expected(z, z_adv, labels, sign, paired):
         p, p_adv = jax.nn.softmax(z), jax.nn.softmax(z_adv)
         own, rows = jax.nn.one_hot(labels, 5), jnp.arange(6)
         if kind == "mse":
@@ -175,48 +175,42 @@ def test_empty_group_of_loat_contributes_nothing(kind, base, phase, right):
             top = jnp.argmax(z_adv, -1)
             r = -jnp.log(1 - jnp.max(p - own, -1))
             a = -jnp.log(1 - jnp.abs(p_adv[rows, top] - p[rows, top]))
-        sign = 1 if right == (phase == LOAT_FIRST) else -1
-        paired = right == (phase == LOAT_LAST)
         plain = {"mart": mart, "trades": trades}[base](z, z_adv, labels)
         return plain.mean() + theta * sign * r.mean() + gamma * paired * a.mean()
 
-    np.testing.assert_allclose(total(logits, logits_adv), expected(logits, logits_adv), rtol=1e-5)
-    for got, want in zip(jax.grad(total, (0, 1))(logits, logits_adv),
-                         jax.grad(expected, (0, 1))(logits, logits_adv), strict=True):
-        np.testing.assert_allclose(got, want, atol=1e-5)
+    got, want = (jax.jit(jax.value_and_grad(f, (0, 1))) for f in (total, expected))
+    right, wrong = jnp.argmax(logits, -1), jnp.argmin(logits, -1)
+    for labels, phase, sign, paired in ((right, LOAT_FIRST, 1.0, 0.0), (wrong, LOAT_FIRST, -1.0, 1.0),
+                                        (right, LOAT_LAST, -1.0, 1.0), (wrong, LOAT_LAST, 1.0, 0.0)):
+        value, gradients = got(logits, logits_adv, labels, phase)
+        expected_value, expected_gradients = want(logits, logits_adv, labels, sign, paired)
+        np.testing.assert_allclose(value, expected_value, rtol=1e-5)
+        np.testing.assert_allclose(np.stack(gradients), np.stack(expected_gradients), atol=1e-5)
 
 
 @pytest.mark.parametrize(("kind", "base"), VARIANTS)
-@pytest.mark.parametrize("phase", PHASES)
-def test_masked_loat_is_loat_of_the_shorter_batch(kind, base, phase):
+def test_masked_loat_is_loat_of_the_shorter_batch(kind, base):
     logits, logits_adv, labels = random_batch(5)
-    padding = jnp.full((2, 5), jnp.nan)
-    mask = jnp.array([1, 1, 0, 1, 1, 0, 1], bool)
-    order = jnp.array([0, 1, 5, 2, 3, 6, 4])
-    padded = jnp.concatenate([logits, padding])[order], jnp.concatenate([logits_adv, padding])[order]
-    padded_labels = jnp.concatenate([labels, jnp.array([-1, 99])])[order]
+    mask, order = np.array([1, 1, 0, 1, 1, 0, 1], bool), np.array([0, 1, 5, 2, 3, 6, 4])
+    padded = [np.concatenate([z, np.full((2, 5), np.nan, np.float32)])[order] for z in (logits, logits_adv)]
+    padded_labels = np.concatenate([labels, [-1, 99]])[order]
 
-    @jax.jit
-    def short(z, z_adv, beta, theta, gamma):
-        return loat(z, z_adv, labels, phase, beta, theta, gamma, kind, base)
+    @functools.partial(jax.jit, static_argnames="with_mask")
+    def values_and_gradients(z, z_adv, y, phase, with_mask):
+        def loss(z, z_adv, beta, theta, gamma):
+            values = loat(z, z_adv, y, phase, beta, theta, gamma, kind, base, mask if with_mask else None)
+            return values.sum(), values
 
-    @jax.jit
-    def long(z, z_adv, beta, theta, gamma):
-        return loat(z, z_adv, padded_labels, phase, beta, theta, gamma, kind, base, mask)
+        (_, values), gradients = jax.value_and_grad(loss, range(5), has_aux=True)(z, z_adv, 6.0, 0.7, 0.3)
+        return values, *gradients
 
-    weights = (6.0, 0.7, 0.3)
-    loss = long(*padded, *weights)
-    np.testing.assert_array_equal(loss[~mask], 0)
-    np.testing.assert_allclose(loss[mask], short(logits, logits_adv, *weights), rtol=1e-6)
-
-    by_row, by_row_adv, *by_weight = jax.grad(lambda *a: long(*a).sum(), range(5))(*padded, *weights)
-    expected, expected_adv, *expected_by_weight = jax.grad(lambda *a: short(*a).sum(), range(5))(
-        logits, logits_adv, *weights)
-    np.testing.assert_array_equal(by_row[~mask], 0)
-    np.testing.assert_array_equal(by_row_adv[~mask], 0)
-    np.testing.assert_allclose(by_row[mask], expected, atol=1e-6)
-    np.testing.assert_allclose(by_row_adv[mask], expected_adv, atol=1e-6)
-    np.testing.assert_allclose(jnp.stack(by_weight), jnp.stack(expected_by_weight), rtol=1e-5, atol=1e-6)
+    for phase in PHASES:
+        long = values_and_gradients(*padded, padded_labels, phase, with_mask=True)
+        short = values_and_gradients(logits, logits_adv, labels, phase, with_mask=False)
+        for got, expected in zip(long[:3], short[:3], strict=True):
+            np.testing.assert_array_equal(got[~mask], 0)
+            np.testing.assert_allclose(got[mask], expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(long[3:], short[3:], rtol=1e-5, atol=1e-6)
 
 
 def test_loat_of_nothing_but_padding_is_zero():
@@ -244,8 +238,8 @@ def test_extreme_logits_give_finite_values_and_gradients():
     natural, adversarial, labels = extreme_logits()
     for loss in robust_losses():
         def with_gradients(z, z_adv, loss=loss):
-            values, pull = jax.vjp(lambda *pair: loss(*pair, labels), z, z_adv)
-            return values, *pull(jnp.ones_like(values))
+            jacobians = jax.jacrev(lambda *pair: loss(*pair, labels).sum(-1), (0, 1))
+            return loss(z, z_adv, labels), *jacobians(z, z_adv)
 
         for array in jax.jit(with_gradients)(natural, adversarial):
             assert np.all(np.isfinite(array))
@@ -269,12 +263,13 @@ def test_single_extreme_images_give_finite_loat(kind):
 def test_gradients_are_those_of_finite_differences():
     with jax.enable_x64(True):
         logits, logits_adv, labels = random_batch(dtype=np.float64)
-        for loss in robust_losses():
-            fixed = jax.jit(lambda z, z_adv, loss=loss: loss(z, z_adv, labels))
-            check_grads(fixed, (logits, logits_adv), order=1)
+        every_loat = [functools.partial(loat, phase=phase, kind=kind, base=base)
+                      for phase, (kind, base) in itertools.product(PHASES, VARIANTS)]
+        for loss in (pgd_at, trades, mart, *every_loat):
+            check_grads(lambda z, z_adv, loss=loss: loss(z, z_adv, labels), (logits, logits_adv), order=1)
         for loss in (trades, mart):
-            fixed = jax.jit(lambda z, z_adv, b, loss=loss: loss(z, z_adv, labels, b))
-            check_grads(fixed, (logits, logits_adv, 2.0), order=2, modes=("rev",))
+            check_grads(lambda z, z_adv, b, loss=loss: loss(z, z_adv, labels, b), (logits, logits_adv, 2.0),
+                        order=2, modes=("rev",))
 
 
 def test_weights_and_phase_may_be_swept_in_one_program():
@@ -295,7 +290,7 @@ def test_weights_and_phase_may_be_swept_in_one_program():
 
 def test_jit_changes_nothing():
     batch = random_batch()
-    for loss in robust_losses():
+    for loss in (pgd_at, trades, mart):  # LOAT: in the sweep above.
         np.testing.assert_allclose(jax.jit(loss)(*batch), loss(*batch), rtol=1e-5)
 
 

@@ -1,0 +1,495 @@
+"""Command: ``python -m benchmarks.train_step``: seconds a training step, ours against PyTorch's, interleaved.
+
+For every method and batch size, on the same random images from the same weights, in turn and several rounds over:
+
+- ``ours, epoch``: the compiled ``train_epoch`` as ``fit`` runs it, many steps in one dispatch, augmentation included;
+- ``ours, step``: the same program one step a dispatch, waited for each time;
+- ``torch redundant``: PyTorch with the reference implementation's passes, in each memory format;
+- ``torch lean``: PyTorch with no pass that is not needed, in each memory format and compute type.
+
+Each round runs every contender once, in a rotated order; speeds are compared within rounds. ``reference`` settings:
+epsilon 0.031, step 0.007, PGD-10 from x + 0.001 N(0, 1) under running statistics, SGD with momentum 0.9 and weight
+decay. tests/benchmarks shows that all of them make the same update. With ``--sweep_batch_sizes`` only ours runs:
+images a second by batch size.
+"""
+import argparse
+import dataclasses
+import gc
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from morel_jax import builders, configuration
+from morel_jax.interop.torch import export_state_dict
+from morel_jax.training.assemble import build_hparams, build_parts
+from morel_jax.training.state import create_state
+from morel_jax.training.step import Batch, compile_train_epoch, empty_totals
+
+_METHODS = ("trades", "mart", "morel_trades", "morel_mart")
+_CLASSES = 10
+_IMAGES = 1024  # A small data set is enough to gather batches from.
+# Random labels cannot be learnt; a low rate keeps the numbers finite for as many steps as are measured.
+_LEARNING_RATE = 1e-3
+# Idle threads of one library spin for a while before they sleep; the next contender starts after that.
+_SETTLE_SECONDS = 0.3
+
+
+def benchmark_config(method, model, batch_size, dtype="float32"):
+    """The ``reference`` recipe of a method, checked, with a learning rate that random labels do not blow up.
+
+    Args:
+        method: trades, mart, morel_trades or morel_mart.
+        model: name for ``morel_jax.models.create``.
+        batch_size: images a step.
+        dtype: compute type, ``float32`` or ``bfloat16``.
+
+    Returns:
+        ConfigDict.
+    """
+    config = configuration.recipe(f"{model},{method},reference")
+    config.batch_size = batch_size
+    config.model.dtype = dtype
+    config.optimizer.learning_rate = _LEARNING_RATE
+    builders.check(config)
+    return config
+
+
+def random_data(seed, count):
+    """(images uint8[count, 32, 32, 3], labels int32[count]), uniform."""
+    rng = np.random.default_rng(seed)
+    return (rng.integers(0, 256, (count, 32, 32, 3), np.uint8), rng.integers(0, _CLASSES, count).astype(np.int32))
+
+
+@dataclasses.dataclass
+class Contender:
+    """One way to train.
+
+    Attributes:
+        name: of the contender, without its options.
+        options: dict of names, what tells it from others of its name: dtype, memory_format.
+        run: number of steps -> None; returns when they are done.
+        finite: () -> bool, whether every loss so far was finite.
+    """
+    name: str
+    options: dict[str, str]
+    run: Callable[[int], None]
+    finite: Callable[[], bool]
+
+    @property
+    def label(self):
+        """Name and options, unique in its round."""
+        return ", ".join([self.name, *self.options.values()])
+
+
+class Ours:
+    """Our step, compiled once for both ways to dispatch it.
+
+    Args:
+        config: ConfigDict.
+        data: (images uint8[m, h, w, c], labels int32[m]).
+        rows: int32[k, n], the examples of each step.
+
+    Attributes:
+        weights: (the network's variables, the embedding space's parameters or None), initial, as numpy arrays.
+        compilation: dict: trace and compile seconds, and bytes of the compiled program by kind.
+    """
+
+    def __init__(self, config, data, rows):
+        self._config = config
+        parts = build_parts(config, _CLASSES)
+        self._hparams = build_hparams(config, epoch=1)
+        shape, n = data[0].shape[1:], rows.shape[1]
+        self._data = jax.device_put((*data, rows, rows))
+        self._key = jax.random.key(config.seed)
+        self._fresh_state = jax.jit(lambda key: create_state(parts, key, shape, self._hparams, average=False))
+        state = self._fresh_state(self._key)
+        self.weights = jax.tree.map(np.asarray, (
+            {"params": state.params["classifier"], "batch_stats": state.batch_stats}, state.params.get("embedding")))
+        batch = Batch(*(jax.ShapeDtypeStruct((n, *inner), dtype) for inner, dtype in (
+            (shape, np.uint8), ((), np.int32), ((), np.int32))))
+        self._no_totals = empty_totals(state, self._hparams, batch, self._key, parts=parts)
+        began = time.perf_counter()
+        lowered = compile_train_epoch(parts).lower(*self._arguments(state, self._no_totals, 0, 1))
+        traced = time.perf_counter()
+        self._train_epoch = lowered.compile()
+        memory = self._train_epoch.memory_analysis()
+        self.compilation = {
+            "trace_seconds": traced - began, "compile_seconds": time.perf_counter() - traced,
+            "bytes": {kind: getattr(memory, f"{kind}_size_in_bytes", None)
+                      for kind in ("temp", "argument", "output", "alias", "generated_code")}}
+
+    def _arguments(self, state, totals, start, stop):
+        return state, totals, self._hparams, *self._data, self._key, np.int32(start), np.int32(stop)
+
+    def contenders(self):
+        """One for each way to dispatch; each trains weights of its own."""
+        return [self._contender("ours, epoch", one_dispatch=True), self._contender("ours, step", one_dispatch=False)]
+
+    def _contender(self, name, one_dispatch):
+        state, finite = self._fresh_state(self._key), True
+
+        def run(steps):
+            nonlocal state, finite
+            totals = self._no_totals
+            pieces = [(0, steps)] if one_dispatch else [(i, i + 1) for i in range(steps)]
+            for start, stop in pieces:
+                state, totals = self._train_epoch(*self._arguments(state, totals, start, stop))
+                # What `fit` looks at after each dispatch, and so waits for.
+                finite &= int(totals.first_bad_step) < 0
+            jax.block_until_ready(state)
+
+        return Contender(name, {"dtype": self._config.model.dtype}, run, lambda: finite)
+
+
+def _torch_device():
+    """(device to compare on, None), or (None, why there is none)."""
+    try:
+        import torch
+    except ImportError:
+        return None, "PyTorch is not installed."
+    if jax.default_backend() == "cpu":
+        return torch.device("cpu"), None
+    if jax.default_backend() == "gpu" and torch.cuda.is_available():
+        return torch.device("cuda"), None
+    return None, f"JAX runs on {jax.default_backend()}, which this PyTorch ({torch.__version__}) cannot use."
+
+
+def _torch_contender(name, step, options, data, rows):
+    import torch
+
+    images, labels = torch.tensor(data[0], device=step.device), torch.tensor(data[1], device=step.device).long()
+    rows = torch.tensor(rows, device=step.device).long()
+    last = torch.zeros(())
+
+    def run(steps):
+        nonlocal last
+        for i in range(steps):
+            last = step(images[rows[i]], labels[rows[i]])
+        if step.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return Contender(name, options, run, lambda: bool(torch.isfinite(last)))
+
+
+def _torch_contenders(config, weights, device, data, rows, memory_formats, dtypes):
+    """The redundant step in float32 and the lean one in each compute type, each in every memory format."""
+    from benchmarks import torch_steps
+
+    variables, embedding = weights
+    state_dict = export_state_dict(variables, config.model.name)
+    kinds = [("torch redundant", torch_steps.RedundantStep, "float32")]
+    kinds += [("torch lean", torch_steps.LeanStep, dtype) for dtype in dtypes]
+    contenders = []
+    for name, make, dtype in kinds:
+        for memory_format in memory_formats:
+            step = make(config, _CLASSES, state_dict, embedding, device=device, memory_format=memory_format,
+                        dtype=dtype)
+            options = {"dtype": dtype, "memory_format": memory_format}
+            contenders.append(_torch_contender(name, step, options, data, rows))
+    return contenders
+
+
+def measure(contenders, rounds, steps, warmup_steps=1, settle=_SETTLE_SECONDS):
+    """Runs every contender once a round, each round starting with the next one.
+
+    Args:
+        contenders: list of Contender.
+        rounds: how often each runs, after its warm-up.
+        steps: in each run; one number for all, or a dict by label.
+        warmup_steps: run before the first round, not measured.
+        settle: seconds of silence before each run.
+
+    Returns:
+        {label: [seconds a step in each round]}.
+    """
+    for contender in contenders:
+        contender.run(warmup_steps)
+    seconds = {contender.label: [] for contender in contenders}
+    for first in range(rounds):
+        first %= len(contenders)
+        for contender in contenders[first:] + contenders[:first]:
+            count = steps[contender.label] if isinstance(steps, dict) else steps
+            gc.collect()
+            time.sleep(settle)
+            began = time.perf_counter()
+            contender.run(count)
+            seconds[contender.label].append((time.perf_counter() - began) / count)
+    return seconds
+
+
+def ratio(seconds, baseline):
+    """How many times as fast as a baseline, within each round.
+
+    Args:
+        seconds, baseline: floats, one a round, of the same rounds.
+
+    Returns:
+        {"median", "min", "max", "rounds"} of baseline / seconds.
+    """
+    rounds = [b / s for b, s in zip(baseline, seconds, strict=True)]
+    return {"median": statistics.median(rounds), "min": min(rounds), "max": max(rounds), "rounds": rounds}
+
+
+def _best(results, name, dtype):
+    """Label of a baseline's memory format with the lower median, or None."""
+    labels = [label for label, r in results.items() if r["name"] == name and r["options"]["dtype"] == dtype]
+    return min(labels, key=lambda label: results[label]["median_seconds"], default=None)
+
+
+def summarise(contenders, seconds, batch_size):
+    """Medians, images a second and ratios to the better memory format of each PyTorch step.
+
+    Args:
+        contenders: list of Contender.
+        seconds: what ``measure`` returned for them.
+        batch_size: images a step.
+
+    Returns:
+        {label: dict}. ``to_redundant`` compares with float32, the only one there is; ``to_lean`` with the lean step
+        of the contender's own compute type. Either is None where that did not run.
+    """
+    results = {c.label: {
+        "name": c.name, "options": c.options, "seconds": seconds[c.label],
+        "median_seconds": statistics.median(seconds[c.label]),
+        "images_per_second": batch_size / statistics.median(seconds[c.label]), "finite": c.finite()}
+        for c in contenders}
+    for result in results.values():
+        redundant = _best(results, "torch redundant", "float32")
+        lean = _best(results, "torch lean", result["options"]["dtype"])
+        for field, label in (("to_redundant", redundant), ("to_lean", lean)):
+            result[field] = None if label is None else ratio(result["seconds"], results[label]["seconds"])
+    return results
+
+
+def compare(method, batch_size, steps, options, device):
+    """All contenders of one method and batch size.
+
+    Args:
+        method: a method's name.
+        batch_size: images a step.
+        steps: steps a round.
+        options: the command line's.
+        device: torch.device, or None for ours alone.
+
+    Returns:
+        dict for the JSON file.
+    """
+    data = random_data(options.seed, max(_IMAGES, batch_size))
+    rows = _rows(options, len(data[1]), steps, batch_size)
+    ours = {dtype: Ours(benchmark_config(method, options.model, batch_size, dtype), data, rows)
+            for dtype in options.dtype}
+    contenders = [c for dtype in options.dtype for c in ours[dtype].contenders()]
+    if device is not None:
+        weights = next(iter(ours.values())).weights
+        config = benchmark_config(method, options.model, batch_size)
+        contenders += _torch_contenders(config, weights, device, data, rows, options.memory_formats, options.dtype)
+    seconds = measure(contenders, options.rounds, steps, options.warmup_steps)
+    return {"method": method, "batch_size": batch_size, "steps": steps,
+            "compilation": {dtype: o.compilation for dtype, o in ours.items()},
+            "contenders": summarise(contenders, seconds, batch_size), "peak_bytes": _peak_bytes()}
+
+
+def sweep(method, steps_by_size, options):
+    """Ours alone, one dispatch a round, batch sizes and compute types interleaved; a list of dicts as ``compare``'s."""
+    points, contenders = [], []
+    for batch_size, steps in steps_by_size.items():
+        data = random_data(options.seed, max(_IMAGES, batch_size))
+        rows = _rows(options, len(data[1]), steps, batch_size)
+        for dtype in options.dtype:
+            ours = Ours(benchmark_config(method, options.model, batch_size, dtype), data, rows)
+            epoch, _ = ours.contenders()
+            epoch = dataclasses.replace(epoch, options=epoch.options | {"batch_size": str(batch_size)})
+            contenders.append(epoch)
+            points.append((batch_size, steps, dtype, ours, epoch))
+    seconds = measure(contenders, options.rounds, {p[-1].label: p[1] for p in points}, options.warmup_steps)
+    return [{"method": method, "batch_size": batch_size, "steps": steps,
+             "compilation": {dtype: ours.compilation}, "contenders": summarise([epoch], seconds, batch_size)}
+            for batch_size, steps, dtype, ours, epoch in points]
+
+
+def _rows(options, count, steps, batch_size):
+    rng = np.random.default_rng(options.seed)
+    return rng.integers(0, count, (max(steps, options.warmup_steps), batch_size)).astype(np.int32)
+
+
+def _peak_bytes():
+    """Peaks of the accelerator's memory since the process began, by library; None on a CPU."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    peaks = {"jax": stats.get("peak_bytes_in_use")}
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        peaks["torch"] = torch.cuda.max_memory_allocated()
+    return peaks
+
+
+def environment():
+    """Versions, devices, processor and threads: dict of plain values."""
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "morel_jax")
+    installed = {d.metadata["Name"].lower().replace("-", "_"): d.version for d in metadata.distributions()}
+    found = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "command": sys.argv,
+             "python": platform.python_version(), "platform": platform.platform(),
+             "packages": {name: installed.get(name) for name in packages}, "commit": _commit(),
+             "processor": _processor(), "processors": os.cpu_count(), "processors_usable": _usable_processors(),
+             "load_average": os.getloadavg(), "jax_backend": jax.default_backend(),
+             "jax_devices": [device.device_kind for device in jax.devices()],
+             "flags": {name: os.environ[name] for name in ("XLA_FLAGS", "OMP_NUM_THREADS", "JAX_PLATFORMS")
+                       if name in os.environ}}
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        found["torch"] = {"threads": torch.get_num_threads(), "cuda": torch.version.cuda,
+                          "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+                          "float32_matmul_precision": torch.get_float32_matmul_precision()}
+    return found
+
+
+def _usable_processors():
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def _processor():
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def _commit():
+    here = Path(__file__).parent
+    try:
+        found = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True,
+                               check=False)
+    except OSError:
+        return None
+    return found.stdout.strip() or None
+
+
+def _format_ratio(value):
+    return "" if value is None else f"{value['median']:.2f} ({value['min']:.2f}-{value['max']:.2f})"
+
+
+def table(results):
+    """Text for people: a line a contender, then what compiling took."""
+    lines = [f"{'method':<14}{'batch':>6}  {'contender':<42}{'ms/step':>10}{'images/s':>10}  "
+             f"{'times torch redundant':<24}{'times torch lean':<24}"]
+    for result in results:
+        for label, r in result["contenders"].items():
+            lines.append(
+                f"{result['method']:<14}{result['batch_size']:>6}  {label:<42}{1000 * r['median_seconds']:>10.1f}"
+                f"{r['images_per_second']:>10.1f}  {_format_ratio(r['to_redundant']):<24}"
+                f"{_format_ratio(r['to_lean']):<24}{'' if r['finite'] else 'NOT FINITE'}".rstrip())
+    lines += ["", f"{'method':<14}{'batch':>6}  {'dtype':<10}{'trace s':>9}{'compile s':>11}{'temporary MiB':>15}"
+              f"{'argument MiB':>14}"]
+    for result in results:
+        for dtype, c in result["compilation"].items():
+            temporary, argument = ((c["bytes"][kind] or 0) / 2**20 for kind in ("temp", "argument"))
+            lines.append(f"{result['method']:<14}{result['batch_size']:>6}  {dtype:<10}{c['trace_seconds']:>9.2f}"
+                         f"{c['compile_seconds']:>11.2f}{temporary:>15.1f}{argument:>14.1f}")
+    lines += ["", "Medians over rounds; in brackets the least and the greatest ratio of a round. PyTorch counts with "
+              "its better memory format."]
+    return "\n".join(lines)
+
+
+def _list_of(convert, known=None):
+    def parse(text):
+        values = tuple(convert(entry) for entry in text.split(",") if entry)
+        if known is not None and not set(values) <= set(known):
+            raise argparse.ArgumentTypeError(f"must be some of {','.join(known)}; got {text!r}.")
+        if not values or (convert is int and min(values) < 1):
+            raise argparse.ArgumentTypeError(f"must be values separated by commas, at least 1; got {text!r}.")
+        return values
+    return parse
+
+
+def parse_arguments(argv):
+    """The command line as a namespace; lists as tuples."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    add = parser.add_argument
+    add("--methods", type=_list_of(str, _METHODS), default=("trades", "mart"), help=",".join(_METHODS))
+    add("--model", default="resnet18", help="a ResNet of basic blocks")
+    add("--batch_sizes", type=_list_of(int), default=(8, 64))
+    add("--sweep_batch_sizes", type=_list_of(int), default=(), help="measure ours alone, at these")
+    add("--rounds", type=int, default=5)
+    add("--steps", type=_list_of(int), default=(4,), help="a round: one number, or one for each batch size")
+    add("--warmup_steps", type=int, default=1, help="before the first round")
+    add("--dtype", type=_list_of(str, ("float32", "bfloat16")), default=("float32",),
+        help="compute types of ours and of the lean PyTorch step")
+    add("--memory_formats", type=_list_of(str, ("contiguous", "channels_last")),
+        default=("contiguous", "channels_last"), help="of the PyTorch steps")
+    add("--threads", type=int, default=0, help="processors that both libraries may use; 0: as they come")
+    add("--seed", type=int, default=0)
+    add("--output", type=Path, default=None, help="default: benchmarks/results/train_step_<device>.json")
+    options = parser.parse_args(argv)
+    sizes = options.sweep_batch_sizes or options.batch_sizes
+    if len(options.steps) not in (1, len(sizes)):
+        parser.error(f"--steps must be one number or one for each of {len(sizes)} batch sizes; got {options.steps}.")
+    for name in ("rounds", "warmup_steps"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} must be at least 1; got {getattr(options, name)}.")
+    steps = options.steps * len(sizes) if len(options.steps) == 1 else options.steps
+    options.steps_by_size = dict(zip(sizes, steps, strict=True))
+    return options
+
+
+def _limit_threads(count):
+    """Before either library starts its threads: XLA makes as many as there are processors to use."""
+    if count:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
+
+
+def _settle_torch(options):
+    import torch
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    # XLA's defaults on a GPU: TF32 for float32 products and convolutions, kernels chosen by trying.
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = True
+
+
+def main(argv=None):
+    """Measures, writes the JSON file and prints the table."""
+    options = parse_arguments(argv)
+    _limit_threads(options.threads)
+    # PyTorch needs room beside JAX on a GPU; and a compile time is to be one.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    jax.config.update("jax_enable_compilation_cache", False)
+    device, why_not = (None, "only ours is swept.") if options.sweep_batch_sizes else _torch_device()
+    if device is not None:
+        _settle_torch(options)
+    report: dict[str, Any] = {"environment": environment(), "torch_not_compared": why_not, "results": [],
+                              "options": {name: str(value) if isinstance(value, Path) else value
+                                          for name, value in vars(options).items()}}
+    output = options.output or (Path(__file__).parent / "results" /
+                                f"train_step_{jax.devices()[0].device_kind.lower().replace(' ', '_')}.json")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    for method in options.methods:
+        if options.sweep_batch_sizes:
+            report["results"] += sweep(method, options.steps_by_size, options)
+        else:
+            for batch_size, steps in options.steps_by_size.items():
+                print(f"{method}, batch {batch_size} ...", file=sys.stderr, flush=True)
+                report["results"].append(compare(method, batch_size, steps, options, device))
+        # After each, so that a run that is stopped leaves what it has.
+        report["load_average_after"] = os.getloadavg()
+        output.write_text(json.dumps(report, indent=1) + "\n")
+    print(table(report["results"]))
+    if why_not:
+        print(f"PyTorch was not compared: {why_not}")
+    print(f"\n{output}")
+    return report
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from morel_jax.attacks import PGD
+from morel_jax.attacks.keys import fold_in_each
+
+WEIGHTS = np.random.default_rng(1).normal(size=(12, 2)).astype(np.float32)
+
+
+def linear(x):
+    return x.reshape(len(x), -1) @ WEIGHTS
+
+
+def images(count=9):
+    x = np.random.default_rng(0).random((count, 2, 2, 3)).astype(np.float32)
+    return x, np.arange(count) % 2
+
+
+def optimum(x, y, epsilon):
+    """Of a linear two-class model: each pixel at the end of its interval that favours the other class."""
+    towards_other = WEIGHTS[:, 1 - y].T - WEIGHTS[:, y].T
+    return np.clip(x + epsilon * np.sign(towards_other).reshape(x.shape), 0, 1)
+
+
+@pytest.mark.parametrize("loss", ["ce", "margin"])
+@pytest.mark.parametrize("start", ["uniform", "normal", "clean"])
+def test_reaches_the_optimum_of_a_linear_model(loss, start):
+    x, y = images()
+    attack = PGD(0.1, 0.03, num_steps=8, start=start, loss=loss)
+    np.testing.assert_allclose(attack(linear, jax.random.key(0), x, y), optimum(x, y, 0.1), atol=1e-6)
+
+
+def test_kl_ends_where_a_linear_models_kl_is_largest():
+    x, y = images()
+    x_adv = np.asarray(PGD(0.1, 0.03, num_steps=8, loss="kl")(linear, jax.random.key(0), x, y))
+
+    def kl(z):
+        p, log_p, log_q = jax.nn.softmax(linear(x)), jax.nn.log_softmax(linear(x)), jax.nn.log_softmax(linear(z))
+        return np.asarray((p * (log_p - log_q)).sum(-1))
+
+    # The KL is convex in one linear score, so each climb ends in one of the two extremes.
+    ends = np.stack([optimum(x, np.zeros(len(x), int), 0.1), optimum(x, np.ones(len(x), int), 0.1)])
+    at_an_end = np.isclose(ends, x_adv, atol=1e-6).all(axis=(2, 3, 4)).any(axis=0)
+    assert at_an_end.all()
+    assert (kl(x_adv) > 0).all()
+
+
+def test_ball_and_box_hold():
+    x, y = images(40)
+    x_adv = np.asarray(PGD(0.07, 0.05, num_steps=5)(linear, jax.random.key(0), x, y))
+    assert np.abs(x_adv - x).max() <= 0.07 + 1e-6
+    assert x_adv.min() >= 0
+    assert x_adv.max() <= 1
+
+
+def test_radius_zero_returns_the_images():
+    x, y = images()
+    np.testing.assert_array_equal(PGD(0.0, 0.1)(linear, jax.random.key(0), x, y), x)
+
+
+def test_vmap_over_radii_equals_a_loop():
+    x, y = images()
+    radii = jnp.array([0.0, 0.02, 0.1])
+
+    def run(radius):
+        return PGD(radius, radius / 4)(linear, jax.random.key(0), x, y)
+
+    np.testing.assert_allclose(jax.vmap(run)(radii), [run(radius) for radius in radii], atol=1e-6)
+
+
+def test_one_compile_for_all_radii():
+    x, y = images()
+
+    @jax.jit
+    @chex.assert_max_traces(1)
+    def run(attack, key):
+        return attack(linear, key, x, y)
+
+    outcomes = [run(PGD(np.float32(r), np.float32(r / 4)), jax.random.key(0)) for r in (0.01, 0.1)]
+    assert np.abs(outcomes[1] - x).max() > np.abs(outcomes[0] - x).max()
+
+
+def test_an_example_does_not_depend_on_its_batch():
+    x, y = images()
+    keys = fold_in_each(jax.random.key(5), jnp.arange(len(x)))
+    attack = PGD(0.1, 0.001, num_steps=3)  # Small steps: the start stays visible in the result.
+    whole = attack(linear, keys, x, y)
+    parts = [attack(linear, keys[i:i + 2], x[i:i + 2], y[i:i + 2]) for i in range(0, len(x), 2)]
+    np.testing.assert_allclose(whole, np.concatenate(parts), atol=1e-7)
+    assert np.abs(np.diff(np.asarray(whole) - x, axis=0)).max() > 0.01
+
+
+def test_no_gradient_flows_through_an_attack():
+    x, y = images()
+
+    def loss(scale):
+        return PGD(0.1, 0.03)(lambda z: scale * linear(z), jax.random.key(0), x, y).sum()
+
+    assert jax.grad(loss)(1.0) == 0
+
+
+@pytest.mark.parametrize(("fields", "message"), [
+    (dict(loss="hinge"), "loss must be one of .*; got 'hinge'"),
+    (dict(start="corner"), "start must be one of .*; got 'corner'"),
+    (dict(loss="kl", start="clean"), "loss 'kl' needs a random start"),
+])
+def test_errors(fields, message):
+    x, y = images()
+    with pytest.raises(ValueError, match=message):
+        PGD(0.1, 0.03, **fields)(linear, jax.random.key(0), x, y)

@@ -1,0 +1,45 @@
+import jax
+import numpy as np
+
+from morel_jax.attacks.keys import fold_in_each
+from morel_jax.data.augment import crop_and_flip, to_float
+from tests.small import images_and_labels
+
+
+def keys(indices, seed=0):
+    return fold_in_each(jax.random.key(seed), np.asarray(indices))
+
+
+def test_each_result_is_a_window_of_the_padded_image_or_its_mirror():
+    images, _ = images_and_labels(count=60, size=5)
+    augmented = np.asarray(crop_and_flip(keys(range(60)), images, padding=2))
+    padded = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)))
+    seen = set()
+    for image, result in zip(padded, augmented, strict=True):
+        found = [(row, column, mirrored) for row in range(5) for column in range(5) for mirrored in (False, True)
+                 if np.array_equal(image[row:row + 5, column:column + 5][:, ::-1 if mirrored else 1], result)]
+        assert found
+        seen.add(found[0])
+    assert {row for row, _, _ in seen} == {column for _, column, _ in seen} == set(range(5))
+    assert {mirrored for _, _, mirrored in seen} == {False, True}
+
+
+def test_nothing_asked_nothing_done():
+    images, _ = images_and_labels()
+    np.testing.assert_array_equal(crop_and_flip(keys(range(8)), images, padding=0, flip=False), images)
+
+
+def test_dtype_is_kept():
+    images, _ = images_and_labels()
+    assert crop_and_flip(keys(range(8)), images).dtype == np.uint8
+
+
+def test_an_example_does_not_depend_on_its_batch():
+    images, _ = images_and_labels()
+    whole = np.asarray(crop_and_flip(keys(range(8)), images))
+    np.testing.assert_array_equal(crop_and_flip(keys([5, 2]), images[[5, 2]]), whole[[5, 2]])
+
+
+def test_to_float_is_division_by_255():
+    images = np.arange(256, dtype=np.uint8)
+    np.testing.assert_array_equal(jax.jit(to_float)(images), images.astype(np.float32) / np.float32(255))

@@ -1,0 +1,35 @@
+"""A run small enough for a test: real images, few of them, and a network of a few thousand weights."""
+import numpy as np
+
+from morel_jax import data
+from morel_jax.configuration import recipe
+
+
+def small_dataset(train=96, test=40):
+    """The first images of the embedded Fashion-MNIST, as a Dataset of its own."""
+    whole = data.load("fashion_mnist_small")
+    return data.Dataset(name="small", train=data.Split(whole.train.images[:train], whole.train.labels[:train]),
+                        test=data.Split(whole.test.images[:test], whole.test.labels[:test]),
+                        num_classes=whole.num_classes, class_names=whole.class_names)
+
+
+def small_config(method="morel_mart", variant="paper", **changes):
+    """Two epochs of six steps; ``changes`` are fields by dotted name, dots written as two underscores."""
+    config = recipe(f"convnet_small,{method},{variant}")
+    config.data.name = "fashion_mnist_small"
+    config.epochs = 2
+    config.batch_size = 16
+    config.attack.num_steps = 2
+    config.validation.update(dict(num_steps=2, batch_size=16, epsilon=0.1, step_size=0.05))
+    config.optimizer.learning_rate = 0.01
+    for name, value in changes.items():
+        section, _, field = name.rpartition("__")
+        setattr(config[section] if section else config, field, value)
+    return config
+
+
+def images_and_labels(count=8, size=8, channels=3, classes=4, seed=0):
+    """Random images uint8[count, size, size, channels] and labels int32[count]."""
+    random = np.random.default_rng(seed)
+    return (random.integers(0, 256, (count, size, size, channels), np.uint8),
+            random.integers(0, classes, count).astype(np.int32))

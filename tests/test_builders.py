@@ -1,0 +1,210 @@
+import itertools
+from pathlib import Path
+
+import ml_collections
+import numpy as np
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from morel_jax import builders
+from morel_jax.configuration import METHODS, VARIANTS, defaults, recipe
+from morel_jax.data import Dataset, Split
+from morel_jax.training import assemble
+
+CONFIGS = sorted(path.stem for path in Path("configs").glob("*.py"))
+
+
+def load(name, spec=""):
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file("config", flag_values=values)
+    values(["test", f"--config=configs/{name}.py:{spec}" if spec else f"--config=configs/{name}.py"])
+    return holder.value
+
+
+def changed(**changes):
+    config = defaults()
+    for name, value in changes.items():
+        section, _, field = name.rpartition("__")
+        with config.unlocked():
+            (config[section] if section else config)._fields[field] = value
+    return config
+
+
+def test_all_configs_are_there():
+    assert CONFIGS == ["cifar10", "cifar100", "fashion_mnist", "quickstart", "tiny_imagenet"]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(("method", "variant"), list(itertools.product(METHODS, VARIANTS)))
+def test_each_config_is_accepted(name, method, variant):
+    config = load(name, f"resnet18,{method},{variant}")
+    builders.check(config)
+    assert (config.model.name, config.method, config.variant) == ("resnet18", method, variant)
+    assert config.data.name.startswith(name if name != "quickstart" else "fashion_mnist_small")
+
+
+@pytest.mark.parametrize(("architecture", "rates"), [
+    ("resnet18", {1: 1e-3, 74: 1e-3, 75: 1e-4, 89: 1e-4, 90: 1e-5, 100: 1e-5}),
+    ("wide_resnet34_10", {1: 1e-2, 74: 1e-2, 75: 1e-4, 89: 1e-4, 90: 1e-6, 100: 1e-6}),
+])
+def test_papers_learning_rates(architecture, rates):
+    config = load("cifar10", f"{architecture},morel_mart,paper")
+    for epoch, rate in rates.items():
+        np.testing.assert_allclose(builders.learning_rate(config, epoch), rate, rtol=1e-12)
+
+
+def test_papers_numbers():
+    config = load("cifar10")
+    assert (config.batch_size, config.epochs) == (8, 100)
+    assert config.morel.preference == (0.1, 0.9)
+    assert (config.morel.augmentation, config.morel.contrastive_weight) == (2e-5, 1e-5)
+    assert (config.embedding.embed_dim, config.embedding.num_heads) == (128, 2)
+    assert (config.attack.epsilon, config.attack.step_size, config.attack.num_steps) == (8 / 255, 2 / 255, 10)
+    assert (config.optimizer.momentum, config.optimizer.weight_decay, config.loss.beta) == (0.9, 1e-4, 6.0)
+
+
+def test_references_readings():
+    config = load("cifar10", "resnet18,morel_trades,reference")
+    assert (config.attack.epsilon, config.attack.step_size, config.attack.start) == (0.031, 0.007, "normal")
+    assert (config.attack.loss, config.validation.step_size) == ("kl", 0.003)
+    assert (config.morel.contrastive_rows, config.morel.contrastive_reduction) == ("natural", "mean")
+    assert config.batch_norm.moves == ("natural", "adversarial", "natural", "natural", "adversarial")
+    np.testing.assert_allclose([builders.learning_rate(config, e) for e in (1, 75, 90)], [1e-2, 1e-4, 1e-6])
+    assert load("cifar10", "resnet18,mart,reference").batch_norm.moves == (
+        "natural", "adversarial", "natural", "adversarial")
+
+
+def from_command_line(monkeypatch, *overrides):
+    arguments = ["test", "--config=configs/cifar10.py", *overrides]
+    monkeypatch.setattr("sys.argv", arguments)  # Where config_flags looks for overrides.
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file("config", flag_values=values)
+    values(arguments)
+    return holder.value
+
+
+def test_command_line_overrides(monkeypatch):
+    config = from_command_line(monkeypatch, "--config.batch_size=128", "--config.morel.preference=(0.3,0.7)",
+                               "--config.optimizer.learning_rate=1")
+    builders.check(config)
+    assert (config.batch_size, config.morel.preference) == (128, (0.3, 0.7))
+    assert builders.learning_rate(config, 75) == 0.1
+
+
+@pytest.mark.parametrize("override", ["--config.batchsize=1", "--config.batch_size=many"])
+def test_command_line_refuses(monkeypatch, override):
+    with pytest.raises((AttributeError, flags.IllegalFlagValueError), match="batch_?size"):
+        from_command_line(monkeypatch, override)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (dict(epochs=0), r"config\.epochs must be at least 1; got 0"),
+    (dict(batch_size=2.5), r"config\.batch_size must be of type int; got 2\.5"),
+    (dict(seed=-1), r"config\.seed must be in \[0, 2\*\*32\); got -1"),
+    (dict(method="morel"), r"config\.method must be one of standard, .*; got 'morel'"),
+    (dict(variant="v2"), r"config\.variant must be one of paper, reference; got 'v2'"),
+    (dict(ema_decay=1.0), r"config\.ema_decay must be in \[0, 1\); got 1\.0"),
+    (dict(data__flip=1), r"config\.data\.flip must be of type bool; got 1"),
+    (dict(data__placement="gpu"), r"config\.data\.placement must be one of auto, device, host; got 'gpu'"),
+    (dict(model__dtype="float16"), r"config\.model\.dtype must be one of .*; got 'float16'"),
+    (dict(model__mean=(0.5,)), r"config\.model\.std must have as many entries as model\.mean \(1\)"),
+    (dict(model__std=("a",)), r"config\.model\.std must be a tuple of numbers; got \('a',\)"),
+    (dict(embedding__num_heads=3), r"config\.embedding\.embed_dim must be a multiple of embedding\.num_heads \(3\)"),
+    (dict(attack__epsilon=8.0), r"config\.attack\.epsilon must be in \(0, 1\], the units of images .*; got 8\.0"),
+    (dict(attack__epsilon="8/255"), r"config\.attack\.epsilon must be a number; got '8/255'"),
+    (dict(attack__start="corner"), r"config\.attack\.start must be one of .*; got 'corner'"),
+    (dict(attack__loss="kl", attack__start="clean"), r"config\.attack\.start must be random where the loss is kl"),
+    (dict(batch_norm__moves=("clean",)), r"config\.batch_norm\.moves must name some of natural, adversarial"),
+    (dict(batch_norm__moves=(1,)), r"config\.batch_norm\.moves must be a tuple of names"),
+    (dict(method="standard"), r"config\.batch_norm\.moves must name some of natural, which standard sends"),
+    (dict(morel__preference=(0.1,)), r"config\.morel\.preference must have two entries"),
+    (dict(morel__augmentation=0.1), r"config\.morel\.preference\[0\] must be greater than augmentation .*got 0\.1"),
+    (dict(morel__augmentation=-1.0), r"config\.morel\.augmentation.*-1\.0"),
+    (dict(morel__reference_point=(-1.0, 0.0)), r"config\.morel\.reference_point.*-1\.0"),
+    (dict(morel__reference_point=(0.0,)), r"config\.morel\.preference and reference_point must have the same length"),
+    (dict(morel__scalarization="weighted_sum", morel__preference=(-0.1, 0.9)),
+     r"config\.morel\.preference must be 0 or more"),
+    (dict(morel__contrastive_weight=1.0), r"config\.morel\.contrastive_weight must be in \[0, 1\)"),
+    (dict(morel__temperature=0.0), r"config\.morel\.temperature must be positive and finite; got 0\.0"),
+    (dict(optimizer__learning_rate=float("nan")), r"config\.optimizer\.learning_rate must be 0 or more, and finite"),
+    (dict(optimizer__drop_factors=(0.1,)), r"drop_factors must have as many entries as optimizer\.drop_epochs \(2\)"),
+    (dict(optimizer__drop_epochs=(90, 75)), r"config\.optimizer\.drop_epochs must rise; got \(90, 75\)"),
+    (dict(validation__split="train"), r"config\.validation\.split must be one of test, holdout; got 'train'"),
+    (dict(checkpoint__every_seconds=0.0), r"config\.checkpoint\.every_seconds must be positive and finite"),
+])
+def test_check_names_field_rule_and_value(change, message):
+    builders.check(defaults())
+    with pytest.raises(ValueError, match=message):
+        builders.check(changed(**change))
+
+
+def test_unknown_and_missing_fields():
+    with pytest.raises(ValueError, match=r"config\.optimizer\.nesterov is not a field"):
+        builders.check(changed(optimizer__nesterov=True))
+    config = defaults().to_dict()
+    del config["loss"]["beta"]
+    with pytest.raises(ValueError, match=r"config\.loss\.beta is missing"):
+        builders.check(ml_collections.ConfigDict(config))
+
+
+def test_recipe_errors():
+    with pytest.raises(ValueError, match='takes "architecture,method,variant"; got'):
+        recipe("resnet18,mart,paper,extra")
+    with pytest.raises(ValueError, match=r"config\.method must be one of .*; got 'sgd'"):
+        recipe("resnet18,sgd")
+    with pytest.raises(ValueError, match=r"config\.variant must be one of .*; got 'v3'"):
+        recipe("resnet18,mart,v3")
+
+
+def dataset(count=20, channels=3):
+    def split(n):
+        return Split(np.zeros((n, 8, 8, channels), np.uint8), np.arange(n, dtype=np.int32) % 2)
+    return Dataset(name="x", train=split(count), test=split(10), num_classes=2, class_names=("a", "b"))
+
+
+def test_splits():
+    train, validation = builders.splits(changed(), dataset())
+    assert (len(train.labels), len(validation.labels)) == (20, 10)
+    train, validation = builders.splits(changed(validation__split="holdout", validation__holdout=7), dataset())
+    assert (len(train.labels), len(validation.labels)) == (13, 7)
+    _, validation = builders.splits(changed(validation__examples=4), dataset())
+    assert len(validation.labels) == 4
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (dict(validation__split="holdout", validation__holdout=20), r"holdout must be less than the 20 training images"),
+    (dict(batch_size=21), r"batch_size must be at most the number of training images, 20; got 21"),
+    (dict(model__mean=(0.1, 0.2), model__std=(1.0, 1.0)), r"model\.mean must have one entry a channel \(3\)"),
+])
+def test_split_errors(change, message):
+    with pytest.raises(ValueError, match=message):
+        builders.splits(changed(**change), dataset())
+
+
+def test_every_field_is_read(monkeypatch):
+    """Builds everything from a config that remembers what was asked of it."""
+    read = set()
+
+    class Watched:
+        def __init__(self, config, prefix=""):
+            self._config, self._prefix = config, prefix
+
+        def __getattr__(self, name):
+            value = self._config[name]
+            if isinstance(value, ml_collections.ConfigDict):
+                return Watched(value, f"{self._prefix}{name}.")
+            read.add(f"{self._prefix}{name}")
+            return value
+
+    monkeypatch.setattr(builders.data, "load", lambda *args, **kwargs: dataset())
+    for method in METHODS:
+        config = Watched(changed(method=method, validation__split="holdout", validation__holdout=2))
+        builders.splits(config, builders.dataset(config))
+        assemble.build_parts(config, 10)
+        assemble.build_hparams(config, 1)
+        builders.pgd(config.validation)
+    # Read by the loop itself, whose own tests vary them, and by the report of a run.
+    in_loop = {"seed", "epochs", "data.placement", "validation.every", "validation.batch_size",
+               "checkpoint.every_seconds", "variant"}
+    assert set(builders.flatten(defaults())) - read == in_loop

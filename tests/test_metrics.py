@@ -1,0 +1,46 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from morel_jax import models
+from morel_jax.attacks import PGD
+from morel_jax.data import Split
+from morel_jax.metrics import accuracies, compile_correct
+from tests.small import images_and_labels
+
+
+@pytest.fixture(scope="module")
+def judged():
+    model = models.create("convnet_small", 4)
+    images, _ = images_and_labels(count=23, size=8, channels=1)
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    logits = model.apply(variables, images.astype(np.float32) / 255).logits
+    labels = np.array(logits.argmax(-1), np.int32)
+    labels[:6] = (labels[:6] + 1) % 4  # Six wrong of 23.
+    return compile_correct(model), variables, Split(images, labels)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 23, 100])
+def test_counts_are_exact_for_any_batch_size(judged, batch_size):
+    correct, variables, split = judged
+    found = accuracies(correct, variables, PGD(np.float32(0.03), np.float32(0.01), num_steps=2), split,
+                       jax.random.key(0), batch_size)
+    assert found["clean_accuracy"] == 17 / 23
+    assert found["robust_accuracy"] == accuracies(
+        correct, variables, PGD(np.float32(0.03), np.float32(0.01), num_steps=2), split, jax.random.key(0), 7
+    )["robust_accuracy"]
+
+
+def test_radius_zero_is_clean_accuracy(judged):
+    correct, variables, split = judged
+    found = accuracies(correct, variables, PGD(np.float32(0), np.float32(0), num_steps=1), split, jax.random.key(0), 10)
+    assert found["robust_accuracy"] == found["clean_accuracy"]
+
+
+def test_progress_is_told(judged):
+    correct, variables, split = judged
+    done = []
+    accuracies(correct, variables, PGD(np.float32(0), np.float32(0), num_steps=1), split, jax.random.key(0), 10,
+               done.append)
+    assert done == [10, 20, 23]

@@ -1,0 +1,61 @@
+import jax
+import numpy as np
+import pytest
+
+from morel_jax.data import Split
+from morel_jax.training.feed import DeviceFeed, HostFeed, build_feed, epoch_order
+from tests.small import images_and_labels
+
+KEY = jax.random.key(0)
+
+
+def split(count=50):
+    return Split(*images_and_labels(count))
+
+
+def test_an_epochs_order_is_a_permutation_cut_into_batches():
+    order = np.asarray(epoch_order(KEY, 1, 50, 8))
+    assert order.shape == (6, 8)
+    assert len(np.unique(order)) == 48
+    assert not np.array_equal(order, epoch_order(KEY, 2, 50, 8))
+    np.testing.assert_array_equal(order, epoch_order(KEY, 1, 50, 8))
+
+
+def batches(feed, order, start):
+    """What each step gets, by the epoch's step."""
+    found = {}
+    for piece in feed.pieces(order, start):
+        for step in range(max(piece.first, start), piece.stop):
+            rows = np.asarray(piece.rows[step - piece.first])
+            found[step] = (np.asarray(piece.images)[rows], np.asarray(piece.labels)[rows],
+                           np.asarray(piece.index[step - piece.first]))
+    return found
+
+
+@pytest.mark.parametrize("start", [0, 3, 5])
+@pytest.mark.parametrize("steps_a_piece", [1, 4, 100])
+def test_streamed_batches_are_those_of_the_device(start, steps_a_piece):
+    data = split()
+    order = epoch_order(KEY, 1, 50, 8)
+    streamed = batches(HostFeed(data, piece_bytes=steps_a_piece * 8 * data.images[0].nbytes), order, start)
+    resident = batches(DeviceFeed(data), order, start)
+    assert list(streamed) == list(range(start, 6))
+    for step, got in streamed.items():
+        for ours, theirs in zip(got, resident[step], strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        np.testing.assert_array_equal(got[0], data.images[np.asarray(order)[step]])
+
+
+def test_pieces_have_one_shape():
+    data = split()
+    feed = HostFeed(data, piece_bytes=4 * 8 * data.images[0].nbytes)
+    assert {piece.images.shape for piece in feed.pieces(epoch_order(KEY, 1, 50, 8), 0)} == {(32, 8, 8, 3)}
+
+
+def test_placement():
+    assert isinstance(build_feed(split(), "auto"), DeviceFeed)
+    assert isinstance(build_feed(split(), "host"), HostFeed)
+    assert isinstance(build_feed(split(), "device"), DeviceFeed)
+    huge = Split(np.broadcast_to(np.uint8(0), (40_000_000, 32, 32, 3)),  # 123 GB that take no memory.
+                 np.broadcast_to(np.int32(0), (40_000_000,)))
+    assert isinstance(build_feed(huge, "auto"), HostFeed)

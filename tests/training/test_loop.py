@@ -1,0 +1,165 @@
+import json
+import os
+import signal
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from morel_jax import builders, evaluation, training
+from morel_jax.training import loop
+from tests.small import small_config, small_dataset
+
+
+@pytest.fixture(autouse=True)
+def _small_data(monkeypatch):
+    monkeypatch.setattr(builders, "dataset", lambda config: small_dataset())
+
+
+def judged(history):
+    """The history without what a clock said."""
+    return [{name: value for name, value in line.items() if name not in ("seconds", "images_per_second")}
+            for line in history]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(builders, "dataset", lambda config: small_dataset())
+        workdir = tmp_path_factory.mktemp("unbroken")
+        return *training.fit(small_config(), workdir, progress=False), workdir
+
+
+def test_a_runs_folder(unbroken):
+    state, history, workdir = unbroken
+    assert int(state.step) == 12
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert lines == history
+    assert [(line["epoch"], line["step"]) for line in lines] == [(1, 6), (2, 12)]
+    for line in lines:
+        assert {"loss", "cosine_loss", "contrastive_loss", "clean_accuracy", "robust_accuracy", "learning_rate",
+                "images_per_second"} <= set(line)
+    assert (workdir / "config.json").exists()
+    assert list(workdir.glob("events.out.tfevents.*"))
+    assert {path.name for path in (workdir / "checkpoints").iterdir()} == {"best", "last"}
+
+
+def test_a_finished_run_given_again_is_returned(unbroken):
+    state, history, workdir = unbroken
+    again, history_again = training.fit(small_config(), workdir, progress=False)
+    chex.assert_trees_all_equal(again, state)
+    assert history_again == history
+
+
+def test_load_gives_the_plain_classifier(unbroken):
+    state, history, workdir = unbroken
+    logits_fn, config = evaluation.load(workdir, "last")
+    assert config.to_dict() == small_config().to_dict()
+    test = small_dataset().test
+    x = test.images.astype(np.float32) / 255
+    assert np.mean(np.argmax(logits_fn(x), -1) == test.labels) == history[-1]["clean_accuracy"]
+    model = builders.model(config, 10)
+    np.testing.assert_array_equal(logits_fn(x), model.apply(state.inference_variables(), x).logits)
+
+
+def test_best_is_the_latest_of_the_most_robust(unbroken):
+    _, history, workdir = unbroken
+    best = max(history, key=lambda line: (line["robust_accuracy"], line["epoch"]))
+    (kept,) = [path.name for path in (workdir / "checkpoints" / "best").iterdir() if path.name.isdigit()]
+    assert int(kept) == best["step"] + best["epoch"]
+
+
+def test_load_errors(unbroken, tmp_path):
+    workdir = unbroken[-1]
+    with pytest.raises(ValueError, match="which must be one of best, last; got 'first'"):
+        evaluation.load(workdir, "first")
+    with pytest.raises(FileNotFoundError, match="not a run's folder"):
+        evaluation.load(tmp_path)
+    (tmp_path / "config.json").write_text((workdir / "config.json").read_text())
+    with pytest.raises(FileNotFoundError, match="no checkpoint in .*best; train first"):
+        evaluation.load(tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment", ["step", "validation"])
+def test_a_signal_saves_and_the_resumed_run_is_bitwise_the_same(unbroken, tmp_path, monkeypatch, number, moment):
+    before = signal.getsignal(number)
+    place = (loop.Progress, "steps") if moment == "step" else (loop.Progress, "validation")
+    original, calls = getattr(*place), []
+
+    def interrupting(self, *arguments):
+        original(self, *arguments)
+        calls.append(arguments)
+        if len(calls) == 2:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(*place, interrupting)
+    with pytest.raises(training.Interrupted, match="stopped and saved at step .*the same command goes on") as error:
+        training.fit(small_config(), tmp_path, progress=False)
+    assert error.value.signal_number == number
+    assert signal.getsignal(number) == before
+    monkeypatch.setattr(*place, original)
+    state, history = training.fit(small_config(), tmp_path, progress=False)
+    chex.assert_trees_all_equal(state, unbroken[0])
+    assert judged(history) == judged(unbroken[1])
+
+
+def test_streaming_from_the_host_is_bitwise_the_same(unbroken, tmp_path):
+    state, history = training.fit(small_config(data__placement="host"), tmp_path, progress=False)
+    chex.assert_trees_all_equal(state, unbroken[0])
+    assert judged(history) == judged(unbroken[1])
+
+
+def test_average_survives_a_resumption(tmp_path):
+    config = small_config(ema_decay=0.9)
+    whole, _ = training.fit(config, tmp_path / "whole", progress=False)
+    with pytest.MonkeyPatch.context() as patch:
+        original = loop.Progress.start_epoch
+
+        def interrupting(self, epoch, done):
+            original(self, epoch, done)
+            if epoch == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        patch.setattr(loop.Progress, "start_epoch", interrupting)
+        with pytest.raises(training.Interrupted):
+            training.fit(config, tmp_path / "broken", progress=False)
+    state, _ = training.fit(config, tmp_path / "broken", progress=False)
+    chex.assert_trees_all_equal(state, whole)
+    assert state.average is not None
+
+
+def test_seeds_differ_and_repeat(unbroken, tmp_path):
+    again, _ = training.fit(small_config(), tmp_path / "again", progress=False)
+    chex.assert_trees_all_equal(again, unbroken[0])
+    other, _ = training.fit(small_config(seed=1), tmp_path / "other", progress=False)
+    assert any(np.any(np.asarray(a) != b) for a, b in zip(jax.tree.leaves(other.params),
+                                                           jax.tree.leaves(again.params), strict=True))
+
+
+def test_another_config_in_the_workdir_is_refused(unbroken):
+    with pytest.raises(ValueError, match=r"config\.batch_size: 16 there, 8 given"):
+        training.fit(small_config(batch_size=8), unbroken[-1], progress=False)
+
+
+def test_divergence_names_the_step_and_keeps_the_last_good_state(tmp_path):
+    config = small_config(optimizer__drop_epochs=(2,), optimizer__drop_factors=(1e38,))
+    with pytest.raises(training.Diverged, match=r"not finite at step \d+ \(epoch 2\).*checkpoints/last"):
+        training.fit(config, tmp_path, progress=False)
+    logits_fn, _ = evaluation.load(tmp_path, "last")
+    assert np.isfinite(logits_fn(np.zeros((1, 28, 28, 1), np.float32))).all()
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_validation_only_where_asked_and_at_the_end(tmp_path):
+    _, history = training.fit(small_config("standard", epochs=3, validation__every=2, batch_norm__moves=("natural",)),
+                              tmp_path, progress=False)
+    assert ["robust_accuracy" in line for line in history] == [False, True, True]
+
+
+def test_progress_shows_losses_speed_and_time_left(tmp_path, capfd):
+    training.fit(small_config(), tmp_path)
+    shown = capfd.readouterr().err
+    for text in ("epoch 1/2", "loss=", "cosine=", "run left=", "img/s", "validated=", "clean", "robust", "best"):
+        assert text in shown

@@ -1,0 +1,99 @@
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+
+from morel_jax import losses
+from morel_jax.training.assemble import build_hparams, build_objective
+from morel_jax.training.objective import Views
+from tests.small import small_config
+
+RANDOM = np.random.default_rng(0)
+LABELS = np.int32([0, 1, 0, 2, 1, 0])
+
+
+def views():
+    def rows(width):
+        return RANDOM.normal(size=(6, width)).astype(np.float32)
+    return Views(rows(3), rows(3), rows(8), rows(8), rows(8), rows(8))
+
+
+def evaluate(config, given):
+    loss, metrics = build_objective(config)(given, LABELS, build_hparams(config, epoch=1))
+    return float(loss), {name: float(value) for name, value in metrics.items()}
+
+
+def contrastive_by_hand(rows, labels, temperature):
+    """Eq. 9, term by term."""
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    terms = []
+    for j in range(len(rows)):
+        others = [q for q in range(len(rows)) if q != j]
+        positives = [p for p in others if labels[p] == labels[j]]
+        total = sum(np.exp(rows[j] @ rows[q] / temperature) for q in others)
+        terms.append(-sum(np.log(np.exp(rows[j] @ rows[p] / temperature) / total) for p in positives)
+                     / max(len(positives), 1))
+    return terms
+
+
+def cosine_by_hand(s, s_adv):
+    return np.mean([1 - a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(s, s_adv, strict=True)])
+
+
+@pytest.mark.parametrize("base", ["trades", "mart"])
+def test_morel_as_the_paper_prints_it(base):
+    given = views()
+    both = np.concatenate([given.attended, given.attended_adv]).astype(np.float64)
+    contrastive = np.sum(contrastive_by_hand(both, np.tile(LABELS, 2), 0.1))
+    representation = cosine_by_hand(given.projected, given.projected_adv) + 1e-5 * contrastive
+    accuracy = np.mean(getattr(losses, base)(given.logits, given.logits_adv, LABELS, 6.0))
+    loss, metrics = evaluate(small_config(f"morel_{base}"), given)
+    np.testing.assert_allclose(metrics["contrastive_loss"], contrastive, rtol=1e-5)
+    np.testing.assert_allclose(metrics["representation_loss"], representation, rtol=1e-5)
+    np.testing.assert_allclose(loss, 0.10002 * representation + 0.90002 * accuracy, rtol=1e-5)
+
+
+def test_morel_as_the_reference_reads_it():
+    given = views()
+    # Class 2 has one natural row: it has no positive, and counts as zero in the mean.
+    contrastive = np.mean(contrastive_by_hand(given.attended.astype(np.float64), LABELS, 0.1))
+    _, metrics = evaluate(small_config("morel_mart", "reference"), given)
+    np.testing.assert_allclose(metrics["contrastive_loss"], contrastive, rtol=1e-5)
+
+
+def test_weighted_sum():
+    given = views()
+    loss, metrics = evaluate(small_config(morel__scalarization="weighted_sum"), given)
+    np.testing.assert_allclose(
+        loss, 0.1 * metrics["representation_loss"] + 0.9 * metrics["classification_loss"], rtol=1e-6)
+
+
+def test_reference_point_and_augmentation():
+    given = views()
+    loss, metrics = evaluate(small_config(morel__reference_point=(0.05, 0.2), morel__augmentation=0.01), given)
+    np.testing.assert_allclose(
+        loss, 0.11 * (metrics["representation_loss"] - 0.05) + 0.91 * (metrics["classification_loss"] - 0.2), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("method", "expected"), [
+    ("standard", lambda v: losses.cross_entropy(v.logits, LABELS)),
+    ("pgd_at", lambda v: losses.cross_entropy(v.logits_adv, LABELS)),
+    ("trades", lambda v: losses.trades(v.logits, v.logits_adv, LABELS, 6.0)),
+    ("mart", lambda v: losses.mart(v.logits, v.logits_adv, LABELS, 6.0)),
+])
+def test_baselines_are_their_loss_averaged(method, expected):
+    given = views()
+    loss, _ = evaluate(small_config(method), given)
+    np.testing.assert_allclose(loss, np.mean(expected(given)), rtol=1e-6)
+
+
+def test_loats_phases_follow_the_epoch():
+    given = views()
+    config = small_config("loat", loss__loat_last_epoch=5)
+    objective = jax.jit(partial(build_objective(config), given, LABELS))
+    by_epoch = {epoch: float(objective(build_hparams(config, epoch))[0]) for epoch in (1, 2, 4, 5, 9)}
+    mart = float(np.mean(losses.mart(given.logits, given.logits_adv, LABELS, 6.0)))
+    np.testing.assert_allclose([by_epoch[2], by_epoch[4]], mart, rtol=1e-6)
+    assert by_epoch[5] == by_epoch[9]
+    assert len({by_epoch[1], by_epoch[2], by_epoch[5]}) == 3

@@ -1,0 +1,237 @@
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from morel_jax.configuration import METHODS
+from morel_jax.training.assemble import build_hparams, build_parts
+from morel_jax.training.state import create_state
+from morel_jax.training.step import Batch, compile_train_epoch, empty_totals, train_epoch, train_step
+from tests.small import images_and_labels, small_config
+
+KEY = jax.random.key(7)
+
+
+def setup(config, count=8, size=8, channels=1, classes=4):
+    images, labels = images_and_labels(count, size, channels, classes)
+    parts = build_parts(config, classes)
+    hparams = build_hparams(config, epoch=1)
+    state = create_state(parts, jax.random.key(config.seed), images.shape[1:], hparams, config.ema_decay > 0)
+    return parts, hparams, state, Batch(jnp.asarray(images), jnp.asarray(labels), jnp.arange(count))
+
+
+def once(function, parts, **options):
+    """The function compiled, and an error should it ever be traced again."""
+    @chex.assert_max_traces(1)
+    def traced(*arguments):
+        return function(*arguments, parts=parts)
+
+    return jax.jit(traced, **options)
+
+
+def run(config, steps, cuts=(), epoch_images=24):
+    """`steps` steps by the loop, compiled once however it is cut at `cuts`."""
+    parts, hparams, state, batch = setup(config)
+    images, labels = images_and_labels(epoch_images, channels=1)
+    rows = np.arange(steps * 8, dtype=np.int32).reshape(steps, 8) % epoch_images
+    totals = empty_totals(state, hparams, batch, KEY, parts=parts)
+    loop = once(train_epoch, parts, donate_argnums=(0, 1))
+    for first, stop in zip((0, *cuts), (*cuts, steps), strict=True):
+        state, totals = loop(state, totals, hparams, images, labels, rows, rows, KEY, np.int32(first), np.int32(stop))
+    return state, totals
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_loss_falls_on_one_batch(method):
+    config = small_config(method, optimizer__learning_rate=0.05, data__crop_padding=0, data__flip=False,
+                          loss__loat_last_epoch=100)
+    parts, hparams, state, batch = setup(config)
+    step = jax.jit(partial(train_step, parts=parts))
+    found = []
+    for _ in range(25):
+        state, metrics = step(state, hparams, batch, KEY)
+        found.append(float(metrics["loss"]))
+    assert np.mean(found[-3:]) < 0.8 * found[0]
+    assert int(state.step) == 25
+
+
+def test_cuts_do_not_change_a_bit():
+    config = small_config()
+    whole_state, whole_totals = run(config, 6)
+    for cuts in ((1,), (2, 5), (1, 2, 3, 4, 5)):
+        state, totals = run(config, 6, cuts=cuts)
+        chex.assert_trees_all_equal(state, whole_state)
+        chex.assert_trees_all_equal(totals, whole_totals)
+
+
+def test_loop_equals_single_steps():
+    config = small_config()
+    parts, hparams, state, _ = setup(config)
+    images, labels = images_and_labels(24, channels=1)
+    looped, totals = run(config, 3)
+    step = jax.jit(partial(train_step, parts=parts))
+    losses = []
+    for i in range(3):
+        rows = jnp.arange(8 * i, 8 * i + 8)
+        state, metrics = step(state, hparams, Batch(images[rows], labels[rows], rows), KEY)
+        losses.append(metrics["loss"])
+    chex.assert_trees_all_close(looped.params, state.params, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(totals.sums["loss"], np.sum(losses), rtol=1e-5)
+    assert int(totals.count) == 3
+
+
+def test_swept_numbers_compile_once():
+    config = small_config("morel_loat")
+    parts, hparams, state, batch = setup(config)
+    step = once(train_step, parts)
+    first, _ = step(state, hparams, batch, KEY)
+    for name, leaf in vars(hparams).items():
+        if name == "attack":
+            changed = hparams.replace(attack=leaf.replace(epsilon=np.float32(0.2), step_size=np.float32(0.1)))
+        elif name == "loat_phase":
+            changed = hparams.replace(loat_phase=np.int32((leaf + 1) % 3))
+        elif name in ("ema_decay", "momentum", "label_smoothing"):
+            continue  # Without an average, in a first step, and in MOREL, these have nothing to act on.
+        else:
+            changed = hparams.replace(**{name: np.asarray(leaf * 0.5 + 0.1, np.float32)})
+        second, _ = step(state, changed, batch, KEY)
+        difference = jax.tree.map(lambda a, b: np.abs(np.asarray(a) - b).max(initial=0), first, second)
+        assert max(jax.tree.leaves(difference)) > 0, name
+
+
+def test_sgd_is_pytorchs_by_hand():
+    config = small_config("standard", data__crop_padding=0, data__flip=False, optimizer__weight_decay=0.01)
+    parts, hparams, state, batch = setup(config)
+    step = jax.jit(partial(train_step, parts=parts))
+
+    def gradient(state):
+        free = hparams.replace(weight_decay=np.float32(0), momentum=np.float32(0), learning_rate=np.float32(1))
+        moved, _ = step(state, free, batch, KEY)
+        return jax.tree.map(lambda a, b: a - b, state.params, moved.params)
+
+    first_gradient = gradient(state)
+    one, _ = step(state, hparams, batch, KEY)
+    buffer = jax.tree.map(lambda g, p: g + 0.01 * p, first_gradient, state.params)
+    chex.assert_trees_all_close(one.params, jax.tree.map(lambda p, b: p - 0.01 * b, state.params, buffer), atol=1e-6)
+    two, _ = step(one, hparams, batch, KEY)
+    buffer = jax.tree.map(lambda b, g, p: 0.9 * b + g + 0.01 * p, buffer, gradient(one), one.params)
+    chex.assert_trees_all_close(two.params, jax.tree.map(lambda p, b: p - 0.01 * b, one.params, buffer), atol=1e-6)
+
+
+def test_running_statistics_move_once_for_each_name():
+    def moved(moves):
+        parts, hparams, state, batch = setup(small_config("trades", batch_norm__moves=moves))
+        return jax.jit(partial(train_step, parts=parts))(state, hparams, batch, KEY)[0].batch_stats
+
+    start = setup(small_config("trades"))[2].batch_stats
+    natural, adversarial = moved(("natural",)), moved(("adversarial",))
+    batch = {name: jax.tree.map(lambda m, r: (m - 0.9 * r) / 0.1, stats, start)
+             for name, stats in (("natural", natural), ("adversarial", adversarial))}
+    expected = start
+    order = ("natural", "adversarial", "natural", "natural", "adversarial")
+    for name in order:
+        expected = jax.tree.map(lambda r, b: 0.9 * r + 0.1 * b, expected, batch[name])
+    chex.assert_trees_all_close(moved(order), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_average_of_weights():
+    config = small_config(ema_decay=0.75)
+    parts, hparams, state, batch = setup(config)
+    after, _ = jax.jit(partial(train_step, parts=parts))(state, hparams, batch, KEY)
+    expected = jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, state.params["classifier"], after.params["classifier"])
+    chex.assert_trees_all_close(after.inference_variables()["params"], expected, rtol=1e-6)
+    plain = setup(small_config())[2]
+    assert plain.average is None
+    chex.assert_trees_all_equal(plain.inference_variables()["params"], plain.params["classifier"])
+
+
+def test_inference_model_has_no_embedding_parameters():
+    state = setup(small_config("morel_trades"))[2]
+    assert set(state.params) == {"classifier", "embedding"}
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state.inference_variables())]
+    assert paths
+    assert not any("embedding" in path or "attention" in path for path in paths)
+    assert set(setup(small_config("trades"))[2].params) == {"classifier"}
+
+
+def test_attack_computes_no_kernel_gradient():
+    parts, hparams, state, batch = setup(small_config("trades"))
+    attack_only = jax.make_jaxpr(lambda x: hparams.attack(
+        lambda z: parts.model.apply({"params": state.params["classifier"], "batch_stats": state.batch_stats}, z).logits,
+        KEY, x, batch.labels))(jnp.zeros((8, 8, 8, 1)))
+    whole = jax.make_jaxpr(partial(train_step, parts=parts))(state, hparams, batch, KEY)
+    assert "conv_kernel_grad" not in str(attack_only)
+    assert "conv_input_grad" in str(attack_only)
+    assert "conv_kernel_grad" in str(whole)
+
+
+@pytest.mark.parametrize("batch_norm", ["running", "batch"])
+def test_batch_norm_mode_of_the_attack(batch_norm):
+    parts, hparams, state, batch = setup(small_config("pgd_at", attack__batch_norm=batch_norm))
+    # Running statistics far from any batch: only an attack that uses them is changed by them.
+    far = state.replace(batch_stats=jax.tree.map(lambda r: 30 * r + 3, state.batch_stats))
+    step = jax.jit(partial(train_step, parts=parts))
+    near_loss, far_loss = (float(step(s, hparams, batch, KEY)[1]["loss"]) for s in (state, far))
+    assert (near_loss == far_loss) == (batch_norm == "batch")
+
+
+def test_noise_depends_on_step_and_example_not_on_place():
+    parts, hparams, state, batch = setup(small_config("pgd_at", optimizer__learning_rate=0.0))
+    step = jax.jit(partial(train_step, parts=parts))
+    order = jnp.array([3, 0, 7, 5, 1, 2, 6, 4])
+    moved = Batch(batch.images[order], batch.labels[order], batch.index[order])
+    loss = float(step(state, hparams, batch, KEY)[1]["loss"])
+    np.testing.assert_allclose(step(state, hparams, moved, KEY)[1]["loss"], loss, rtol=1e-5)
+    other_step = state.replace(step=state.step + 1)
+    assert abs(float(step(other_step, hparams, batch, KEY)[1]["loss"]) - loss) > 1e-4
+
+
+def test_first_bad_step_is_named():
+    config = small_config(optimizer__learning_rate=1e30)
+    state, totals = run(config, 5)
+    assert not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+    parts, hparams, single, batch = setup(config)
+    images, labels = images_and_labels(24, channels=1)
+    step = jax.jit(partial(train_step, parts=parts))
+    for expected in range(5):
+        rows = jnp.arange(8 * expected, 8 * expected + 8) % 24
+        single, metrics = step(single, hparams, Batch(images[rows], labels[rows], rows), KEY)
+        if not (np.isfinite(metrics["loss"]) and all(np.isfinite(p).all() for p in jax.tree.leaves(single.params))):
+            break
+    assert int(totals.first_bad_step) == expected
+    assert int(run(small_config(), 2)[1].first_bad_step) == -1
+
+
+def test_state_is_donated():
+    parts, hparams, state, batch = setup(small_config())
+    totals = empty_totals(state, hparams, batch, KEY, parts=parts)
+    rows = jnp.arange(8)[None]
+    compile_train_epoch(parts)(state, totals, hparams, batch.images, batch.labels, rows, rows, KEY, 0, 1)
+    assert jax.tree.leaves(state.params)[0].is_deleted()
+
+
+def test_step_vmaps_over_hyper_parameters():
+    parts, hparams, state, batch = setup(small_config())
+    preferences = jnp.array([[0.1, 0.9], [0.5, 0.5], [0.9, 0.1]])
+    axes = jax.tree.map(lambda _: None, hparams).replace(preference=0)
+    step = partial(train_step, parts=parts)
+    together, _ = jax.jit(jax.vmap(step, in_axes=(None, axes, None, None)))(
+        state, hparams.replace(preference=preferences), batch, KEY)
+    for member, preference in enumerate(preferences):
+        alone, _ = jax.jit(step)(state, hparams.replace(preference=preference), batch, KEY)
+        chex.assert_trees_all_close(jax.tree.map(lambda leaf, m=member: leaf[m], together.params), alone.params,
+                                    rtol=1e-3, atol=1e-5)
+
+
+def test_bfloat16_keeps_parameters_and_statistics_in_float32():
+    parts, hparams, state, batch = setup(small_config(model__dtype="bfloat16"))
+    after, metrics = jax.jit(partial(train_step, parts=parts))(state, hparams, batch, KEY)
+    chex.assert_tree_all_finite(metrics)
+    for leaf in jax.tree.leaves((after.params, after.batch_stats, after.opt_state)):
+        assert leaf.dtype == jnp.float32
+    assert "bf16" in str(jax.make_jaxpr(partial(train_epoch, parts=parts))(
+        state, empty_totals(state, hparams, batch, KEY, parts=parts), hparams, batch.images, batch.labels,
+        jnp.arange(8)[None], jnp.arange(8)[None], KEY, 0, 1))
