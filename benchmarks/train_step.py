@@ -44,6 +44,8 @@ _IMAGES = 1024  # A small data set is enough to gather batches from.
 _LEARNING_RATE = 1e-3
 # Idle threads of one library spin for a while before they sleep; the next contender starts after that.
 _SETTLE_SECONDS = 0.3
+# Processors that the system's own background may use on a machine that is called quiet.
+_QUIET = 0.1
 
 
 def benchmark_config(method, model, batch_size, dtype="float32"):
@@ -80,7 +82,7 @@ class Contender:
         name: of the contender, without its options.
         options: dict of names, what tells it from others of its name: dtype, memory_format.
         run: number of steps -> None; returns when they are done.
-        finite: () -> bool, whether every loss so far was finite.
+        finite: () -> bool, whether the numbers still are; once they are not, they stay so.
     """
     name: str
     options: dict[str, str]
@@ -295,10 +297,12 @@ def compare(method, batch_size, steps, options, device):
         weights = next(iter(ours.values())).weights
         config = benchmark_config(method, options.model, batch_size)
         contenders += _torch_contenders(config, weights, device, data, rows, options.memory_formats, options.dtype)
+    others = _OtherPrograms()
     seconds = measure(contenders, options.rounds, steps, options.warmup_steps)
     return {"method": method, "batch_size": batch_size, "steps": steps,
             "compilation": {dtype: o.compilation for dtype, o in ours.items()},
-            "contenders": summarise(contenders, seconds, batch_size), "peak_bytes": _peak_bytes()}
+            "contenders": summarise(contenders, seconds, batch_size), "peak_bytes": _peak_bytes(),
+            "processors_used_by_others": others.used()}
 
 
 def sweep(method, steps_by_size, options):
@@ -313,10 +317,35 @@ def sweep(method, steps_by_size, options):
             epoch = dataclasses.replace(epoch, options=epoch.options | {"batch_size": str(batch_size)})
             contenders.append(epoch)
             points.append((batch_size, steps, dtype, ours, epoch))
+    others = _OtherPrograms()
     seconds = measure(contenders, options.rounds, {p[-1].label: p[1] for p in points}, options.warmup_steps)
+    used = others.used()
     return [{"method": method, "batch_size": batch_size, "steps": steps,
-             "compilation": {dtype: ours.compilation}, "contenders": summarise([epoch], seconds, batch_size)}
+             "compilation": {dtype: ours.compilation}, "contenders": summarise([epoch], seconds, batch_size),
+             "processors_used_by_others": used}
             for batch_size, steps, dtype, ours, epoch in points]
+
+
+class _OtherPrograms:
+    """How much of the machine other programs use from now on: a busy one slows PyTorch's OpenMP threads, which wait
+    for one another spinning, several times more than XLA's."""
+
+    def __init__(self):
+        self._began, self._before = time.perf_counter(), self._seconds()
+
+    @staticmethod
+    def _seconds():
+        stat = Path("/proc/stat")
+        if not stat.exists():
+            return None
+        user, nice, system, _, _, irq, softirq, steal = map(int, stat.read_text().split()[1:9])
+        return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK") - time.process_time()
+
+    def used(self):
+        """Processors that others kept busy since, on average; None where the system does not tell."""
+        if self._before is None:
+            return None
+        return (self._seconds() - self._before) / (time.perf_counter() - self._began)
 
 
 def _rows(options, count, steps, batch_size):
@@ -485,6 +514,9 @@ def main(argv=None):
         report["load_average_after"] = os.getloadavg()
         output.write_text(json.dumps(report, indent=1) + "\n")
     print(table(report["results"]))
+    busiest = max(result["processors_used_by_others"] or 0.0 for result in report["results"])
+    if busiest > _QUIET:
+        print(f"NOT QUIET: other programs used {busiest:.1f} processors; these numbers say little.")
     if why_not:
         print(f"PyTorch was not compared: {why_not}")
     print(f"\n{output}")

@@ -1,0 +1,272 @@
+"""The contenders of ``benchmarks.train_step`` do equal work: the same adversarial images, the same update."""
+import json
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import struct
+
+from benchmarks import train_step as benchmark
+from morel_jax.attacks import PGD
+from morel_jax.interop.torch import export_state_dict
+from morel_jax.training.assemble import build_hparams, build_parts
+from morel_jax.training.state import create_state
+from morel_jax.training.step import Batch, train_step
+
+N, CLASSES, MODEL = 6, 10, "resnet8"
+METHODS = ("trades", "mart", "morel_trades", "morel_mart")
+STEPS = ("RedundantStep", "LeanStep")
+FORMATS = ("contiguous", "channels_last")
+
+
+@struct.dataclass
+class GivenImages:
+    """An attack that was made elsewhere."""
+    images: Any
+
+    def __call__(self, logits_fn, key, x, y):
+        return self.images
+
+
+@struct.dataclass
+class FromPoint:
+    """PGD from a start that was drawn elsewhere: its own start is the clean image, plus no noise of ours."""
+    attack: PGD
+    start: Any
+
+    def __call__(self, logits_fn, key, x, y):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("morel_jax.attacks.linf.start_point", lambda *_: self.start)
+            return self.attack(logits_fn, key, x, y)
+
+
+def config_of(method, num_steps):
+    config = benchmark.benchmark_config(method, MODEL, N)
+    # Large enough that a wrong gradient shows in the weights.
+    config.optimizer.learning_rate = 0.1
+    config.attack.num_steps = num_steps
+    config.data.crop_padding = 0
+    config.data.flip = False
+    # At its published size the contrastive term would be lost in rounding.
+    config.morel.contrastive_weight = 0.1
+    return config
+
+
+def initial(config):
+    """(parts, hparams, state) with running statistics as after some training."""
+    parts, hparams = build_parts(config, CLASSES), build_hparams(config, epoch=1)
+    state = jax.jit(lambda key: create_state(parts, key, (32, 32, 3), hparams, average=False))(jax.random.key(3))
+    moved = jax.jit(partial(parts.model.apply, train=True, mutable=["batch_stats"]))(
+        state.inference_variables(), jnp.asarray(images_of(5)))[1]["batch_stats"]
+    return parts, hparams, state.replace(batch_stats=moved)
+
+
+def images_of(seed):
+    """float32[N, 32, 32, 3]: smooth in place, so that a network tells them apart, and exactly k / 255."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (N, 4, 4, 3)).repeat(8, 1).repeat(8, 2)
+    return ((coarse + rng.integers(0, 256, (N, 32, 32, 3))) // 2).astype(np.float32) / np.float32(255)
+
+
+def batch_of(seed):
+    labels = np.array([0, 1, 1, 2, 0, 7], np.int32)  # 2 and 7 have no positive.
+    return Batch(np.round(images_of(seed) * 255).astype(np.uint8), labels, np.arange(N, dtype=np.int32))
+
+
+def nchw(torch, images):
+    return torch.tensor(np.asarray(images).transpose(0, 3, 1, 2).copy())
+
+
+def torch_step(config, state, kind, memory_format):
+    from benchmarks import torch_steps
+
+    weights = jax.tree.map(np.asarray, state.inference_variables())
+    embedding = jax.tree.map(np.asarray, state.params.get("embedding"))
+    return getattr(torch_steps, kind)(config, CLASSES, export_state_dict(weights, MODEL), embedding,
+                                      memory_format=memory_format)
+
+
+def state_dict_of(step):
+    """The PyTorch network's tensors as numpy arrays, without counters."""
+    return {name: value.detach().numpy() for name, value in step.network.state_dict().items()
+            if not name.endswith("num_batches_tracked")}
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("method", METHODS)
+def test_same_update(method):
+    """Two steps from given adversarial images: weights, momentum, weight decay and running statistics agree."""
+    torch = pytest.importorskip("torch")
+    config = config_of(method, num_steps=0)
+    parts, hparams, first = initial(config)
+    adversarial = [np.clip(images_of(i) + np.random.default_rng(9).uniform(-.031, .031, (N, 32, 32, 3)), 0, 1)
+                   .astype(np.float32) for i in range(2)]
+    compiled, state = jax.jit(partial(train_step, parts=parts)), first
+    losses = []
+    for i in range(2):
+        state, metrics = compiled(state, hparams.replace(attack=GivenImages(adversarial[i])), batch_of(i),
+                                  jax.random.key(0))
+        losses.append(float(metrics["loss"]))
+    before, ours = (export_state_dict(s.inference_variables(), MODEL) for s in (first, state))
+    for kind in STEPS:
+        for memory_format in FORMATS:
+            step = torch_step(config, first, kind, memory_format)
+            for i in range(2):
+                loss = step.update(nchw(torch, images_of(i)), torch.tensor(batch_of(i).labels).long(),
+                                   nchw(torch, adversarial[i]))
+                np.testing.assert_allclose(float(loss), losses[i], rtol=2e-5)
+            theirs = state_dict_of(step)
+            assert theirs.keys() == {name for name in ours if not name.endswith("num_batches_tracked")}
+            for name, value in theirs.items():
+                moved = np.abs(ours[name] - before[name]).max()
+                assert moved > 0
+                np.testing.assert_allclose(value, ours[name], atol=1e-3 * moved + 1e-6, rtol=1e-5, err_msg=name)
+            if step.embedding is not None:
+                check_embedding(step.embedding, first.params["embedding"], state.params["embedding"])
+
+
+def check_embedding(module, before, ours):
+    for name in ("projection", "qkv", "out", "norm"):
+        layer = getattr(module, name)
+        weight = np.asarray(ours[name]["scale"] if name == "norm" else ours[name]["kernel"].T)
+        start = np.asarray(before[name]["scale"] if name == "norm" else before[name]["kernel"].T)
+        moved = np.abs(weight - start).max()
+        assert moved > 0
+        np.testing.assert_allclose(layer.weight.detach().numpy(), weight, atol=1e-3 * moved + 1e-6, err_msg=name)
+        np.testing.assert_allclose(layer.bias.detach().numpy(), np.asarray(ours[name]["bias"]), atol=1e-6,
+                                   err_msg=name)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("method", ["trades", "mart"])
+def test_same_attack_and_step(method):
+    """PGD-10 from the same start: nearly every pixel agrees (a gradient near 0 has no certain sign), and the step."""
+    torch = pytest.importorskip("torch")
+    config = config_of(method, num_steps=10)
+    parts, hparams, first = initial(config)
+    x, batch = images_of(0), batch_of(0)
+    start = (x + np.random.default_rng(4).normal(size=x.shape) * 0.001).astype(np.float32).clip(0, 1)
+    variables = first.inference_variables()
+    ours = np.asarray(jax.jit(lambda attack: attack(
+        lambda images: parts.model.apply(variables, images).logits, jax.random.key(0), x, batch.labels))(
+            FromPoint(hparams.attack, start)))
+    assert np.mean(np.abs(ours - x) > 0.02) > 0.3  # It went somewhere.
+    whole, _ = jax.jit(partial(train_step, parts=parts))(
+        first, hparams.replace(attack=FromPoint(hparams.attack, start)), batch, jax.random.key(0))
+    before, trained = (export_state_dict(s.inference_variables(), MODEL) for s in (first, whole))
+    for kind in STEPS:
+        step = torch_step(config, first, kind, "contiguous")
+        labels = torch.tensor(batch.labels).long()
+        theirs = step.attack(nchw(torch, x), labels, nchw(torch, start)).detach().numpy().transpose(0, 2, 3, 1)
+        assert np.abs(theirs - x).max() <= 0.031 + 1e-6
+        assert np.mean(np.abs(theirs - ours) < 1e-6) > 0.98
+        step.update(nchw(torch, x), labels, nchw(torch, start))
+        for name, value in state_dict_of(step).items():
+            # The few pixels that differ are felt a little everywhere.
+            moved = np.abs(trained[name] - before[name]).max()
+            np.testing.assert_allclose(value, trained[name], atol=0.05 * moved + 1e-6, err_msg=name)
+
+
+@pytest.mark.parity
+def test_redundant_passes():
+    """The forward passes in training mode are the documented ones, in their order."""
+    torch = pytest.importorskip("torch")
+    for method in METHODS:
+        config = config_of(method, num_steps=2)
+        _, _, state = initial(config)
+        for kind, expected in (("RedundantStep", tuple(config.batch_norm.moves)),
+                               ("LeanStep", ("natural", "adversarial"))):
+            step = torch_step(config, state, kind, "contiguous")
+            x, seen, attacked = nchw(torch, images_of(0)), [], []
+            step.network.register_forward_pre_hook(
+                lambda module, inputs, x=x, seen=seen, attacked=attacked: (seen if module.training else attacked).append(
+                    "natural" if torch.equal(inputs[0], x) else "adversarial"))
+            step.update(x, torch.tensor(batch_of(0).labels).long())
+            assert tuple(seen) == expected
+            assert attacked == ["natural"] * method.endswith("trades") + ["adversarial"] * 2
+            assert all(p.requires_grad for p in step.network.parameters())
+
+
+@pytest.mark.parity
+def test_augment_crops_and_flips():
+    """Each result is a crop of the padded image, perhaps mirrored; every offset comes up."""
+    torch = pytest.importorskip("torch")
+    from benchmarks import torch_steps
+
+    torch.manual_seed(0)
+    image = np.random.default_rng(0).integers(1, 256, (5, 5, 3), np.uint8)
+    padded = np.pad(image, ((1, 1), (1, 1), (0, 0))).astype(np.float32) / 255
+    crops = {(r, c, f): padded[r:r + 5, c:c + 5][:, ::-1 if f else 1] for r in range(3) for c in range(3)
+             for f in (False, True)}
+    found = torch_steps.augment(torch.tensor(np.repeat(image[None], 300, 0)), 1, True).numpy().transpose(0, 2, 3, 1)
+    which = [[k for k, crop in crops.items() if np.allclose(crop, result)] for result in found]
+    assert all(len(k) == 1 for k in which)
+    assert {k[0] for k in which} == set(crops)
+
+
+def test_unknown_network():
+    """A network without a PyTorch counterpart is an error that names those that have one."""
+    pytest.importorskip("torch")
+    from benchmarks import torch_steps
+
+    with pytest.raises(ValueError, match="resnet18.*got 'resnet50'"):
+        torch_steps.ResNet("resnet50", 10)
+
+
+def test_measure_rotates_and_counts():
+    """Every contender warms up, then runs once a round; each round starts one further."""
+    calls = []
+    contenders = [benchmark.Contender(name, {}, lambda steps, name=name: calls.append((name, steps)), lambda: True)
+                  for name in "abc"]
+    seconds = benchmark.measure(contenders, rounds=4, steps={"a": 2, "b": 3, "c": 4}, warmup_steps=7, settle=0.0)
+    assert calls[:3] == [("a", 7), ("b", 7), ("c", 7)]
+    assert "".join(name for name, _ in calls[3:]) == "abc" "bca" "cab" "abc"
+    assert dict(calls[3:]) == {"a": 2, "b": 3, "c": 4}
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 4, "b": 4, "c": 4}
+
+
+def test_summary_compares_within_rounds():
+    """Ratios are medians of rounds' ratios, against the format with the lower median and the same compute type."""
+    def contender(name, **options):
+        return benchmark.Contender(name, options, None, lambda: True)
+
+    ours = contender("ours, epoch", dtype="float32")
+    slow, fast = (contender("torch lean", dtype="float32", memory_format=f) for f in FORMATS)
+    narrow = contender("torch lean", dtype="bfloat16", memory_format="contiguous")
+    seconds = {ours.label: [1.0, 2.0, 4.0], slow.label: [9.0, 9.0, 9.0], fast.label: [3.0, 4.0, 4.0],
+               narrow.label: [1.0, 1.0, 1.0]}
+    found = benchmark.summarise([ours, slow, fast, narrow], seconds, batch_size=8)[ours.label]
+    assert found["images_per_second"] == 4.0
+    assert found["to_redundant"] is None
+    assert found["to_lean"] == {"median": 2.0, "min": 1.0, "max": 3.0, "rounds": [3.0, 2.0, 1.0]}
+
+
+@pytest.mark.parametrize(("argument", "message"), [
+    ("--methods=loat", "some of trades,mart"), ("--batch_sizes=0", "at least 1"), ("--steps=1,2,3", "each of 2"),
+    ("--rounds=0", "--rounds must be at least 1")])
+def test_command_line_errors(argument, message, capsys):
+    """A wrong option is one line, and status 2."""
+    with pytest.raises(SystemExit, match="2"):
+        benchmark.parse_arguments([argument])
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_sweep_writes_what_it_measured(tmp_path, capsys):
+    """The sweep runs ours alone, at every size."""
+    output = tmp_path / "sweep.json"
+    benchmark.main(["--sweep_batch_sizes=2,3", "--model=resnet8", "--methods=mart", "--rounds=1", "--steps=1",
+                    f"--output={output}"])
+    report = json.loads(output.read_text())
+    assert [result["batch_size"] for result in report["results"]] == [2, 3]
+    for result in report["results"]:
+        (contender,) = result["contenders"].values()
+        assert contender["name"] == "ours, epoch"
+        assert contender["finite"]
+        assert len(contender["seconds"]) == 1
+        assert result["compilation"]["float32"]["bytes"]["temp"] > 0
+    assert report["environment"]["packages"]["jax"] == jax.__version__
+    assert "ours, epoch" in capsys.readouterr().out
