@@ -62,6 +62,8 @@ def conv(x, w, strides=(1, 1), padding=((0, 0), (0, 0)), precision=None):
         raise ValueError(f"conv strides must be two positive integers; got {strides}.")
     if len(padding) != 2:
         raise ValueError(f"conv padding must be ((top, bottom), (left, right)); got {padding}.")
+    if x.ndim != 4 or w.ndim != 4:
+        raise ValueError(f"conv operands must both have four axes; got shapes {x.shape} and {w.shape}.")
     x, w = _vary_alike(x, w)
     return forward_p.bind(x, w, strides=strides, padding=padding, precision=precision)
 
@@ -74,7 +76,7 @@ def _vary_alike(*operands):
             for a, own in zip(operands, varying, strict=True)]
 
 
-# Shapes and checks. `grouped` operands have one more leading axis.
+# Shapes and checks. Operands with groups have one more leading axis.
 
 
 def _out_size(size, taps, stride, pads):
@@ -106,13 +108,11 @@ def _kernel_gradient_shape(x, g, *, strides, padding, kernel_size):
 
 def _abstract(shape_rule, a, b, *, precision, **params):
     del precision
-    if a.ndim != b.ndim or a.ndim not in (4, 5):
-        raise ValueError(f"conv operands must both have four axes; got shapes {a.shape} and {b.shape}.")
     if a.dtype != b.dtype or not jnp.issubdtype(a.dtype, jnp.floating):
         raise ValueError(f"conv operands must share one floating dtype; got {a.dtype} and {b.dtype}.")
     groups = a.shape[:-4]
-    if groups != b.shape[:-4]:
-        raise ValueError(f"conv operands must have as many groups; got shapes {a.shape} and {b.shape}.")
+    if groups != b.shape[:-4] or len(groups) > 1:
+        raise ValueError(f"conv operands must have the same groups; got shapes {a.shape} and {b.shape}.")
     return a.update(shape=groups + shape_rule(a.shape[-4:], b.shape[-4:], **params), weak_type=False)
 
 

@@ -33,7 +33,7 @@ class GivenImages:
 
 @struct.dataclass
 class FromPoint:
-    """PGD from a start that was drawn elsewhere: its own start is the clean image, plus no noise of ours."""
+    """PGD from a start that was drawn elsewhere."""
     attack: PGD
     start: Any
 
@@ -45,8 +45,9 @@ class FromPoint:
 
 def config_of(method, num_steps):
     config = benchmark.benchmark_config(method, MODEL, N)
-    # Large enough that a wrong gradient shows in the weights.
-    config.optimizer.learning_rate = 0.1
+    # Gentle, as steps apart by rounding drift apart; but a weight decay that shows.
+    config.optimizer.learning_rate = 0.01
+    config.optimizer.weight_decay = 0.05
     config.attack.num_steps = num_steps
     config.data.crop_padding = 0
     config.data.flip = False
@@ -121,34 +122,44 @@ def test_same_update(method):
             theirs = state_dict_of(step)
             assert theirs.keys() == {name for name in ours if not name.endswith("num_batches_tracked")}
             for name, value in theirs.items():
-                moved = np.abs(ours[name] - before[name]).max()
-                assert moved > 0
-                np.testing.assert_allclose(value, ours[name], atol=1e-3 * moved + 1e-6, rtol=1e-5, err_msg=name)
+                check_moved_alike(value, ours[name], before[name], 5e-3, name)
             if step.embedding is not None:
-                check_embedding(step.embedding, first.params["embedding"], state.params["embedding"])
+                embeddings = [s.params["embedding"] for s in (state, first)]
+                for layer, ours_layer, before_layer in leaves_of(step.embedding, *embeddings):
+                    check_moved_alike(layer.detach().numpy(), ours_layer, before_layer, 5e-3, "embedding")
 
 
-def check_embedding(module, before, ours):
+def check_moved_alike(theirs, ours, before, tolerance, name):
+    """Both ended in the same place, the distance measured by how far ours went from where both began."""
+    moved = np.linalg.norm(ours - before)
+    assert moved > 0, name
+    apart = np.linalg.norm(theirs - ours)
+    # A bias that began at zero, of a part whose gradient is nearly zero, has moved by rounding errors alone.
+    assert apart < max(tolerance * moved, 1e-6), (name, apart, moved)
+
+
+def leaves_of(module, *embeddings):
+    """PyTorch's parameter beside ours in its layout, for each layer of the embedding space."""
     for name in ("projection", "qkv", "out", "norm"):
-        layer = getattr(module, name)
-        weight = np.asarray(ours[name]["scale"] if name == "norm" else ours[name]["kernel"].T)
-        start = np.asarray(before[name]["scale"] if name == "norm" else before[name]["kernel"].T)
-        moved = np.abs(weight - start).max()
-        assert moved > 0
-        np.testing.assert_allclose(layer.weight.detach().numpy(), weight, atol=1e-3 * moved + 1e-6, err_msg=name)
-        np.testing.assert_allclose(layer.bias.detach().numpy(), np.asarray(ours[name]["bias"]), atol=1e-6,
-                                   err_msg=name)
+        kernel = "scale" if name == "norm" else "kernel"
+        yield getattr(module, name).weight, *(np.asarray(e[name][kernel]).T for e in embeddings)
+        yield getattr(module, name).bias, *(np.asarray(e[name]["bias"]) for e in embeddings)
 
 
 @pytest.mark.parity
 @pytest.mark.parametrize("method", ["trades", "mart"])
 def test_same_attack_and_step(method):
-    """PGD-10 from the same start: nearly every pixel agrees (a gradient near 0 has no certain sign), and the step."""
+    """PGD from the same start: nearly every pixel agrees, and the step with it does.
+
+    A gradient near 0 has no certain sign, and what one pixel does moves others' gradients: hence three steps, not
+    ten (where float32 and float64 in PyTorch are apart in one pixel of ten). KL's gradients are all near 0 close to
+    the clean image: hence a start further from it.
+    """
     torch = pytest.importorskip("torch")
-    config = config_of(method, num_steps=10)
+    config = config_of(method, num_steps=3)
     parts, hparams, first = initial(config)
     x, batch = images_of(0), batch_of(0)
-    start = (x + np.random.default_rng(4).normal(size=x.shape) * 0.001).astype(np.float32).clip(0, 1)
+    start = (x + np.random.default_rng(4).uniform(-0.03, 0.03, x.shape)).astype(np.float32).clip(0, 1)
     variables = first.inference_variables()
     ours = np.asarray(jax.jit(lambda attack: attack(
         lambda images: parts.model.apply(variables, images).logits, jax.random.key(0), x, batch.labels))(
@@ -162,12 +173,11 @@ def test_same_attack_and_step(method):
         labels = torch.tensor(batch.labels).long()
         theirs = step.attack(nchw(torch, x), labels, nchw(torch, start)).detach().numpy().transpose(0, 2, 3, 1)
         assert np.abs(theirs - x).max() <= 0.031 + 1e-6
-        assert np.mean(np.abs(theirs - ours) < 1e-6) > 0.98
+        assert np.mean(np.abs(theirs - ours) < 1e-6) > 0.99
         step.update(nchw(torch, x), labels, nchw(torch, start))
         for name, value in state_dict_of(step).items():
             # The few pixels that differ are felt a little everywhere.
-            moved = np.abs(trained[name] - before[name]).max()
-            np.testing.assert_allclose(value, trained[name], atol=0.05 * moved + 1e-6, err_msg=name)
+            check_moved_alike(value, trained[name], before[name], 0.05, name)
 
 
 @pytest.mark.parity
@@ -182,8 +192,9 @@ def test_redundant_passes():
             step = torch_step(config, state, kind, "contiguous")
             x, seen, attacked = nchw(torch, images_of(0)), [], []
             step.network.register_forward_pre_hook(
-                lambda module, inputs, x=x, seen=seen, attacked=attacked: (seen if module.training else attacked).append(
-                    "natural" if torch.equal(inputs[0], x) else "adversarial"))
+                lambda module, inputs, x=x, seen=seen, attacked=attacked: (
+                    seen if module.training else attacked).append(
+                        "natural" if torch.equal(inputs[0], x) else "adversarial"))
             step.update(x, torch.tensor(batch_of(0).labels).long())
             assert tuple(seen) == expected
             assert attacked == ["natural"] * method.endswith("trades") + ["adversarial"] * 2
@@ -212,7 +223,7 @@ def test_unknown_network():
     pytest.importorskip("torch")
     from benchmarks import torch_steps
 
-    with pytest.raises(ValueError, match="resnet18.*got 'resnet50'"):
+    with pytest.raises(ValueError, match=r"resnet18.*got 'resnet50'"):
         torch_steps.ResNet("resnet50", 10)
 
 

@@ -1,0 +1,34 @@
+import numpy as np
+
+from morel_jax.evaluation import figures
+
+
+def test_adversarial_examples_are_told_from_predictions():
+    figure = figures.new_figure(4, 4)
+    images = np.zeros((2, 4, 4, 1))
+    x_adv = images + 0.1
+    figures.adversarial_examples(figure, images, np.array([0, 1]), {"net": (x_adv, np.array([0, 2]))}, 0.1,
+                                 ("cat", "dog", "fish"))
+    titles = [axis.get_title() for axis in figure.axes]
+    assert titles == ["cat", "dog", "", "", "cat", "fish"]
+    colours = [axis.title.get_color() for axis in figure.axes[-2:]]
+    assert colours[0] != colours[1]
+    # A perturbation of epsilon is white.
+    assert figure.axes[2].images[0].get_array().min() == 1
+
+
+def test_colour_images_are_drawn_in_colour():
+    figure = figures.new_figure(4, 4)
+    images = np.random.default_rng(0).random((1, 4, 4, 3))
+    figures.adversarial_examples(figure, images, np.array([0]), {}, 0.1, ("cat",))
+    np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), images[0])
+
+
+def test_curves_show_judged_epochs_in_percent():
+    figure = figures.new_figure(6, 2)
+    history = [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0, "clean_accuracy": 0.5, "robust_accuracy": 0.25}]
+    figures.training_curves(figure, {"run": history})
+    loss, clean, robust = (axis.lines[0].get_xydata().tolist() for axis in figure.axes)
+    assert loss == [[1, 2.0], [2, 1.0]]
+    assert clean == [[2, 50.0]]
+    assert robust == [[2, 25.0]]

@@ -1,0 +1,62 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from morel_jax import data
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def train(*arguments, **environment):
+    return subprocess.run([sys.executable, "-m", "morel_jax.train", *arguments], cwd=ROOT, text=True,
+                          capture_output=True, env=os.environ | environment)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--config=configs/quickstart.py", "--config.batch_size=0"], "error: config.batch_size must be at least 1; got 0."),
+    (["--config=configs/quickstart.py", "--config.morel.augmentation=0.5"], "error: config.morel.preference[0] must be"),
+    (["--config=configs/quickstart.py", "--config.data.name=imagenette"], "imagenette"),
+])
+def test_a_wrong_config_is_one_line(tmp_path, arguments, message):
+    outcome = train(*arguments, f"--workdir={tmp_path}/run")
+    assert outcome.returncode == 2
+    assert message in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--config=configs/quickstart.py"], "--workdir"),
+    (["--config=configs/quickstart.py", "--workdir=x", "extra"], "extra"),
+    (["--config=configs/quickstart.py:resnet18,sgd", "--workdir=x"], "config.method must be one of"),
+    (["--config=configs/quickstart.py", "--workdir=x", "--config.batchsize=1"], "batch_size"),
+])
+def test_wrong_flags(arguments, message):
+    outcome = train(*arguments)
+    assert outcome.returncode != 0
+    assert message in outcome.stderr + outcome.stdout
+
+
+def test_offline_and_without_data(tmp_path):
+    outcome = train("--config=configs/cifar10.py", f"--workdir={tmp_path}/run", f"--config.data.cache_dir={tmp_path}",
+                    f"--config.data.archive_dir={tmp_path}")
+    assert outcome.returncode == 2
+    assert "cifar-10-binary.tar.gz" in outcome.stderr
+    assert "http" in outcome.stderr
+    assert "archive_dir" in outcome.stderr
+
+
+@pytest.mark.slow
+def test_command_trains_on_the_embedded_images(tmp_path):
+    arguments = ["--config=configs/quickstart.py", "--config.epochs=1", "--config.batch_size=500",
+                 "--config.attack.num_steps=1", "--config.validation.examples=100", f"--workdir={tmp_path}"]
+    outcome = train(*arguments)
+    assert outcome.returncode == 0, outcome.stderr
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line)["step"] == len(data.load("fashion_mnist_small").train.labels) // 500
+    assert "done" in train(*arguments).stderr
+    refused = train(*arguments, "--config.seed=5")
+    assert refused.returncode == 2
+    assert "config.seed: 0 there, 5 given" in refused.stderr
