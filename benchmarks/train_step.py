@@ -457,7 +457,7 @@ def parse_arguments(argv):
         default=("contiguous", "channels_last"), help="of the PyTorch steps")
     add("--threads", type=int, default=0, help="processors that both libraries may use; 0: as they come")
     add("--seed", type=int, default=0)
-    add("--output", type=Path, default=None, help="default: benchmarks/results/train_step_<device>.json")
+    add("--output", type=Path, default=None, help="default: benchmarks/results/train_step_[sweep_]<device>.json")
     options = parser.parse_args(argv)
     sizes = options.sweep_batch_sizes or options.batch_sizes
     if len(options.steps) not in (1, len(sizes)):
@@ -476,15 +476,16 @@ def _limit_threads(count):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
 
 
-def _settle_torch(options):
+def _settle_torch(options, device):
     import torch
 
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
-    # XLA's defaults on a GPU: TF32 for float32 products and convolutions, kernels chosen by trying.
-    torch.set_float32_matmul_precision("high")
-    torch.backends.cudnn.benchmark = True
+    if device.type == "cuda":
+        # XLA's defaults on a GPU: TF32 for float32 products and convolutions, kernels chosen by trying.
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True
 
 
 def main(argv=None):
@@ -496,12 +497,13 @@ def main(argv=None):
     jax.config.update("jax_enable_compilation_cache", False)
     device, why_not = (None, "only ours is swept.") if options.sweep_batch_sizes else _torch_device()
     if device is not None:
-        _settle_torch(options)
+        _settle_torch(options, device)
     report: dict[str, Any] = {"environment": environment(), "torch_not_compared": why_not, "results": [],
                               "options": {name: str(value) if isinstance(value, Path) else value
                                           for name, value in vars(options).items()}}
-    output = options.output or (Path(__file__).parent / "results" /
-                                f"train_step_{jax.devices()[0].device_kind.lower().replace(' ', '_')}.json")
+    kind = jax.devices()[0].device_kind.lower().replace(" ", "_")
+    name = f"train_step_{'sweep_' if options.sweep_batch_sizes else ''}{kind}.json"
+    output = options.output or Path(__file__).parent / "results" / name
     output.parent.mkdir(parents=True, exist_ok=True)
     for method in options.methods:
         if options.sweep_batch_sizes:
