@@ -232,18 +232,24 @@ class _Step:
         if start is None:
             start = x + 0.001 * torch.randn_like(x)
         x_adv = torch.clamp(start.contiguous(memory_format=self.memory_format), low, high)
-        if attack.loss == "kl":
-            with torch.no_grad():
-                p = F.softmax(self.forward(x)[1], -1)
+        p = None
         for _ in range(attack.num_steps):
             logits = self.forward(x_adv.requires_grad_())[1]
             if attack.loss == "kl":
+                p = self._clean_probabilities(x, p)
                 climbed = F.kl_div(F.log_softmax(logits, -1), p, reduction="sum")
             else:
                 climbed = F.cross_entropy(logits, labels, reduction="sum")
             gradient, = torch.autograd.grad(climbed, [x_adv])
             x_adv = torch.clamp(x_adv.detach() + attack.step_size * gradient.sign(), low, high)
         return x_adv
+
+    def _clean_probabilities(self, x, earlier):
+        """What TRADES's attack compares with; ``earlier`` is what its last step had, or None."""
+        if earlier is not None:
+            return earlier
+        with torch.no_grad():
+            return F.softmax(self.forward(x)[1], -1)
 
     def _join(self, classification, features, features_adv, labels):
         """MOREL's conic scalarisation, where there is an embedding space."""
@@ -267,9 +273,13 @@ class RedundantStep(_Step):
     (TRADES) or natural, adversarial, natural, adversarial (MART), each moving the running statistics. The first
     two give MOREL's features; a baseline has no use for theirs, so they cost it no backward pass. In TRADES the
     third gives the cross-entropy, the last two the divergence. In the attack, parameters require gradients, so
-    autograd records and keeps what those would need.
+    autograd records and keeps what those would need; and each step computes TRADES's clean probabilities again,
+    as TRADES's published code does.
     """
     grouped_attention = True
+
+    def _clean_probabilities(self, x, earlier):
+        return F.softmax(self.forward(x)[1], -1)
 
     def _loss(self, x, x_adv, labels):
         features, features_adv = self.forward(x)[0], self.forward(x_adv)[0]

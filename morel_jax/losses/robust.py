@@ -21,15 +21,16 @@ from morel_jax.losses.classification import (
 LOAT_FIRST, LOAT_MIDDLE, LOAT_LAST = 0, 1, 2
 
 
-def pgd_at(logits, logits_adv, labels):
+def pgd_at(logits, logits_adv, labels, label_smoothing=0.0):
     """Adversarial training of Madry et al.: the cross-entropy of the adversarial outputs.
 
         l_i = CE(z'_i, y_i)
 
     Args:
-        logits: float[n, c], natural; unused beyond its shape, so that all robust losses are called alike.
+        logits: float[n, c], natural, or None; unused beyond its shape, so that all robust losses are called alike.
         logits_adv: float[n, c], adversarial.
         labels: int[n], in 0 .. c - 1.
+        label_smoothing: as in `cross_entropy`; may be traced.
 
     Returns:
         float[n], in nats.
@@ -39,8 +40,9 @@ def pgd_at(logits, logits_adv, labels):
 
     Reference: Eq. 1, Hotegni and Peitz, arXiv:2410.01697; Madry et al., arXiv:1706.06083.
     """
-    check_pair("logits", logits, "logits_adv", logits_adv)
-    return cross_entropy(logits_adv, labels)
+    if logits is not None:
+        check_pair("logits", logits, "logits_adv", logits_adv)
+    return cross_entropy(logits_adv, labels, label_smoothing)
 
 
 def trades(logits, logits_adv, labels, beta=6.0):

@@ -10,8 +10,9 @@ transposition, take the place of ``lax.conv_general_dilated``:
     kernel gradient  DW(x, g)                                                       -> shaped like w
 
 Transposed, F gives DX and DW, DX gives F and DW, and DW gives DX and F. How each is computed is decided when
-the program is lowered, not when it is traced: on CPU as an ordinary convolution in the fast layout, on every
-other platform by JAX's own rules (cuDNN knows its own gradients).
+the program is lowered, not when it is traced: on CPU by Winograd's algorithm where that suits, and else as an
+ordinary convolution in the fast layout and, for the kernel gradient, one matrix product; on every other platform
+by JAX's own rules (cuDNN knows its own gradients).
 
 Each primitive also takes operands with one more leading axis, of independent convolutions. ``vmap`` needs it
 only where both operands are batched (a population of models, gradients of single examples); where one is, its
@@ -28,6 +29,7 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from morel_jax.models import winograd
 from morel_jax.models.linear import uniform_fan_in
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -133,7 +135,7 @@ def _kernel_gradient(x, g, *, kernel_size, **params):
     return jax.linear_transpose(lambda w: _forward(x, w, **params), w)(g)[0]
 
 
-# The same three in the layout that is fast on CPU.
+# The same three in the forms that are fast on CPU.
 
 
 def _canonical(x, w, strides, padding, precision, **dilations):
@@ -143,29 +145,54 @@ def _canonical(x, w, strides, padding, precision, **dilations):
     return out.astype(x.dtype)
 
 
+def _turned(w):
+    """The kernel with rows, columns and channels reversed or swapped, as a concatenation of its taps.
+
+    XLA moves a concatenation of parameters out of a loop, but never a reversal or a transposition alone: an attack
+    would turn every kernel anew in each of its steps.
+    """
+    w = w.swapaxes(2, 3)
+    rows = [jnp.concatenate([w[i:i + 1, j:j + 1] for j in reversed(range(w.shape[1]))], axis=1)
+            for i in reversed(range(w.shape[0]))]
+    return jnp.concatenate(rows, axis=0)
+
+
+def _wide(function, a, b, *arguments):
+    """``function`` in float32 at least, the result in the operands' type."""
+    wide = jnp.promote_types(a.dtype, jnp.float32)
+    return function(a.astype(wide), b.astype(wide), *arguments).astype(a.dtype)
+
+
 def _canonical_forward(x, w, *, strides, padding, precision):
+    if winograd.suits(w.shape[:2], strides, *w.shape[2:]):
+        return _wide(winograd.forward, x, w, padding)
     return _canonical(x, w, strides, padding, precision)
 
 
 def _canonical_input_gradient(g, w, *, strides, padding, precision, input_size):
+    if winograd.suits(w.shape[:2], strides, *w.shape[2:]):
+        return _wide(winograd.input_gradient, g, w, padding, input_size)
     pads = []
     for i in (0, 1):
         low = w.shape[i] - 1 - padding[i][0]
         dilated = (g.shape[1 + i] - 1) * strides[i] + 1
         # Rows that a stride left over at the end get a gradient of zero, hence not simply `low` again.
         pads.append((low, input_size[i] + w.shape[i] - 1 - dilated - low))
-    return _canonical(g, w[::-1, ::-1].swapaxes(2, 3), (1, 1), pads, precision, lhs_dilation=strides)
+    return _canonical(g, _turned(w), (1, 1), pads, precision, lhs_dilation=strides)
 
 
 def _canonical_kernel_gradient(x, g, *, strides, padding, precision, kernel_size):
-    pads = []
-    for i in (0, 1):
-        dilated = (g.shape[1 + i] - 1) * strides[i] + 1
-        pads.append((padding[i][0], kernel_size[i] - 1 + dilated - x.shape[1 + i] - padding[i][0]))
-    # Input channels take the batch's place, the batch the input channels', the cotangent the kernel's.
-    out = _canonical(x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3), (1, 1), pads, precision,
-                     rhs_dilation=strides)
-    return out.transpose(1, 2, 0, 3)
+    if winograd.suits(kernel_size, strides, x.shape[3], g.shape[3]):
+        return _wide(winograd.kernel_gradient, x, g, padding)
+    # One product of the patches under the kernel with the cotangent; a convolution is slower, 1x1 above all.
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    reach = [(size - 1) * stride + 1 for size, stride in zip(g.shape[1:3], strides, strict=True)]
+    patches = [lax.slice(padded, (0, i, j, 0), (x.shape[0], i + reach[0], j + reach[1], x.shape[3]), (1, *strides, 1))
+               for i in range(kernel_size[0]) for j in range(kernel_size[1])]
+    out = jnp.tensordot(jnp.concatenate(patches, axis=3), g, axes=((0, 1, 2), (0, 1, 2)), precision=precision,
+                        preferred_element_type=wide)
+    return out.reshape(*kernel_size, x.shape[3], g.shape[3]).astype(x.dtype)
 
 
 # Batching: an axis of one operand is folded into the axis given here and unfolded from one of the result's.

@@ -69,8 +69,10 @@ class _Trainer:
         """A new run, or the one that the workdir's newest checkpoint holds."""
         shape = self.train.images.shape[1:]
         hparams = build_hparams(self.config, epoch=1)
-        state = jax.jit(lambda key: create_state(self.parts, key, shape, hparams, self.config.ema_decay > 0))(
-            _purpose(self.config.seed, _INITIAL))
+        create = jax.jit(lambda key: create_state(self.parts, key, shape, hparams, self.config.ema_decay > 0))
+        key = _purpose(self.config.seed, _INITIAL)
+        # Run once: what optimising would save is far less than the seconds that it takes.
+        state = create.lower(key).compile(compiler_options={"xla_backend_optimization_level": 0})(key)
         n = self.config.batch_size
         batch = Batch(jax.ShapeDtypeStruct((n, *shape), np.uint8), jax.ShapeDtypeStruct((n,), np.int32),
                       jax.ShapeDtypeStruct((n,), np.int32))

@@ -32,7 +32,7 @@ def standard(views, labels, hparams):
 
 def pgd_at(views, labels, hparams):
     """Cross-entropy on adversarial images (Madry et al., arXiv:1706.06083), float[n]."""
-    return losses.cross_entropy(views.logits_adv, labels, hparams.label_smoothing)
+    return losses.pgd_at(views.logits, views.logits_adv, labels, hparams.label_smoothing)
 
 
 def trades(views, labels, hparams):

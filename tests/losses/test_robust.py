@@ -62,6 +62,9 @@ def mart_by_hand(p, p_adv, y, beta):
 
 def test_pgd_at_is_the_cross_entropy_of_the_adversarial_outputs():
     np.testing.assert_allclose(pgd_at(LOGITS, LOGITS_ADV, LABELS), -np.log([0.2, 0.3, 0.1]), rtol=1e-5)
+    smoothed = cross_entropy(LOGITS_ADV, LABELS, 0.2)
+    np.testing.assert_array_equal(pgd_at(None, LOGITS_ADV, LABELS, label_smoothing=0.2), smoothed)
+    assert np.abs(smoothed - pgd_at(None, LOGITS_ADV, LABELS)).max() > 0.01
 
 
 def test_trades_by_hand():

@@ -150,7 +150,8 @@ CANONICAL = "[b,0,1,f]x[0,1,i,o]->[b,0,1,f]"
 
 @pytest.mark.parametrize("groups", [(), (3,)], ids=["one", "population"])
 def test_on_cpu_gradients_keep_the_fast_layout(groups):
-    assert layouts_of_gradients_in_scan("cpu", groups) == [CANONICAL] * 3
+    # Forward and input gradient; the kernel gradient is a matrix product.
+    assert layouts_of_gradients_in_scan("cpu", groups) == [CANONICAL] * 2
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
