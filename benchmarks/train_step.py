@@ -14,23 +14,18 @@ images a second by batch size.
 """
 import argparse
 import dataclasses
-import gc
 import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Callable
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from benchmarks.measure import QUIET, Contender, OtherPrograms, environment, measure, ratio
 from morel_jax import builders, configuration
 from morel_jax.interop.torch import export_state_dict
 from morel_jax.training.assemble import build_hparams, build_parts
@@ -42,10 +37,6 @@ _CLASSES = 10
 _IMAGES = 1024  # A small data set is enough to gather batches from.
 # Random labels cannot be learnt; a low rate keeps the numbers finite for as many steps as are measured.
 _LEARNING_RATE = 1e-3
-# Idle threads of one library spin for a while before they sleep; the next contender starts after that.
-_SETTLE_SECONDS = 0.3
-# Processors that the system's own background may use on a machine that is called quiet.
-_QUIET = 0.1
 
 
 def benchmark_config(method, model, batch_size, dtype="float32"):
@@ -72,27 +63,6 @@ def random_data(seed, count):
     """(images uint8[count, 32, 32, 3], labels int32[count]), uniform."""
     rng = np.random.default_rng(seed)
     return (rng.integers(0, 256, (count, 32, 32, 3), np.uint8), rng.integers(0, _CLASSES, count).astype(np.int32))
-
-
-@dataclasses.dataclass
-class Contender:
-    """One way to train.
-
-    Attributes:
-        name: of the contender, without its options.
-        options: dict of names, what tells it from others of its name: dtype, memory_format.
-        run: number of steps -> None; returns when they are done.
-        finite: () -> bool, whether the numbers still are; once they are not, they stay so.
-    """
-    name: str
-    options: dict[str, str]
-    run: Callable[[int], None]
-    finite: Callable[[], bool]
-
-    @property
-    def label(self):
-        """Name and options, unique in its round."""
-        return ", ".join([self.name, *self.options.values()])
 
 
 class Ours:
@@ -203,47 +173,6 @@ def _torch_contenders(config, weights, device, data, rows, memory_formats, dtype
     return contenders
 
 
-def measure(contenders, rounds, steps, warmup_steps=1, settle=_SETTLE_SECONDS):
-    """Runs every contender once a round, each round starting with the next one.
-
-    Args:
-        contenders: list of Contender.
-        rounds: how often each runs, after its warm-up.
-        steps: in each run; one number for all, or a dict by label.
-        warmup_steps: run before the first round, not measured.
-        settle: seconds of silence before each run.
-
-    Returns:
-        {label: [seconds a step in each round]}.
-    """
-    for contender in contenders:
-        contender.run(warmup_steps)
-    seconds = {contender.label: [] for contender in contenders}
-    for first in range(rounds):
-        first %= len(contenders)
-        for contender in contenders[first:] + contenders[:first]:
-            count = steps[contender.label] if isinstance(steps, dict) else steps
-            gc.collect()
-            time.sleep(settle)
-            began = time.perf_counter()
-            contender.run(count)
-            seconds[contender.label].append((time.perf_counter() - began) / count)
-    return seconds
-
-
-def ratio(seconds, baseline):
-    """How many times as fast as a baseline, within each round.
-
-    Args:
-        seconds, baseline: floats, one a round, of the same rounds.
-
-    Returns:
-        {"median", "min", "max", "rounds"} of baseline / seconds.
-    """
-    rounds = [b / s for b, s in zip(baseline, seconds, strict=True)]
-    return {"median": statistics.median(rounds), "min": min(rounds), "max": max(rounds), "rounds": rounds}
-
-
 def _best(results, name, dtype):
     """Label of a baseline's memory format with the lower median, or None."""
     labels = [label for label, r in results.items() if r["name"] == name and r["options"]["dtype"] == dtype]
@@ -297,7 +226,7 @@ def compare(method, batch_size, steps, options, device):
         weights = next(iter(ours.values())).weights
         config = benchmark_config(method, options.model, batch_size)
         contenders += _torch_contenders(config, weights, device, data, rows, options.memory_formats, options.dtype)
-    others = _OtherPrograms()
+    others = OtherPrograms()
     seconds = measure(contenders, options.rounds, steps, options.warmup_steps)
     return {"method": method, "batch_size": batch_size, "steps": steps,
             "compilation": {dtype: o.compilation for dtype, o in ours.items()},
@@ -317,35 +246,13 @@ def sweep(method, steps_by_size, options):
             epoch = dataclasses.replace(epoch, options=epoch.options | {"batch_size": str(batch_size)})
             contenders.append(epoch)
             points.append((batch_size, steps, dtype, ours, epoch))
-    others = _OtherPrograms()
+    others = OtherPrograms()
     seconds = measure(contenders, options.rounds, {p[-1].label: p[1] for p in points}, options.warmup_steps)
     used = others.used()
     return [{"method": method, "batch_size": batch_size, "steps": steps,
              "compilation": {dtype: ours.compilation}, "contenders": summarise([epoch], seconds, batch_size),
              "processors_used_by_others": used}
             for batch_size, steps, dtype, ours, epoch in points]
-
-
-class _OtherPrograms:
-    """How much of the machine other programs use from now on: a busy one slows PyTorch's OpenMP threads, which wait
-    for one another spinning, several times more than XLA's."""
-
-    def __init__(self):
-        self._began, self._before = time.perf_counter(), self._seconds()
-
-    @staticmethod
-    def _seconds():
-        stat = Path("/proc/stat")
-        if not stat.exists():
-            return None
-        user, nice, system, _, _, irq, softirq, steal = map(int, stat.read_text().split()[1:9])
-        return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK") - time.process_time()
-
-    def used(self):
-        """Processors that others kept busy since, on average; None where the system does not tell."""
-        if self._before is None:
-            return None
-        return (self._seconds() - self._before) / (time.perf_counter() - self._began)
 
 
 def _rows(options, count, steps, batch_size):
@@ -361,46 +268,6 @@ def _peak_bytes():
     if torch is not None and torch.cuda.is_available():
         peaks["torch"] = torch.cuda.max_memory_allocated()
     return peaks
-
-
-def environment():
-    """Versions, devices, processor and threads: dict of plain values."""
-    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "morel_jax")
-    installed = {d.metadata["Name"].lower().replace("-", "_"): d.version for d in metadata.distributions()}
-    found = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "command": sys.argv,
-             "python": platform.python_version(), "platform": platform.platform(),
-             "packages": {name: installed.get(name) for name in packages}, "commit": _commit(),
-             "processor": _processor(), "processors": os.cpu_count(), "processors_usable": _usable_processors(),
-             "load_average": os.getloadavg(), "jax_backend": jax.default_backend(),
-             "jax_devices": [device.device_kind for device in jax.devices()],
-             "flags": {name: os.environ[name] for name in ("XLA_FLAGS", "OMP_NUM_THREADS", "JAX_PLATFORMS")
-                       if name in os.environ}}
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        found["torch"] = {"threads": torch.get_num_threads(), "cuda": torch.version.cuda,
-                          "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-                          "float32_matmul_precision": torch.get_float32_matmul_precision()}
-    return found
-
-
-def _usable_processors():
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
-def _processor():
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-
-
-def _commit():
-    here = Path(__file__).parent
-    try:
-        found = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True,
-                               check=False)
-    except OSError:
-        return None
-    return found.stdout.strip() or None
 
 
 def _format_ratio(value):
@@ -476,6 +343,10 @@ def _limit_threads(count):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
 
 
+def _command(argv):
+    return " ".join(["python -m benchmarks.train_step", *(sys.argv[1:] if argv is None else argv)])
+
+
 def _settle_torch(options, device):
     import torch
 
@@ -498,7 +369,7 @@ def main(argv=None):
     device, why_not = (None, "only ours is swept.") if options.sweep_batch_sizes else _torch_device()
     if device is not None:
         _settle_torch(options, device)
-    report: dict[str, Any] = {"environment": environment(), "torch_not_compared": why_not, "results": [],
+    report: dict[str, Any] = {"environment": environment(_command(argv)), "torch_not_compared": why_not, "results": [],
                               "options": {name: str(value) if isinstance(value, Path) else value
                                           for name, value in vars(options).items()}}
     kind = jax.devices()[0].device_kind.lower().replace(" ", "_")
@@ -517,7 +388,7 @@ def main(argv=None):
         output.write_text(json.dumps(report, indent=1) + "\n")
     print(table(report["results"]))
     busiest = max(result["processors_used_by_others"] or 0.0 for result in report["results"])
-    if busiest > _QUIET:
+    if busiest > QUIET:
         print(f"NOT QUIET: other programs used {busiest:.1f} processors; these numbers say little.")
     if why_not:
         print(f"PyTorch was not compared: {why_not}")

@@ -1,4 +1,5 @@
 """Config to objects: every name looked up, every value checked, before anything compiles."""
+import itertools
 import math
 
 import numpy as np
@@ -30,7 +31,7 @@ _RULES = {
     "ema_decay": _SHARE,
     "data.crop_padding": _NOT_NEGATIVE,
     "data.placement": _one_of("auto", "device", "host"),
-    "model.dtype": _one_of("float32", "bfloat16", "float64"),
+    "model.dtype": _one_of("float32", "bfloat16"),
     "model.std": (lambda values: all(value > 0 for value in values), "be positive"),
     "embedding.embed_dim": _AT_LEAST_1,
     "embedding.num_heads": _AT_LEAST_1,
@@ -133,7 +134,7 @@ def _check_combinations(config):
     if len(drops) != len(config.optimizer.drop_factors):
         raise _error("optimizer.drop_factors", f"have as many entries as optimizer.drop_epochs ({len(drops)})",
                      config.optimizer.drop_factors)
-    if any(later <= earlier for earlier, later in zip(drops, drops[1:], strict=False)):
+    if any(later <= earlier for earlier, later in itertools.pairwise(drops)):
         raise _error("optimizer.drop_epochs", "rise", drops)
     if not config.batch_norm.moves or not set(config.batch_norm.moves) <= set(forwards(config)):
         raise _error("batch_norm.moves", f"name some of {', '.join(forwards(config))}, "
@@ -171,8 +172,8 @@ def forwards(config):
 
 def model(config, num_classes):
     """The classifier, a Flax module."""
-    return models.create(config.model.name, num_classes, dtype=config.model.dtype, mean=tuple(config.model.mean) or None,
-                         std=tuple(config.model.std) or None)
+    return models.create(config.model.name, num_classes, dtype=config.model.dtype,
+                         mean=tuple(config.model.mean) or None, std=tuple(config.model.std) or None)
 
 
 def pgd(section):

@@ -94,7 +94,7 @@ def test_command_line_overrides(monkeypatch):
 
 @pytest.mark.parametrize("override", ["--config.batchsize=1", "--config.batch_size=many"])
 def test_command_line_refuses(monkeypatch, override):
-    with pytest.raises((AttributeError, flags.IllegalFlagValueError), match="batch_?size"):
+    with pytest.raises((AttributeError, flags.IllegalFlagValueError), match=r"batch_?size"):
         from_command_line(monkeypatch, override)
 
 

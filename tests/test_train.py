@@ -16,12 +16,12 @@ def train(*arguments, **environment):
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["--config=configs/quickstart.py", "--config.batch_size=0"], "error: config.batch_size must be at least 1; got 0."),
-    (["--config=configs/quickstart.py", "--config.morel.augmentation=0.5"], "error: config.morel.preference[0] must be"),
-    (["--config=configs/quickstart.py", "--config.data.name=imagenette"], "imagenette"),
+    (["--config.batch_size=0"], "error: config.batch_size must be at least 1; got 0."),
+    (["--config.morel.augmentation=0.5"], "error: config.morel.preference[0] must be"),
+    (["--config.data.name=imagenette"], "imagenette"),
 ])
 def test_a_wrong_config_is_one_line(tmp_path, arguments, message):
-    outcome = train(*arguments, f"--workdir={tmp_path}/run")
+    outcome = train("--config=configs/quickstart.py", *arguments, f"--workdir={tmp_path}/run")
     assert outcome.returncode == 2
     assert message in outcome.stderr
     assert "Traceback" not in outcome.stderr

@@ -38,8 +38,8 @@ def load(workdir, which="best"):
         which: ``best`` (highest robust accuracy in validation) or ``last``.
 
     Returns:
-        (logits_fn, config): images float32[n, h, w, c] in [0, 1] -> logits float32[n, classes], computed in float32 with
-        running BatchNorm statistics; and the run's ConfigDict.
+        (logits_fn, config): images float32[n, h, w, c] in [0, 1] -> logits float32[n, classes], computed in float32
+        with running BatchNorm statistics; and the run's ConfigDict.
 
     Raises:
         FileNotFoundError: not a run's folder, or no such checkpoint in it.

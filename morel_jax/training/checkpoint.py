@@ -76,7 +76,8 @@ class Checkpoints:
         if which == "last":
             items["training"] = ocp.args.StandardSave({"rest": rest, "totals": totals})
         manager = self._managers[which]
-        if position in manager.all_steps():  # Written just before a kill, and now by the resumed run, with equal content.
+        if position in manager.all_steps():
+            # A `best` written just before a kill, and now by the resumed run again, with equal content.
             manager.delete(position)
         manager.save(position, args=ocp.args.Composite(**items), force=True)
 

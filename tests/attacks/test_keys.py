@@ -19,7 +19,8 @@ def test_one_key_gives_each_example_its_own():
 
 
 def test_old_style_keys_are_taken_too():
-    np.testing.assert_array_equal(data(example_keys(jax.random.PRNGKey(3), 4)), data(example_keys(jax.random.key(3), 4)))
+    old, new = (example_keys(make(3), 4) for make in (jax.random.PRNGKey, jax.random.key))
+    np.testing.assert_array_equal(data(old), data(new))
 
 
 def test_keys_given_one_an_example_are_used_as_they_are():

@@ -38,5 +38,5 @@ def test_clean_start_is_the_image():
 
 
 def test_unknown_start():
-    with pytest.raises(ValueError, match="start must be one of .*; got 'corner'"):
+    with pytest.raises(ValueError, match=r"start must be one of .*; got 'corner'"):
         start_point("corner", jax.random.key(0), np.zeros((1, 2)), 0.1)

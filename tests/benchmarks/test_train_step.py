@@ -100,7 +100,7 @@ def state_dict_of(step):
 @pytest.mark.parametrize("method", METHODS)
 def test_same_update(method):
     """Two steps from given adversarial images: weights, momentum, weight decay and running statistics agree."""
-    torch = pytest.importorskip("torch")
+    import torch
     config = config_of(method, num_steps=0)
     parts, hparams, first = initial(config)
     adversarial = [np.clip(images_of(i) + np.random.default_rng(9).uniform(-.031, .031, (N, 32, 32, 3)), 0, 1)
@@ -155,7 +155,7 @@ def test_same_attack_and_step(method):
     ten (where float32 and float64 in PyTorch are apart in one pixel of ten). KL's gradients are all near 0 close to
     the clean image: hence a start further from it.
     """
-    torch = pytest.importorskip("torch")
+    import torch
     config = config_of(method, num_steps=3)
     parts, hparams, first = initial(config)
     x, batch = images_of(0), batch_of(0)
@@ -183,7 +183,7 @@ def test_same_attack_and_step(method):
 @pytest.mark.parity
 def test_redundant_passes():
     """The forward passes in training mode are the documented ones, in their order."""
-    torch = pytest.importorskip("torch")
+    import torch
     for method in METHODS:
         config = config_of(method, num_steps=2)
         _, _, state = initial(config)
@@ -204,7 +204,8 @@ def test_redundant_passes():
 @pytest.mark.parity
 def test_augment_crops_and_flips():
     """Each result is a crop of the padded image, perhaps mirrored; every offset comes up."""
-    torch = pytest.importorskip("torch")
+    import torch
+
     from benchmarks import torch_steps
 
     torch.manual_seed(0)
@@ -218,9 +219,9 @@ def test_augment_crops_and_flips():
     assert {k[0] for k in which} == set(crops)
 
 
+@pytest.mark.parity
 def test_unknown_network():
     """A network without a PyTorch counterpart is an error that names those that have one."""
-    pytest.importorskip("torch")
     from benchmarks import torch_steps
 
     with pytest.raises(ValueError, match=r"resnet18.*got 'resnet50'"):

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 from morel_jax import losses
 
-torch = pytest.importorskip("torch")
 F = torch.nn.functional
 pytestmark = pytest.mark.parity
 

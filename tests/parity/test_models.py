@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 from morel_jax import models
 from morel_jax.interop.torch import export_state_dict, import_state_dict
 from morel_jax.models.batch_norm import BatchNorm
 from tests.models import quick_jit
 
-torch = pytest.importorskip("torch")
 nn = torch.nn
 F = torch.nn.functional
 pytestmark = pytest.mark.parity

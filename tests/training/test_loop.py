@@ -77,7 +77,7 @@ def test_load_errors(unbroken, tmp_path):
     with pytest.raises(FileNotFoundError, match="not a run's folder"):
         evaluation.load(tmp_path)
     (tmp_path / "config.json").write_text((workdir / "config.json").read_text())
-    with pytest.raises(FileNotFoundError, match="no checkpoint in .*best; train first"):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint in .*best; train first"):
         evaluation.load(tmp_path)
 
 
@@ -95,7 +95,7 @@ def test_a_signal_saves_and_the_resumed_run_is_bitwise_the_same(unbroken, tmp_pa
             os.kill(os.getpid(), number)
 
     monkeypatch.setattr(*place, interrupting)
-    with pytest.raises(training.Interrupted, match="stopped and saved at step .*the same command goes on") as error:
+    with pytest.raises(training.Interrupted, match=r"stopped and saved at step .*the same command goes on") as error:
         training.fit(small_config(), tmp_path, progress=False)
     assert error.value.signal_number == number
     assert signal.getsignal(number) == before

@@ -195,7 +195,7 @@ def test_first_bad_step_is_named():
     config = small_config(optimizer__learning_rate=1e30)
     state, totals = run(config, 5)
     assert not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
-    parts, hparams, single, batch = setup(config)
+    parts, hparams, single, _ = setup(config)
     images, labels = images_and_labels(24, channels=1)
     step = jax.jit(partial(train_step, parts=parts))
     for expected in range(5):
