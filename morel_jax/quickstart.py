@@ -23,17 +23,21 @@ def _undefended(config):
     return config
 
 
-def _judge(workdir, which, attack_of):
-    """(clean, robust) accuracy of a checkpoint on the test images, and the network itself."""
+def _judge(workdirs, attack_of):
+    """Yields (name, which checkpoint, clean accuracy, robust accuracy) on all test images."""
     import jax
 
     from morel_jax.evaluation.trained import load_variables
     from morel_jax.metrics import accuracies, compile_correct
 
-    model, variables, config, dataset = load_variables(workdir, which)
-    found = accuracies(compile_correct(model), variables, attack_of(config), dataset.test, jax.random.key(config.seed),
-                       config.validation.batch_size)
-    return found["clean_accuracy"], found["robust_accuracy"]
+    correct = None
+    for name, workdir in workdirs.items():
+        for which in ("best", "last"):
+            model, variables, config, dataset = load_variables(workdir, which)
+            correct = correct or compile_correct(model)  # The networks differ in their weights alone.
+            found = accuracies(correct, variables, attack_of(config), dataset.test, jax.random.key(config.seed),
+                               config.validation.batch_size)
+            yield name, which, found["clean_accuracy"], found["robust_accuracy"]
 
 
 def _draw(path, workdirs, histories, attack_of):
@@ -88,10 +92,8 @@ def main(argv):
 
     steps, epsilon = config.validation.num_steps, config.validation.epsilon
     print(f"\ntest accuracy, %            clean   PGD-{steps} at epsilon {epsilon:g}")
-    for name, workdir in workdirs.items():
-        for which in ("best", "last"):
-            clean, robust = _judge(workdir, which, attack_of)
-            print(f"{name + ', ' + which:<24}{100 * clean:9.2f}{100 * robust:9.2f}")
+    for name, which, clean, robust in _judge(workdirs, attack_of):
+        print(f"{name + ', ' + which:<24}{100 * clean:9.2f}{100 * robust:9.2f}")
     path = root / "quickstart.png"
     _draw(path, workdirs, histories, attack_of)
     print(f"\nfigure: {path}\ntime: {time.monotonic() - began:.0f} s")

@@ -49,5 +49,6 @@ def test_rounding_is_a_small_multiple_of_a_convolutions():
 def test_where_it_suits():
     assert winograd.suits((3, 3), (1, 1), 64, 64)
     for kernel_size, strides, c_in, c_out in (((1, 1), (1, 1), 64, 64), ((3, 3), (2, 2), 64, 64),
-                                              ((3, 3), (1, 1), 3, 64), ((3, 3), (1, 1), 64, 16), ((4, 4), (1, 1), 64, 64)):
+                                              ((3, 3), (1, 1), 3, 64), ((3, 3), (1, 1), 64, 16),
+                                              ((4, 4), (1, 1), 64, 64)):
         assert not winograd.suits(kernel_size, strides, c_in, c_out)
