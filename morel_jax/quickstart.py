@@ -6,8 +6,10 @@ import sys
 import time
 from pathlib import Path
 
-from absl import app, flags, logging
+from absl import flags
 from ml_collections import config_flags
+
+from morel_jax import command
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/quickstart.py", "What MOREL's network is trained with.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Folder for both runs and the figure.")
@@ -70,9 +72,7 @@ def _draw(path, workdirs, histories, attack_of):
 
 def main(argv):
     """Trains, judges, prints and draws."""
-    if len(argv) > 1:
-        raise app.UsageError(f"arguments that no flag takes: {' '.join(argv[1:])}")
-    logging.set_verbosity(logging.WARNING)
+    del argv
     began = time.monotonic()
     from morel_jax import builders
     from morel_jax.training import fit
@@ -101,7 +101,7 @@ def main(argv):
 
 def run():
     """Entry point of the console script."""
-    app.run(main)
+    command.run(main)
 
 
 if __name__ == "__main__":

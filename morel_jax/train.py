@@ -1,8 +1,10 @@
 """Command: ``python -m morel_jax.train --config=configs/cifar10.py:resnet18,morel_mart,paper --workdir=runs/a``."""
 import sys
 
-from absl import app, flags, logging
+from absl import flags
 from ml_collections import config_flags
+
+from morel_jax import command
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "File with get_config(), and after a colon its argument.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder. A run that is there already is gone on with.")
@@ -11,10 +13,7 @@ _PROGRESS = flags.DEFINE_bool("progress", True, "Show a progress bar and a line 
 
 def main(argv):
     """Trains as the flags say; a wrong config or folder is one line on standard error and exit status 2."""
-    if len(argv) > 1:
-        raise app.UsageError(f"arguments that no flag takes: {' '.join(argv[1:])}")
-    # Below this, JAX tells which accelerators it did not find.
-    logging.set_verbosity(logging.WARNING)
+    del argv
     # Imported here: --help and a wrong flag answer at once.
     from morel_jax.training import Diverged, Interrupted, fit
     try:
@@ -34,8 +33,7 @@ def main(argv):
 
 def run():
     """Entry point of the console script."""
-    flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main)
+    command.run(main, required=["config", "workdir"])
 
 
 if __name__ == "__main__":

@@ -35,8 +35,10 @@ def test_a_wrong_config_is_one_line(tmp_path, arguments, message):
 ])
 def test_wrong_flags(arguments, message):
     outcome = train(*arguments)
-    assert outcome.returncode != 0
-    assert message in outcome.stderr + outcome.stdout
+    assert outcome.returncode == 2
+    assert outcome.stderr.startswith("error: ")
+    assert message in outcome.stderr
+    assert "Traceback" not in outcome.stderr
 
 
 def test_offline_and_without_data(tmp_path):
