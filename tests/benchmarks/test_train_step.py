@@ -98,9 +98,15 @@ def state_dict_of(step):
 
 @pytest.mark.parity
 @pytest.mark.parametrize("method", METHODS)
-def test_same_update(method):
-    """Two steps from given adversarial images: weights, momentum, weight decay and running statistics agree."""
+def test_same_update(method, monkeypatch):
+    """Two steps from given adversarial images: weights, momentum, weight decay and running statistics agree.
+
+    Softplus stands in for relu on both sides: rounding that crosses relu's kink at one place changes a gradient by a
+    hundredth, in PyTorch's float32 against its float64 as well.
+    """
     import torch
+    monkeypatch.setattr("flax.linen.relu", jax.nn.softplus)
+    monkeypatch.setattr(torch.nn.functional, "relu", torch.nn.functional.softplus)
     config = config_of(method, num_steps=0)
     parts, hparams, first = initial(config)
     adversarial = [np.clip(images_of(i) + np.random.default_rng(9).uniform(-.031, .031, (N, 32, 32, 3)), 0, 1)
@@ -197,7 +203,9 @@ def test_redundant_passes():
                         "natural" if torch.equal(inputs[0], x) else "adversarial"))
             step.update(x, torch.tensor(batch_of(0).labels).long())
             assert tuple(seen) == expected
-            assert attacked == ["natural"] * method.endswith("trades") + ["adversarial"] * 2
+            clean = ["natural"] * method.endswith("trades")
+            again = clean if kind == "RedundantStep" else []
+            assert attacked == ["adversarial", *clean, "adversarial", *again]
             assert all(p.requires_grad for p in step.network.parameters())
 
 
