@@ -4,7 +4,7 @@ import pytest
 
 @pytest.fixture(scope="session", autouse=True)
 def _compile_once(tmp_path_factory, worker_id):
-    """Most tests compile a program that another has compiled: keep them for the session and all its workers."""
+    """Most tests compile a program that another has compiled: keep them for the run and all its workers."""
     folder = tmp_path_factory.getbasetemp()
     folder = (folder if worker_id == "master" else folder.parent) / "compiled"
     jax.config.update("jax_compilation_cache_dir", str(folder))
