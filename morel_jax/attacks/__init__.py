@@ -3,6 +3,7 @@
 An attack knows nothing of Flax, normalisation or BatchNorm: ``logits_fn`` maps images float32[n, h, w, c]
 in [0, 1] to logits float[n, classes] and closes over the rest.
 """
+from morel_jax.attacks.apgd import APGD, APGDTargeted
 from morel_jax.attacks.pgd import PGD
 
-__all__ = ["PGD"]
+__all__ = ["APGD", "APGDTargeted", "PGD"]

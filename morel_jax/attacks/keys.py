@@ -29,3 +29,8 @@ def example_keys(key, count):
 def fold_in_each(key, indices):
     """Keys[n] that depend on ``key`` and on ``indices`` int[n] alone."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, indices)
+
+
+def fold_in_rows(keys, numbers):
+    """Keys[n], each of ``keys`` with its own entry of ``numbers`` int[n] folded in."""
+    return jax.vmap(jax.random.fold_in)(keys, numbers)

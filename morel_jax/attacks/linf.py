@@ -1,4 +1,4 @@
-"""The Linf ball inside the box of images: projection and starting points."""
+"""The Linf ball inside the box of images: what attacks need of a norm, and starting points."""
 import jax
 import jax.numpy as jnp
 
@@ -20,6 +20,23 @@ def project(x_adv, x, epsilon):
         float[n, ...].
     """
     return jnp.clip(jnp.clip(x_adv, x - epsilon, x + epsilon), 0.0, 1.0)
+
+
+def distance(x_adv, x):
+    """Linf distance of each example from its image, float[n]."""
+    return jnp.max(jnp.abs(x_adv - x), axis=tuple(range(1, x.ndim)))
+
+
+def direction(gradient):
+    """The steepest ascent of unit length: the gradient's signs."""
+    return jnp.sign(gradient)
+
+
+def random_boundary(keys, x, epsilon):
+    """A random point on the ball's boundary, clipped into the box: uniform noise scaled to length ``epsilon``."""
+    noise = jax.vmap(lambda key: jax.random.uniform(key, x.shape[1:], x.dtype, -1.0, 1.0))(keys)
+    longest = jnp.max(jnp.abs(noise), axis=tuple(range(1, x.ndim)), keepdims=True)
+    return jnp.clip(x + epsilon * noise / longest, 0.0, 1.0)
 
 
 def _uniform(keys, x, epsilon):

@@ -1,6 +1,12 @@
 """Losses: arrays in, arrays out."""
 
-from morel_jax.losses.classification import cross_entropy, kl_divergence, margin
+from morel_jax.losses.classification import (
+    cross_entropy,
+    difference_of_logits_ratio,
+    kl_divergence,
+    margin,
+    targeted_difference_of_logits_ratio,
+)
 from morel_jax.losses.representation import cosine_alignment, multi_positive_contrastive
 from morel_jax.losses.robust import LOAT_FIRST, LOAT_LAST, LOAT_MIDDLE, loat, loat_phase, mart, pgd_at, trades
 from morel_jax.losses.scalarization import check_conic, conic, weighted_sum
@@ -13,6 +19,7 @@ __all__ = [
     "conic",
     "cosine_alignment",
     "cross_entropy",
+    "difference_of_logits_ratio",
     "kl_divergence",
     "loat",
     "loat_phase",
@@ -20,6 +27,7 @@ __all__ = [
     "mart",
     "multi_positive_contrastive",
     "pgd_at",
+    "targeted_difference_of_logits_ratio",
     "trades",
     "weighted_sum",
 ]

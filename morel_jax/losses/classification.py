@@ -116,3 +116,56 @@ def kl_divergence(logits_p, logits_q):
     check_pair("logits_p", logits_p, "logits_q", logits_q)
     log_p, log_q = jax.nn.log_softmax(logits_p), jax.nn.log_softmax(logits_q)
     return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+
+
+# Keeps a ratio of equal logits finite, as the published code does.
+_TINY = 1e-12
+
+
+def difference_of_logits_ratio(logits, labels):
+    """DLR loss: the margin, made independent of the logits' scale and shift.
+
+        l_i = -(z_{y_i} - max_{j != y_i} z_j) / (z_pi1 - z_pi3),   z_pi1 >= z_pi2 >= ... the logits in order
+
+    Args:
+        logits: float[n, c], c >= 3.
+        labels: int[n], in 0 .. c - 1.
+
+    Returns:
+        float[n], unitless, positive when misclassified. A label out of range scores NaN.
+
+    Raises:
+        ValueError: shapes do not fit, labels are not integers, or fewer than three classes (found while tracing).
+
+    Reference: Eq. 6 of Croce and Hein, arXiv:2003.01690; 1e-12 is added to the divisor as in their code.
+    """
+    if logits.shape[-1] < 3:
+        raise ValueError(f"the DLR loss needs at least three classes; got logits {logits.shape}.")
+    ordered = jax.lax.top_k(logits, 3)[0]
+    return margin(logits, labels) / (ordered[..., 0] - ordered[..., 2] + _TINY)
+
+
+def targeted_difference_of_logits_ratio(logits, labels, targets):
+    """Targeted DLR loss: the lead of a target class over the label.
+
+        l_i = -(z_{y_i} - z_{t_i}) / (z_pi1 - (z_pi3 + z_pi4) / 2),   z_pi1 >= z_pi2 >= ... the logits in order
+
+    Args:
+        logits: float[n, c], c >= 4.
+        labels: int[n], in 0 .. c - 1.
+        targets: int[n], in 0 .. c - 1.
+
+    Returns:
+        float[n], unitless, positive when the target leads the label. An entry out of range scores NaN.
+
+    Raises:
+        ValueError: shapes do not fit, labels or targets are not integers, or fewer than four classes (found while
+            tracing).
+
+    Reference: Eq. 7 of Croce and Hein, arXiv:2003.01690; 1e-12 is added to the divisor as in their code.
+    """
+    if logits.shape[-1] < 4:
+        raise ValueError(f"the targeted DLR loss needs at least four classes; got logits {logits.shape}.")
+    ordered = jax.lax.top_k(logits, 4)[0]
+    lead = pick(logits, label_mask(logits, targets)) - pick(logits, label_mask(logits, labels))
+    return lead / (ordered[..., 0] - 0.5 * (ordered[..., 2] + ordered[..., 3]) + _TINY)

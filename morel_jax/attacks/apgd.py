@@ -1,0 +1,239 @@
+"""Auto-PGD: projected gradient ascent that chooses its own step size (Croce and Hein, arXiv:2003.01690)."""
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from morel_jax.attacks.iterative import AttackState, IterativeAttack, begin, select
+from morel_jax.attacks.keys import fold_in_rows
+from morel_jax.attacks.norms import norm
+from morel_jax.losses.classification import (
+    cross_entropy,
+    difference_of_logits_ratio,
+    targeted_difference_of_logits_ratio,
+)
+
+# The published constants: first checkpoint, by how much the stretch to the next one shrinks, its smallest length,
+# as shares of the steps; momentum; and the share of rising steps below which the step size is halved.
+_FIRST, _SHRINK, _SHORTEST = 0.22, 0.03, 0.06
+_MOMENTUM = 0.75
+_RISING = 0.75
+
+
+@struct.dataclass
+class Run:
+    """One ascent of each example from its own start; every field has n rows.
+
+    Attributes:
+        point: where the network is evaluated next.
+        before: the iterate before ``point``.
+        time: int, evaluations of this ascent so far.
+        step_size: length of the next step.
+        loss, best_loss, best, best_gradient: at the last point; and the highest so far, where, and its gradient.
+        window, since, rises: steps between checkpoints, since the last one, and how many of those raised the loss.
+        best_loss_then, halved_then: at the last checkpoint.
+    """
+    point: Any
+    before: Any
+    time: Any
+    step_size: Any
+    loss: Any
+    best_loss: Any
+    best: Any
+    best_gradient: Any
+    window: Any
+    since: Any
+    rises: Any
+    best_loss_then: Any
+    halved_then: Any
+
+
+@struct.dataclass
+class APGDState(AttackState):
+    """
+    Attributes:
+        number: int32[n], which ascent is under way.
+        order: int32[n, classes], classes by falling logit on the clean image.
+        run: the ascent.
+    """
+    number: Any
+    order: Any
+    run: Run
+
+
+class _AutoPGD(IterativeAttack):
+    """What both attacks share; they differ in the loss and in what their ascents are."""
+
+    def _loss(self, logits, y, state):
+        raise NotImplementedError
+
+    def _runs(self, num_classes):
+        raise NotImplementedError
+
+    def clean_logits(self, logits_fn, keys, x):
+        """See :class:`IterativeAttack`."""
+        return logits_fn(x) if self.eot == 1 else logits_fn(x, keys)
+
+    def _new_run(self, keys, x, number):
+        point = norm(self.norm).random_boundary(fold_in_rows(keys, 2 * number), x, self.epsilon)
+        zeros = jnp.zeros(x.shape[0], x.dtype)
+        count = jnp.zeros(x.shape[0], jnp.int32)
+        return Run(
+            point=point, before=point, time=count, step_size=zeros + 2 * self.epsilon, loss=zeros,
+            best_loss=zeros - jnp.inf, best=point, best_gradient=jnp.zeros_like(x),
+            window=count + max(int(_FIRST * self.num_steps), 1), since=count, rises=count,
+            best_loss_then=zeros, halved_then=zeros == 0,
+        )
+
+    def start(self, keys, x, y, clean_logits):
+        """See :class:`IterativeAttack`."""
+        number = jnp.zeros(x.shape[0], jnp.int32)
+        return APGDState(**begin(x, clean_logits, y), number=number, run=self._new_run(keys, x, number),
+                         order=jnp.argsort(-clean_logits, axis=-1).astype(jnp.int32))
+
+    def _evaluate(self, logits_fn, keys, y, state):
+        """Gradient at the point, logits and loss there; the gradient averaged over random networks on demand."""
+        def objective(point, logits_fn):
+            logits = logits_fn(point)
+            loss = self._loss(logits, y, state)
+            return loss.sum(), (logits, loss)
+
+        gradient = jax.grad(objective, has_aux=True)
+        if self.eot == 1:
+            return gradient(state.run.point, logits_fn)
+        keys = fold_in_rows(fold_in_rows(keys, 2 * state.number + 1), state.run.time)
+
+        def sample(number, carry):
+            total, _ = carry
+            drawn = fold_in_rows(keys, jnp.broadcast_to(number, y.shape))
+            found, outputs = gradient(state.run.point, lambda point: logits_fn(point, drawn))
+            return total + found, outputs
+
+        zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(
+            lambda: sample(0, (jnp.zeros_like(state.run.point), None))))
+        total, outputs = jax.lax.fori_loop(0, self.eot, sample, zero)
+        return total / self.eot, outputs
+
+    def step(self, logits_fn, keys, x, y, state):
+        """See :class:`IterativeAttack`."""
+        gradient, (logits, loss) = self._evaluate(logits_fn, keys, y, state)
+        runs = self._runs(logits.shape[-1])
+        found = jnp.argmax(logits, axis=-1) != y
+        run = self._ascend(x, state.run, gradient, loss)
+        ended = state.run.time == self.num_steps
+        number = state.number + ended
+        more = ended & (number < runs)
+        run = jax.lax.cond(jnp.any(more & ~found), lambda: select(more, self._new_run(keys, x, number), run),
+                           lambda: run)
+        return state.replace(
+            done=found | (number == runs), found=found, x_adv=select(found, state.run.point, x),
+            number=jnp.minimum(number, runs - 1), run=run,
+        )
+
+    def _ascend(self, x, run, gradient, loss):
+        """One step of the ascent, from what was found at its point."""
+        started = run.time > 0
+        better = loss > run.best_loss  # At the start there is nothing but minus infinity.
+        best_loss = jnp.where(better, loss, run.best_loss)
+        best, best_gradient = select(better, (run.point, gradient), (run.best, run.best_gradient))
+        rises = run.rises + (started & (loss > run.loss))
+        since = run.since + started
+
+        check = since == run.window
+        halved = check & ((rises <= _RISING * run.window) | (~run.halved_then & (run.best_loss_then >= best_loss)))
+        step_size = jnp.where(halved, run.step_size / 2, run.step_size)
+        here, gradient = select(halved, (best, best_gradient), (run.point, gradient))
+        window = jnp.where(check, jnp.maximum(run.window - max(int(_SHRINK * self.num_steps), 1),
+                                              max(int(_SHORTEST * self.num_steps), 1)), run.window)
+
+        return Run(
+            point=self._next_point(x, here, run.before, gradient, step_size, started), before=here,
+            time=run.time + 1, step_size=step_size, loss=loss, best_loss=best_loss, best=best,
+            best_gradient=best_gradient, window=window, since=jnp.where(check, 0, since),
+            rises=jnp.where(check, 0, rises),
+            best_loss_then=jnp.where(check | ~started, best_loss, run.best_loss_then),
+            halved_then=jnp.where(check, halved, run.halved_then),
+        )
+
+    def _next_point(self, x, here, before, gradient, step_size, started):
+        ball = norm(self.norm)
+        rows = (-1,) + (1,) * (x.ndim - 1)
+        step_size = step_size.reshape(rows)
+        momentum = jnp.where(started, _MOMENTUM, 1.0).astype(x.dtype).reshape(rows)
+        ahead = ball.project(here + step_size * ball.direction(gradient), x, self.epsilon)
+        return ball.project(here + (ahead - here) * momentum + (here - before) * (1 - momentum), x, self.epsilon)
+
+
+@struct.dataclass
+class APGD(_AutoPGD):
+    """Untargeted Auto-PGD.
+
+    From a random point of the ball's boundary: steps of 2 epsilon at first, with momentum, halved at checkpoints where
+    less than three quarters of the steps raised the loss, or where the best loss has not risen since the last
+    checkpoint; the ascent then goes on from the best point. An example is finished as soon as it is misclassified.
+
+    Attributes:
+        epsilon: radius, in pixel units of images in [0, 1].
+        num_steps: steps of one ascent; static.
+        loss: what is climbed: ``ce`` cross-entropy or ``dlr`` (Eq. 6; three classes or more); static.
+        norm: ``linf`` or ``l2``; static.
+        num_restarts: ascents at most, each from its own start; static.
+        eot: gradients averaged a step, for networks that answer at random; from 2 on, the network is called as
+            ``logits_fn(x, keys)`` with keys[n]; static.
+
+    Raises (when called):
+        ValueError: an unknown ``loss`` or ``norm``, or too few classes for it.
+
+    Reference: Croce and Hein, arXiv:2003.01690, Algorithm 1, with the constants of their code.
+    """
+    epsilon: jax.typing.ArrayLike
+    num_steps: int = struct.field(pytree_node=False, default=100)
+    loss: str = struct.field(pytree_node=False, default="ce")
+    norm: str = struct.field(pytree_node=False, default="linf")
+    num_restarts: int = struct.field(pytree_node=False, default=1)
+    eot: int = struct.field(pytree_node=False, default=1)
+
+    def _runs(self, num_classes):
+        del num_classes
+        return self.num_restarts
+
+    def _loss(self, logits, y, state):
+        del state
+        losses = {"ce": cross_entropy, "dlr": difference_of_logits_ratio}
+        if self.loss not in losses:
+            raise ValueError(f"loss must be one of {', '.join(losses)}; got {self.loss!r}.")
+        return losses[self.loss](logits, y)
+
+
+@struct.dataclass
+class APGDTargeted(_AutoPGD):
+    """Auto-PGD on the targeted DLR loss, once for each of the likeliest wrong classes on the clean image.
+
+    Attributes:
+        epsilon: radius, in pixel units of images in [0, 1].
+        num_steps: steps of one ascent; static.
+        num_targets: classes aimed at, in the order of their logits; all others where there are fewer; static.
+        norm: ``linf`` or ``l2``; static.
+        num_restarts: ascents for each target; static.
+        eot: as in :class:`APGD`.
+
+    Raises (when called):
+        ValueError: an unknown ``norm``, or fewer than four classes.
+
+    Reference: Croce and Hein, arXiv:2003.01690, section 4.
+    """
+    epsilon: jax.typing.ArrayLike
+    num_steps: int = struct.field(pytree_node=False, default=100)
+    num_targets: int = struct.field(pytree_node=False, default=9)
+    norm: str = struct.field(pytree_node=False, default="linf")
+    num_restarts: int = struct.field(pytree_node=False, default=1)
+    eot: int = struct.field(pytree_node=False, default=1)
+
+    def _runs(self, num_classes):
+        return min(self.num_targets, num_classes - 1) * self.num_restarts
+
+    def _loss(self, logits, y, state):
+        rank = 1 + state.number // self.num_restarts
+        target = jnp.take_along_axis(state.order, rank[:, None], axis=1)[:, 0]
+        return targeted_difference_of_logits_ratio(logits, y, target)

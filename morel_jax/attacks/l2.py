@@ -1,0 +1,36 @@
+"""The L2 ball inside the box of images: what attacks need of a norm."""
+import jax
+import jax.numpy as jnp
+
+# Keeps a zero perturbation or gradient from becoming NaN.
+_TINY = 1e-12
+
+
+def norm(values):
+    """L2 norm of each example, float[n, 1, ..., 1]."""
+    return jnp.sqrt(jnp.sum(values**2, axis=tuple(range(1, values.ndim)), keepdims=True))
+
+
+def distance(x_adv, x):
+    """L2 distance of each example from its image, float[n]."""
+    return norm(x_adv - x).reshape(x.shape[0])
+
+
+def direction(gradient):
+    """The steepest ascent of unit length: the gradient itself, normalised; 0 where it is 0."""
+    return gradient / (norm(gradient) + _TINY)
+
+
+def project(x_adv, x, epsilon):
+    """A point in the ball of radius ``epsilon`` around ``x`` and in [0, 1]: scaled into the ball, then clipped.
+
+    Clipping moves each pixel towards ``x``, so the point stays in the ball.
+    """
+    delta = x_adv - x
+    return jnp.clip(x + direction(delta) * jnp.minimum(norm(delta), epsilon), 0.0, 1.0)
+
+
+def random_boundary(keys, x, epsilon):
+    """A random point on the ball's boundary, clipped into the box: normal noise scaled to length ``epsilon``."""
+    noise = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys)
+    return jnp.clip(x + epsilon * direction(noise), 0.0, 1.0)
