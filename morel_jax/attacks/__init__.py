@@ -4,6 +4,11 @@ An attack knows nothing of Flax, normalisation or BatchNorm: ``logits_fn`` maps 
 in [0, 1] to logits float[n, classes] and closes over the rest.
 """
 from morel_jax.attacks.apgd import APGD, APGDTargeted
+from morel_jax.attacks.autoattack import AutoAttack
+from morel_jax.attacks.cw import CWLinf
+from morel_jax.attacks.fab import FAB, FABTargeted
+from morel_jax.attacks.fgsm import FGSM
 from morel_jax.attacks.pgd import PGD
+from morel_jax.attacks.square import Square
 
-__all__ = ["APGD", "APGDTargeted", "PGD"]
+__all__ = ["APGD", "FAB", "FGSM", "PGD", "APGDTargeted", "AutoAttack", "CWLinf", "FABTargeted", "Square"]

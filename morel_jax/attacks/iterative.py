@@ -67,7 +67,7 @@ class IterativeAttack:
         moved = self.step(logits_fn, keys, x, y, state)
         return select(state.done, state, moved.replace(steps=state.steps + 1))
 
-    def run(self, logits_fn, key, x, y):
+    def run(self, logits_fn, key, x, y, skip=False):
         """The final state.
 
         Args:
@@ -75,15 +75,17 @@ class IterativeAttack:
             key: one key, or keys[n], one an example.
             x: float[n, h, w, c], images in [0, 1].
             y: int[n], labels.
+            skip: bool[n], examples to leave alone.
 
         Returns:
             The attack's :class:`AttackState`, every example done.
         """
         keys = example_keys(key, x.shape[0])
+        first = self.first(logits_fn, keys, x, y)
         state = jax.lax.while_loop(
             lambda state: ~jnp.all(state.done),
             lambda state: self.advance(logits_fn, keys, x, y, state),
-            self.first(logits_fn, keys, x, y),
+            first.replace(done=first.done | skip),
         )
         return jax.lax.stop_gradient(state)
 

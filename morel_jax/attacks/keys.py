@@ -1,4 +1,6 @@
 """Random keys, one an example, so that no example's noise depends on the batch it stands in."""
+import zlib
+
 import jax
 import jax.numpy as jnp
 
@@ -34,3 +36,11 @@ def fold_in_each(key, indices):
 def fold_in_rows(keys, numbers):
     """Keys[n], each of ``keys`` with its own entry of ``numbers`` int[n] folded in."""
     return jax.vmap(jax.random.fold_in)(keys, numbers)
+
+
+def fold_in_name(keys, name):
+    """Key or keys that depend on ``keys`` and on a name, such as an attack's."""
+    number = zlib.crc32(name.encode())
+    if keys.ndim == 0:
+        return jax.random.fold_in(keys, number)
+    return fold_in_rows(keys, jnp.full(keys.shape, number, jnp.uint32))

@@ -16,6 +16,11 @@ def distance(x_adv, x):
     return norm(x_adv - x).reshape(x.shape[0])
 
 
+def dual(gradient):
+    """The dual norm of each example, float[n]: L2 again."""
+    return norm(gradient).reshape(gradient.shape[0])
+
+
 def direction(gradient):
     """The steepest ascent of unit length: the gradient itself, normalised; 0 where it is 0."""
     return gradient / (norm(gradient) + _TINY)

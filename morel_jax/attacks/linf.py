@@ -27,6 +27,11 @@ def distance(x_adv, x):
     return jnp.max(jnp.abs(x_adv - x), axis=tuple(range(1, x.ndim)))
 
 
+def dual(gradient):
+    """The dual norm of each example, float[n]: by how much a step of unit length raises a linear function."""
+    return jnp.sum(jnp.abs(gradient), axis=tuple(range(1, gradient.ndim)))
+
+
 def direction(gradient):
     """The steepest ascent of unit length: the gradient's signs."""
     return jnp.sign(gradient)

@@ -4,27 +4,24 @@ import jax.numpy as jnp
 from flax import struct
 
 from morel_jax.attacks import linf
-from morel_jax.losses.classification import cross_entropy, kl_divergence, margin
-
-
-def _cross_entropy(logits_fn, x, y):
-    del x
-    return lambda x_adv: cross_entropy(logits_fn(x_adv), y).sum()
+from morel_jax.attacks.iterative import select
+from morel_jax.attacks.keys import example_keys, fold_in_rows
+from morel_jax.losses.classification import cross_entropy, difference_of_logits_ratio, kl_divergence, margin
 
 
 def _kl(logits_fn, x, y):
     del y
     clean_logits = jax.lax.stop_gradient(logits_fn(x))
-    return lambda x_adv: kl_divergence(clean_logits, logits_fn(x_adv)).sum()
+    return lambda logits: kl_divergence(clean_logits, logits)
 
 
-def _margin(logits_fn, x, y):
-    del x
-    return lambda x_adv: margin(logits_fn(x_adv), y).sum()
-
-
-# Each gives the function of x_adv to climb; a sum, as a mean would divide each gradient by the batch size.
-LOSSES = {"ce": _cross_entropy, "kl": _kl, "margin": _margin}
+# Each gives the function of the logits to climb, one value an example.
+LOSSES = {
+    "ce": lambda logits_fn, x, y: lambda logits: cross_entropy(logits, y),
+    "dlr": lambda logits_fn, x, y: lambda logits: difference_of_logits_ratio(logits, y),
+    "kl": _kl,
+    "margin": lambda logits_fn, x, y: lambda logits: margin(logits, y),
+}
 
 
 @struct.dataclass
@@ -36,14 +33,18 @@ class PGD:
         step_size: size of one step, same units.
         num_steps: steps taken; static, as it fixes the compiled loop.
         start: ``uniform`` in the ball, ``normal`` (x + 0.001 N(0, 1)) or ``clean``; static.
-        loss: what is climbed: ``ce`` cross-entropy, ``kl`` KL(clean || adversarial) as in TRADES, or ``margin``
-            (largest other logit minus the label's); static. The clean outputs that ``kl`` needs are computed once.
+        loss: what is climbed: ``ce`` cross-entropy, ``dlr`` difference of logits ratio (three classes or more), ``kl``
+            KL(clean || adversarial) as in TRADES, or ``margin`` (largest other logit minus the label's); static. The
+            clean outputs that ``kl`` needs are computed once.
+        num_restarts: climbs, each from its own random start, the first one that of a single run; static. The result
+            is the end of the first climb that ends misclassified, or else of the one that ends with the highest loss.
     """
     epsilon: jax.typing.ArrayLike
     step_size: jax.typing.ArrayLike
     num_steps: int = struct.field(pytree_node=False, default=10)
     start: str = struct.field(pytree_node=False, default="uniform")
     loss: str = struct.field(pytree_node=False, default="ce")
+    num_restarts: int = struct.field(pytree_node=False, default=1)
 
     def __call__(self, logits_fn, key, x, y):
         """Adversarial images.
@@ -58,17 +59,49 @@ class PGD:
             float[n, h, w, c] in the ball and in [0, 1]; no gradient flows through it.
 
         Raises:
-            ValueError: unknown ``start`` or ``loss``, or ``kl`` from a ``clean`` start, where its gradient is zero.
+            ValueError: unknown ``start`` or ``loss``; ``kl`` from a ``clean`` start, where its gradient is zero; too
+                few classes for the loss; no restarts, or several from a ``clean`` start, which would all be the same.
         """
         if self.loss not in LOSSES:
             raise ValueError(f"loss must be one of {sorted(LOSSES)}; got {self.loss!r}.")
         if self.loss == "kl" and self.start == "clean":
             raise ValueError("loss 'kl' needs a random start: its gradient is zero at the clean image; "
                              "got start 'clean'.")
-        gradient = jax.grad(LOSSES[self.loss](logits_fn, x, y))
+        if self.num_restarts < 1:
+            raise ValueError(f"num_restarts must be at least 1; got {self.num_restarts}.")
+        if self.num_restarts > 1 and self.start == "clean":
+            raise ValueError("num_restarts must be 1 for start 'clean', from where all climbs are the same; "
+                             f"got {self.num_restarts}.")
+        loss = LOSSES[self.loss](logits_fn, x, y)
+        if self.num_restarts == 1:
+            return jax.lax.stop_gradient(self._climb(logits_fn, loss, key, x))
+        return jax.lax.stop_gradient(self._best_climb(logits_fn, loss, example_keys(key, x.shape[0]), x, y))
+
+    def _climb(self, logits_fn, loss, key, x):
+        # A sum, as a mean would divide each gradient by the batch size.
+        gradient = jax.grad(lambda x_adv: loss(logits_fn(x_adv)).sum())
 
         def step(_, x_adv):
             return linf.project(x_adv + self.step_size * jnp.sign(gradient(x_adv)), x, self.epsilon)
 
         start = linf.start_point(self.start, key, x, self.epsilon)
-        return jax.lax.stop_gradient(jax.lax.fori_loop(0, self.num_steps, step, start))
+        return jax.lax.fori_loop(0, self.num_steps, step, start)
+
+    def _best_climb(self, logits_fn, loss, keys, x, y):
+        def judged(keys):
+            x_adv = self._climb(logits_fn, loss, keys, x)
+            logits = logits_fn(x_adv)
+            return x_adv, loss(logits), jnp.argmax(logits, axis=-1) != y
+
+        def again(carry):
+            number, best = carry
+            _, best_loss, broken = best
+            new = judged(fold_in_rows(keys, jnp.full(keys.shape, number)))
+            _, new_loss, newly_broken = new
+            return number + 1, select(~broken & (newly_broken | (new_loss > best_loss)), new, best)
+
+        def goes_on(carry):
+            number, (_, _, broken) = carry
+            return (number < self.num_restarts) & ~jnp.all(broken)
+
+        return jax.lax.while_loop(goes_on, again, (1, judged(keys)))[1][0]

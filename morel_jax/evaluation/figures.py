@@ -1,4 +1,4 @@
-"""Figures: adversarial examples beside their images, and the course of a training."""
+"""Figures: adversarial examples beside their images, the course of a training, robustness by radius and step."""
 import matplotlib
 
 matplotlib.use("Agg")  # Files only; a machine without a screen has nothing else.
@@ -63,6 +63,37 @@ def training_curves(figure, histories):
     for axis in (clean, robust):
         axis.set_ylim(0, 100)
     loss.legend(fontsize=8)
+
+
+def robustness_curves(figure, card):
+    """Draws robust accuracy against the radius, and accuracy and margin along an attack.
+
+    Args:
+        figure: matplotlib figure or subfigure.
+        card: :class:`~morel_jax.evaluation.report_card.ReportCard`.
+    """
+    by_radius, by_step, margin = figure.subplots(1, 3)
+    by_radius.plot(card.epsilons, [100 * share for share in card.epsilon_accuracies], "o-", ms=3)
+    by_radius.axvline(card.epsilon, color=_BAD, lw=1, ls="--", label=f"{card.epsilon:.4g}, judged at")
+    by_radius.set_xscale("symlog", linthresh=card.epsilon)
+    by_radius.set_xlim(0, max(card.epsilons))
+    by_radius.set_xlabel(f"epsilon, {card.norm}", fontsize=8)
+    by_radius.set_title("robust accuracy, %, PGD-20", fontsize=9)
+    by_radius.legend(fontsize=7)
+    by_step.plot(card.iterations, [100 * share for share in card.iteration_accuracies])
+    by_step.set_title("robust accuracy, %, PGD-100", fontsize=9)
+    margin.plot(card.iterations, card.iteration_margins)
+    margin.axhline(0, color="grey", lw=1)
+    margin.set_title("mean margin of the best wrong class", fontsize=9)
+    for axis in (by_step, margin):
+        axis.set_xscale("symlog", linthresh=1)
+        axis.set_xlim(0, max(card.iterations))
+        axis.set_xlabel("steps", fontsize=8)
+    for axis in (by_radius, by_step):
+        axis.set_ylim(0, 100)
+    for axis in (by_radius, by_step, margin):
+        axis.tick_params(labelsize=7)
+        axis.grid(alpha=0.3)
 
 
 def new_figure(width, height):

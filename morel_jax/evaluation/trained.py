@@ -1,4 +1,7 @@
 """Trained networks, read back from a run's folder."""
+import dataclasses
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -30,6 +33,29 @@ def load_variables(workdir, which="best"):
     return model, load_classifier(workdir, which, shapes), config, dataset
 
 
+@dataclasses.dataclass(frozen=True)
+class _Logits:
+    """Equal for equal models, so that networks of one architecture share compiled programs."""
+    model: Any
+
+    def __call__(self, variables, images):
+        return self.model.apply(variables, images).logits
+
+
+def as_logits_fn(model, variables):
+    """A classifier as a function of images alone, in float32 and with running BatchNorm statistics.
+
+    Args:
+        model: Flax classifier.
+        variables: its ``params`` and ``batch_stats``.
+
+    Returns:
+        ``jax.tree_util.Partial``, images float32[n, h, w, c] in [0, 1] -> logits float32[n, classes]: a function that
+        is also a pytree, whose leaves are the variables.
+    """
+    return jax.tree_util.Partial(_Logits(model.clone(dtype="float32")), variables)
+
+
 def load(workdir, which="best"):
     """A trained network as a function.
 
@@ -39,16 +65,11 @@ def load(workdir, which="best"):
 
     Returns:
         (logits_fn, config): images float32[n, h, w, c] in [0, 1] -> logits float32[n, classes], computed in float32
-        with running BatchNorm statistics; and the run's ConfigDict.
+        with running BatchNorm statistics (see :func:`as_logits_fn`); and the run's ConfigDict.
 
     Raises:
         FileNotFoundError: not a run's folder, or no such checkpoint in it.
         ValueError: an unknown ``which``.
     """
     model, variables, config, _ = load_variables(workdir, which)
-    model = model.clone(dtype="float32")
-
-    def logits_fn(images):
-        return model.apply(variables, images).logits
-
-    return logits_fn, config
+    return as_logits_fn(model, variables), config

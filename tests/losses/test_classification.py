@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from morel_jax.losses import cross_entropy, kl_divergence, margin
+from morel_jax.losses import (
+    cross_entropy,
+    difference_of_logits_ratio,
+    kl_divergence,
+    margin,
+    targeted_difference_of_logits_ratio,
+)
 
 from . import extreme_logits
 
@@ -141,3 +147,28 @@ def test_errors_name_the_shapes():
         jax.eval_shape(kl_divergence, jnp.zeros((4, 3)), jnp.zeros((1, 3)))
     with pytest.raises(ValueError, match=r"at least two classes; got \(4, 1\)"):
         jax.eval_shape(margin, jnp.zeros((4, 1)), jnp.zeros(4, int))
+
+
+def test_dlr_by_hand():
+    logits = jnp.array([[4.0, 3.0, 1.0, 0.0], [1.0, 5.0, 2.0, 3.0]])
+    got = difference_of_logits_ratio(logits, jnp.array([0, 0]))
+    np.testing.assert_allclose(got, [-(4 - 3) / (4 - 1), -(1 - 5) / (5 - 2)], rtol=1e-6)
+    targeted = targeted_difference_of_logits_ratio(logits, jnp.array([0, 0]), jnp.array([2, 3]))
+    np.testing.assert_allclose(targeted, [-(4 - 1) / (4 - (1 + 0) / 2), -(1 - 3) / (5 - (2 + 1) / 2)], rtol=1e-6)
+
+
+def test_dlr_ignores_scale_and_shift_and_stays_finite():
+    (logits, _), labels = random_batch()
+    expected = difference_of_logits_ratio(logits, labels)
+    np.testing.assert_allclose(difference_of_logits_ratio(7 * logits + 3, labels), expected, rtol=1e-4)
+    equal = jnp.zeros((2, 5))
+    value, gradient = jax.value_and_grad(lambda z: difference_of_logits_ratio(z, jnp.array([0, 1])).sum())(equal)
+    assert jnp.isfinite(value)
+    assert jnp.isfinite(gradient).all()
+
+
+def test_dlr_needs_classes():
+    with pytest.raises(ValueError, match=r"DLR loss needs at least three classes; got logits \(4, 2\)"):
+        jax.eval_shape(difference_of_logits_ratio, jnp.zeros((4, 2)), jnp.zeros(4, int))
+    with pytest.raises(ValueError, match=r"targeted DLR loss needs at least four classes; got logits \(4, 3\)"):
+        jax.eval_shape(targeted_difference_of_logits_ratio, jnp.zeros((4, 3)), jnp.zeros(4, int), jnp.zeros(4, int))

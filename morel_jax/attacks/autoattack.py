@@ -1,0 +1,106 @@
+"""AutoAttack: the ensemble that robustness is compared by (Croce and Hein, arXiv:2003.01690)."""
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from morel_jax.attacks.apgd import APGD, APGDTargeted
+from morel_jax.attacks.fab import FAB, FABTargeted
+from morel_jax.attacks.iterative import select
+from morel_jax.attacks.keys import example_keys, fold_in_name
+from morel_jax.attacks.norms import norm
+from morel_jax.attacks.square import Square
+
+# The published versions: attacks in the order in which they see what the ones before left. A name says which attack
+# it is and how many restarts it has, so that the same name is the same attack everywhere.
+VERSIONS = {
+    "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
+    "plus": ("apgd-cex5", "apgd-dlrx5", "fabx5", "square", "apgd-t", "fab-t"),
+    "rand": ("apgd-ce-eot20", "apgd-dlr-eot20"),
+}
+
+_MEMBERS = {
+    "apgd-ce": lambda epsilon, norm: APGD(epsilon, norm=norm),
+    "apgd-dlr": lambda epsilon, norm: APGD(epsilon, loss="dlr", norm=norm),
+    "apgd-cex5": lambda epsilon, norm: APGD(epsilon, norm=norm, num_restarts=5),
+    "apgd-dlrx5": lambda epsilon, norm: APGD(epsilon, loss="dlr", norm=norm, num_restarts=5),
+    "apgd-ce-eot20": lambda epsilon, norm: APGD(epsilon, norm=norm, eot=20),
+    "apgd-dlr-eot20": lambda epsilon, norm: APGD(epsilon, loss="dlr", norm=norm, eot=20),
+    "apgd-t": lambda epsilon, norm: APGDTargeted(epsilon, norm=norm),
+    "fab": lambda epsilon, norm: FAB(epsilon, norm=norm),
+    "fabx5": lambda epsilon, norm: FAB(epsilon, norm=norm, num_restarts=5),
+    "fab-t": lambda epsilon, norm: FABTargeted(epsilon, norm=norm),
+    "square": lambda epsilon, norm: Square(epsilon, norm=norm),
+}
+
+
+def member(name, epsilon, norm="linf"):
+    """The attack that ``name`` stands for, with the published hyper-parameters.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name not in _MEMBERS:
+        raise ValueError(f"AutoAttack's attacks are {', '.join(_MEMBERS)}; got {name!r}.")
+    return _MEMBERS[name](epsilon, norm)
+
+
+@struct.dataclass
+class AutoAttack:
+    """Several attacks, each run on what the ones before it left unbroken.
+
+    Attributes:
+        epsilon: radius, in pixel units of images in [0, 1].
+        version: ``standard`` (APGD-CE, APGD-T, FAB-T, Square), ``plus`` (APGD-CE, APGD-DLR and FAB with five restarts,
+            Square, APGD-T, FAB-T), ``rand`` (APGD-CE and APGD-DLR, gradients averaged over 20 draws, for networks that
+            answer at random and are called as ``logits_fn(x, keys)``) or ``custom``; static.
+        norm: ``linf`` or ``l2``; static.
+        attacks: names in the order of their running, for version ``custom`` alone; static.
+
+    Reference: Croce and Hein, arXiv:2003.01690, and the versions of their code.
+    """
+    epsilon: jax.typing.ArrayLike
+    version: str = struct.field(pytree_node=False, default="standard")
+    norm: str = struct.field(pytree_node=False, default="linf")
+    attacks: tuple[str, ...] = struct.field(pytree_node=False, default=())
+
+    def members(self):
+        """{name: attack}, in the order of their running.
+
+        Raises:
+            ValueError: an unknown version, norm or attack, ``attacks`` without version ``custom``, or the reverse.
+        """
+        norm(self.norm)
+        if self.version == "custom":
+            if not self.attacks:
+                raise ValueError("attacks must name at least one attack for version 'custom'; got none.")
+            names = self.attacks
+        else:
+            if self.version not in VERSIONS:
+                raise ValueError(f"version must be one of {', '.join(VERSIONS)}, custom; got {self.version!r}.")
+            if self.attacks:
+                raise ValueError(f"attacks are for version 'custom' alone; got {self.attacks} with {self.version!r}.")
+            names = VERSIONS[self.version]
+        return {name: member(name, self.epsilon, self.norm) for name in names}
+
+    def __call__(self, logits_fn, key, x, y):
+        """Adversarial images.
+
+        Args:
+            logits_fn: images float[n, h, w, c] -> logits float[n, classes].
+            key: one key, or keys[n], one an example; each attack folds its name into it.
+            x: float[n, h, w, c], images in [0, 1].
+            y: int[n], labels.
+
+        Returns:
+            float[n, h, w, c] in the ball and in [0, 1]; an example that no attack breaks comes back unchanged.
+
+        Raises:
+            ValueError: see :meth:`members`; or too few classes for one of them.
+        """
+        keys = example_keys(key, x.shape[0])
+        broken, x_adv = jnp.zeros(x.shape[0], bool), x
+        for name, attack in self.members().items():
+            state = attack.run(logits_fn, fold_in_name(keys, name), x, y, skip=broken)
+            fresh = state.found & ~broken
+            broken, x_adv = broken | fresh, select(fresh, state.x_adv, x_adv)
+        return x_adv

@@ -1,0 +1,175 @@
+"""Measurements on a batch that tell a network which hides its gradient from one that is robust.
+
+What they mean is judged in `morel_jax.evaluation.report_card`. The symptoms are those of Athalye et al.
+(arXiv:1802.00420) and Carlini et al. (arXiv:1902.06705), and the flags of AutoAttack's code.
+"""
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from morel_jax.attacks.norms import norm
+from morel_jax.losses.classification import cross_entropy, margin
+
+# AutoAttack's flag "softmax output": entries within 0 .. 1 and sums of 1, up to this.
+_PROBABILITY_ROUNDING = 1e-5
+# Keeps the length of zero logits from dividing by zero, as in AutoAttack's code.
+_TINY = 1e-10
+
+
+class Repeats(NamedTuple):
+    """
+    Attributes:
+        difference: the largest L2 distance between the logits of one image in two passes, each scaled to length 1.
+        changed: images whose predicted class is not the same in all passes.
+    """
+    difference: float
+    changed: int
+
+
+class Ascent(NamedTuple):
+    """The course of one ascent; entry t is about the point after t steps.
+
+    Attributes:
+        margins: float32[n, num_steps + 1], by how much the best wrong class leads.
+        wrong: bool[n, num_steps + 1], misclassified.
+        x_adv: float[n, ...], the last point.
+    """
+    margins: jax.Array
+    wrong: jax.Array
+    x_adv: jax.Array
+
+
+def nondeterministic(logits_fn, x, repeats=5):
+    """How far repeated passes over the same images differ.
+
+    The network runs operation by operation, its own `jax.jit` switched off: compiled, a random number that it draws
+    in Python or NumPy would be drawn once and then be a constant.
+
+    Args:
+        logits_fn: images float[n, ...] -> logits float[n, classes].
+        x: float[n, ...].
+        repeats: passes, at least two.
+
+    Returns:
+        :class:`Repeats`; NaN logits that stay NaN are no difference.
+
+    Raises:
+        ValueError: fewer than two passes.
+
+    Source: ``check_randomized`` of AutoAttack's code, which scales logits alike.
+    """
+    if repeats < 2:
+        raise ValueError(f"repeats must be at least 2; got {repeats}.")
+    with jax.disable_jit():
+        passes = np.stack([np.asarray(logits_fn(x), np.float64) for _ in range(repeats)])
+    units = np.nan_to_num(passes / (np.linalg.norm(passes, axis=-1, keepdims=True) + _TINY))
+    difference = max(np.linalg.norm(units - one, axis=-1).max() for one in units)
+    changed = (passes.argmax(-1) != passes[0].argmax(-1)).any(0).sum()
+    return Repeats(float(difference), int(changed))
+
+
+def looks_like_probabilities(logits):
+    """Whether all rows of ``logits`` float[n, classes] are in [0, 1] and sum to 1, within 1e-5.
+
+    Source: ``check_range_output`` of AutoAttack's code.
+    """
+    logits, slack = np.asarray(logits, np.float64), _PROBABILITY_ROUNDING
+    inside = (logits > -slack) & (logits < 1 + slack)
+    return bool(inside.all() and (np.abs(logits.sum(-1) - 1) < slack).all())
+
+
+def gradient_norms(logits_fn, x, y):
+    """Sizes of the gradients that attacks climb.
+
+    Both losses, as a saturated softmax takes away the cross-entropy's gradient and leaves the margin's.
+
+    Args:
+        logits_fn: images float[n, ...] -> logits float[n, classes].
+        x: float[n, ...].
+        y: int[n], labels.
+
+    Returns:
+        (ce, margin): float32[n] each, the largest absolute entry of an example's gradient; no sum of squares, which
+        would make zero of what is small; NaN or infinite where the gradient has such an entry.
+    """
+    logits, pull_back = jax.vjp(lambda x: jnp.asarray(logits_fn(x), jnp.float32), x)
+
+    def largest(loss):
+        gradient, = pull_back(jax.grad(lambda logits: loss(logits, y).sum())(logits))
+        return jnp.max(jnp.abs(gradient), axis=tuple(range(1, x.ndim)))
+
+    return largest(cross_entropy), largest(margin)
+
+
+def ascend(logits_fn, keys, x, y, epsilon, num_steps, norm_name="linf", random_start=True, longest=None):
+    """Projected gradient ascent on the cross-entropy that keeps its course.
+
+    Steps are 2.5 epsilon / num_steps long (Madry et al., arXiv:1706.06083), so that an ascent can cross the ball;
+    but a single one epsilon, as in FGSM. An entry of the gradient that is NaN or infinite moves nothing.
+
+    Args:
+        logits_fn: images float[n, ...] -> logits float[n, classes].
+        keys: keys[n], one an example.
+        x: float[n, ...], images in [0, 1].
+        y: int[n], labels.
+        epsilon: radius, in pixel units of images in [0, 1]; may be traced.
+        num_steps: steps taken; may be traced where ``longest`` is given, so that one program serves all lengths.
+        norm_name: ``linf`` or ``l2``.
+        random_start: begin at a random point of the ball's boundary, as Auto-PGD does, and not at the image; may be
+            traced.
+        longest: room for the course; fixes its shape. None: ``num_steps``.
+
+    Returns:
+        :class:`Ascent`; entries after ``num_steps`` are zero and False.
+
+    Raises:
+        ValueError: an unknown norm.
+    """
+    ball, room = norm(norm_name), (num_steps if longest is None else longest) + 1
+    step_size = epsilon * jnp.where(num_steps == 1, 1.0, 2.5 / num_steps)
+
+    def objective(point):
+        logits = jnp.asarray(logits_fn(point), jnp.float32)
+        return cross_entropy(logits, y).sum(), (margin(logits, y), jnp.argmax(logits, axis=-1) != y)
+
+    def step(time, carry):
+        margins, wrong, point = carry  # As far as known; the last step evaluates its point and stays.
+        gradient, seen = jax.grad(objective, has_aux=True)(point)
+        gradient = jnp.where(jnp.isfinite(gradient), gradient, 0)
+        moved = ball.project(point + step_size * ball.direction(gradient), x, epsilon)
+        point = jnp.where(time < num_steps, moved, point)
+        return margins.at[:, time].set(seen[0]), wrong.at[:, time].set(seen[1]), point
+
+    start = jnp.where(random_start, ball.random_boundary(keys, x, epsilon), x)
+    empty = jnp.zeros((x.shape[0], room), jnp.float32)
+    return jax.lax.stop_gradient(Ascent(*jax.lax.fori_loop(0, num_steps + 1, step, (empty, empty > 0, start))))
+
+
+def noise_breaks(logits_fn, keys, x, y, epsilon, draws, norm_name="linf"):
+    """Whether random noise that reaches the ball's boundary is enough.
+
+    Every other draw is noise of all sizes, scaled to length epsilon; the rest has the same size in each pixel and
+    random signs, which in Linf is a corner of the ball.
+
+    Args:
+        logits_fn, keys, x, y, epsilon, norm_name: as in :func:`ascend`.
+        draws: how many; may be traced.
+
+    Returns:
+        bool[n], misclassified at one draw or more.
+
+    Raises:
+        ValueError: an unknown norm.
+    """
+    ball = norm(norm_name)
+
+    def draw(number, broken):
+        fresh = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+        signs = jax.vmap(lambda key: jax.random.rademacher(key, x.shape[1:], x.dtype))(fresh)
+        corner = ball.project(x + epsilon * ball.direction(signs), x, epsilon)
+        point = jnp.where(number % 2 == 0, ball.random_boundary(fresh, x, epsilon), corner)
+        return broken | (jnp.argmax(logits_fn(point), axis=-1) != y)
+
+    return jax.lax.fori_loop(0, draws, draw, jnp.zeros(x.shape[0], bool))

@@ -1,0 +1,200 @@
+"""Carlini and Wagner's Linf attack (arXiv:1608.04644), in the form that the Adversarial Robustness Toolbox gives it."""
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from morel_jax.attacks import linf
+from morel_jax.attacks.iterative import AttackState, IterativeAttack, begin, select
+from morel_jax.losses.classification import margin
+
+# ART's constants: where tau begins and ends, the loss at which a descent stops, what keeps arctanh finite, Adam's.
+_FIRST_TAU, _LAST_TAU = 1.0, 1 / 256
+_CONVERGED = 0.001
+_SMOOTHER = 0.999999
+_MEAN_DECAY, _SQUARE_DECAY, _TINY = 0.9, 0.999, 1e-8
+
+
+def _to_tanh(x):
+    return jnp.arctanh((2 * x - 1) * _SMOOTHER)
+
+
+def _from_tanh(point):
+    return (jnp.tanh(point) + 1) / 2
+
+
+@struct.dataclass
+class Descent:
+    """Adam's descent of each example from its own image; every field has n rows.
+
+    Attributes:
+        point: where the network is evaluated next, in tanh space: the image is (tanh(point) + 1) / 2.
+        mean, square: Adam's running means of the gradient and of its square.
+        time: int, Adam's steps so far.
+    """
+    point: Any
+    mean: Any
+    square: Any
+    time: Any
+
+
+@struct.dataclass
+class CWState(AttackState):
+    """
+    Attributes:
+        tau: float[n], how far a pixel may move before it is penalised.
+        const: float[n], weight of the classification term.
+        distance: float[n], of the nearest adversarial image so far; 1 before there is one.
+        nearer: bool[n], whether a nearer one was found since tau was last lowered.
+        descent: the descent for this tau and const.
+        first_gradient: at the point where all descents begin, so that none but the first has to evaluate it.
+        projected: bool[n], whether ``x_adv``, just projected into the ball, is what is evaluated next.
+    """
+    tau: Any
+    const: Any
+    distance: Any
+    nearer: Any
+    descent: Descent
+    first_gradient: Any
+    projected: Any
+
+
+@struct.dataclass
+class CWLinf(IterativeAttack):
+    """Untargeted CW-Linf: the smallest perturbation, by descents that penalise pixels that move further than tau.
+
+        l(x') = c max(z_y - max_{j != y} z_j + confidence, 0) + sum_p max(|x'_p - x_p| - tau, 0)
+
+    Adam descends from the image, in tanh space so that pixels stay in [0, 1], until l < 0.001 or for ``max_iter``
+    steps; the last point counts if it is misclassified and nearer than any before. That is done for each c, from
+    ``initial_const`` on, ``const_factor`` times as much each time, while it is below ``largest_const``. Then tau, 1 at
+    first, becomes ``decrease_factor`` times itself or times the smallest distance so far, whichever is smaller. The
+    attack ends when no c has brought a nearer image, or when tau is 1 / 256 or less.
+
+    Fields, defaults and arithmetic are those of ART's ``CarliniLInfMethod`` with clip values (0, 1), down to these
+    details: the gradient of the classification term is that of z_y - max_{j != y} z_j, neither cut off at zero nor
+    multiplied by c, both of which the loss has; so c decides no more than when a descent stops. The differences: images
+    that are misclassified already stay as they are, where ART perturbs them too; and ``epsilon``. Without ``epsilon``
+    the perturbation is not bounded.
+
+    Attributes:
+        confidence: by how much another class is to lead, in logits.
+        learning_rate: Adam's.
+        max_iter: Adam's steps in a descent at most; static.
+        decrease_factor: of tau, in (0, 1).
+        initial_const: first c, positive; nothing is tried where it is not below ``largest_const``.
+        largest_const: bound on c, itself not tried.
+        const_factor: of c; the first c is the only one unless it is above 1.
+        epsilon: radius of the ball into which the final image is projected, in pixel units of images in [0, 1], as the
+            MOREL paper has it; an image that is not misclassified any more then counts as not found. None: no ball.
+
+    Raises (when called):
+        ValueError: a negative ``max_iter``.
+
+    Reference: section VI.C of Carlini and Wagner, arXiv:1608.04644; ``CarliniLInfMethod`` of
+    adversarial-robustness-toolbox 1.20.1.
+    """
+    confidence: jax.typing.ArrayLike = 0.0
+    learning_rate: jax.typing.ArrayLike = 0.01
+    max_iter: int = struct.field(pytree_node=False, default=10)
+    decrease_factor: jax.typing.ArrayLike = 0.9
+    initial_const: jax.typing.ArrayLike = 1e-5
+    largest_const: jax.typing.ArrayLike = 20.0
+    const_factor: jax.typing.ArrayLike = 2.0
+    epsilon: jax.typing.ArrayLike | None = None
+
+    def start(self, keys, x, y, clean_logits):
+        """See :class:`IterativeAttack`."""
+        del keys
+        if self.max_iter < 0:
+            raise ValueError(f"max_iter must be at least 0; got {self.max_iter}.")
+        fields = begin(x, clean_logits, y)
+        fields["done"] |= ~jnp.less(self.initial_const, self.largest_const)
+        ones, no = jnp.ones(x.shape[0], x.dtype), jnp.zeros(x.shape[0], bool)
+        return CWState(**fields, tau=_FIRST_TAU * ones, const=self.initial_const * ones, distance=ones, nearer=no,
+                       descent=_new_descent(x), first_gradient=jnp.zeros_like(x), projected=no)
+
+    def step(self, logits_fn, keys, x, y, state):
+        """See :class:`IterativeAttack`."""
+        del keys
+        image = select(state.projected, state.x_adv, _from_tanh(state.descent.point))
+
+        def classification(image):
+            logits = logits_fn(image)
+            lead = -margin(logits, y)
+            return lead.sum(), (lead, jnp.argmax(logits, axis=-1) != y)
+
+        gradient, (lead, wrong) = jax.grad(classification, has_aux=True)(image)
+        moved = self._judge(x, image, lead, wrong, self._gradient(x, image, state, gradient), state)
+        if self.epsilon is None:
+            return moved
+        return select(state.projected, self._settle(x, wrong, state), self._project(x, moved))
+
+    def _gradient(self, x, image, state, gradient):
+        """Of the objective in tanh space, from that of the classification term in the image."""
+        change = image - x
+        outside = jnp.abs(change) > _like(state.tau, x)
+        slope = (1 - jnp.tanh(state.descent.point) ** 2) / (2 * _SMOOTHER)
+        return (gradient + jnp.where(outside, jnp.sign(change), 0)) * slope
+
+    def _judge(self, x, image, lead, wrong, gradient, state):
+        """What follows from the evaluation of a descent's point."""
+        descent = state.descent
+        excess = jnp.maximum(jnp.abs(image - x) - _like(state.tau, x), 0)
+        loss = state.const * jnp.maximum(lead + self.confidence, 0) + jnp.sum(excess, axis=tuple(range(1, x.ndim)))
+        ended = (descent.time == self.max_iter) | ((descent.time > 0) & (loss < _CONVERGED))
+
+        distance = linf.distance(image, x)
+        better = ended & wrong & (distance < state.distance)
+        x_adv, smallest = select(better, (image, distance), (state.x_adv, state.distance))
+        nearer = state.nearer | better
+
+        # A constant that does not rise would go on for ever.
+        const = state.const * self.const_factor
+        no_const = ended & ~((const < self.largest_const) & (const > state.const))
+        const = jnp.where(no_const, self.initial_const, jnp.where(ended, const, state.const))
+        tau = jnp.where(no_const, self.decrease_factor * jnp.minimum(state.tau, smallest), state.tau)
+        done = no_const & ~(nearer & (tau > _LAST_TAU))
+
+        first_gradient = select(descent.time == 0, gradient, state.first_gradient)
+        descent, gradient = select(ended, (_new_descent(x), first_gradient), (descent, gradient))
+        return state.replace(
+            done=done, found=state.found | better, x_adv=x_adv, tau=tau, const=const, distance=smallest,
+            nearer=nearer & ~no_const, descent=self._descend(descent, gradient), first_gradient=first_gradient,
+        )
+
+    def _descend(self, descent, gradient):
+        """Adam's step."""
+        if self.max_iter == 0:
+            return descent
+        time = _like(descent.time + 1, gradient).astype(gradient.dtype)
+        mean = _MEAN_DECAY * descent.mean + (1 - _MEAN_DECAY) * gradient
+        square = _SQUARE_DECAY * descent.square + (1 - _SQUARE_DECAY) * gradient**2
+        # 1 - decay**time, without the digits that float32 would lose.
+        unbiased_mean = mean / -jnp.expm1(time * math.log(_MEAN_DECAY))
+        unbiased_square = square / -jnp.expm1(time * math.log(_SQUARE_DECAY))
+        change = unbiased_mean / (jnp.sqrt(unbiased_square) + _TINY)
+        return Descent(point=descent.point - self.learning_rate * change, mean=mean, square=square,
+                       time=descent.time + 1)
+
+    def _project(self, x, state):
+        """Into the ball, where the attack has just ended outside it; one more evaluation has to follow."""
+        projected = state.done & state.found & (state.distance > self.epsilon)
+        x_adv = select(projected, linf.project(state.x_adv, x, self.epsilon), state.x_adv)
+        return state.replace(done=state.done & ~projected, x_adv=x_adv, projected=projected)
+
+    def _settle(self, x, wrong, state):
+        """The end, after the evaluation of the projected image."""
+        return state.replace(done=jnp.ones_like(state.done), found=wrong, x_adv=select(wrong, state.x_adv, x))
+
+
+def _new_descent(x):
+    zeros = jnp.zeros_like(x)
+    return Descent(point=_to_tanh(x), mean=zeros, square=zeros, time=jnp.zeros(x.shape[0], jnp.int32))
+
+
+def _like(values, x):
+    """float[n] as float[n, 1, ..., 1], to go with ``x``."""
+    return values.reshape((-1,) + (1,) * (x.ndim - 1))

@@ -1,0 +1,223 @@
+"""FAB, the fast adaptive boundary attack: the nearest adversarial image, whatever the radius (arXiv:1907.02044)."""
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from morel_jax.attacks.hyperplane import PROJECTIONS
+from morel_jax.attacks.iterative import AttackState, IterativeAttack, begin, select
+from morel_jax.attacks.keys import fold_in_rows
+from morel_jax.attacks.norms import norm
+
+# Keeps the distance to a boundary without a gradient finite, and two moves of no length from becoming NaN.
+_TINY, _SHORTEST = 1e-12, 1e-8
+
+
+@struct.dataclass
+class FABState(AttackState):
+    """
+    Attributes:
+        number: int32[n], which run is under way.
+        order: int32[n, classes], classes by falling logit on the clean image.
+        point: float[n, h, w, c], where the network is evaluated next.
+        fresh: bool[n], whether ``point`` comes from a move onto a boundary, and is a candidate to be checked.
+        moves: int32[n], moves of this run so far.
+        best: float[n, h, w, c], the nearest adversarial image of all runs; the image itself until there is one.
+        best_distance: float[n], its distance; infinity until there is one, 0 for a misclassified example.
+    """
+    number: Any
+    order: Any
+    point: Any
+    fresh: Any
+    moves: Any
+    best: Any
+    best_distance: Any
+
+
+class _BoundaryAttack(IterativeAttack):
+    """What both attacks share; they differ in the boundary that a move aims at and in what their runs are."""
+
+    def _boundary(self, difference, num_classes, y, state):
+        """The boundary to move onto: (gap float[n], gradient float[n, h, w, c]) of another class's logit less y's.
+
+        ``difference`` gives both for the classes int[n] it is called with.
+        """
+        raise NotImplementedError
+
+    def _runs(self, num_classes):
+        raise NotImplementedError
+
+    def start(self, keys, x, y, clean_logits):
+        """See :class:`IterativeAttack`."""
+        del keys
+        num_classes = clean_logits.shape[-1]
+        if num_classes < 2:
+            raise ValueError(f"FAB needs two classes or more; got {num_classes}.")
+        if self.num_steps < 1 or self._runs(num_classes) < 1:
+            raise ValueError("FAB needs at least one step and one run; got "
+                             f"num_steps={self.num_steps} and {self._runs(num_classes)} runs.")
+        fields = begin(x, clean_logits, y)
+        count = jnp.zeros(x.shape[0], jnp.int32)
+        return FABState(**fields, number=count, order=jnp.argsort(-clean_logits, axis=-1).astype(jnp.int32), point=x,
+                        fresh=count > 0, moves=count, best=x,
+                        best_distance=jnp.where(fields["found"], 0, jnp.inf).astype(x.dtype))
+
+    def step(self, logits_fn, keys, x, y, state):
+        """See :class:`IterativeAttack`."""
+        logits, pull_back = jax.vjp(logits_fn, state.point)
+        num_classes = logits.shape[-1]
+        runs = self._runs(num_classes)
+
+        def difference(other):
+            sign = jax.nn.one_hot(other, num_classes) - jax.nn.one_hot(y, num_classes)
+            sign = sign.astype(logits.dtype)
+            return jnp.sum(sign * logits, axis=-1).astype(x.dtype), pull_back(sign)[0]
+
+        distance = norm(self.norm).distance(state.point, x)
+        hit = state.fresh & (jnp.argmax(logits, axis=-1) != y)
+        nearer = hit & (distance < state.best_distance)
+        best, best_distance = select(nearer, (state.point, distance), (state.best, state.best_distance))
+        found = best_distance <= self.epsilon
+
+        moved = self._move(x, state.point, *self._boundary(difference, num_classes, y, state))
+        point = select(hit, x + self.beta * (state.point - x), moved)
+        ended = state.moves == self.num_steps
+        number = state.number + ended
+        done = (number == runs) | (found & (not self.thorough))
+        point = self._with_starts(keys, x, ended & ~done, number, best_distance, point)
+        return state.replace(
+            done=done, found=found, x_adv=select(found, best, x), best=best, best_distance=best_distance,
+            number=jnp.minimum(number, runs - 1), point=point, fresh=~(hit | ended),
+            moves=jnp.where(ended, 0, state.moves + ~hit),
+        )
+
+    def _move(self, x, point, gap, gradient):
+        """From ``point`` over the linearised boundary, drawn to where the image itself would meet it."""
+        flat = gradient.reshape(gradient.shape[0], -1)
+        both = jnp.concatenate([point.reshape(flat.shape), x.reshape(flat.shape)])
+        offset = jnp.sum(flat * point.reshape(flat.shape), axis=-1) - gap
+        moves = PROJECTIONS[self.norm](both, jnp.tile(flat, (2, 1)), jnp.tile(offset, 2))
+        lengths = jnp.maximum(norm(self.norm).distance(moves, jnp.zeros_like(moves)), _SHORTEST)
+        from_point, from_image = jnp.split(lengths, 2)
+        alpha = jnp.minimum(from_point / (from_point + from_image), self.alpha_max)
+        over_point, over_image = jnp.split(both + self.eta * moves, 2)
+        drawn = over_point * (1 - alpha)[:, None] + over_image * alpha[:, None]
+        return jnp.clip(drawn, 0.0, 1.0).reshape(x.shape)
+
+    def _with_starts(self, keys, x, new, number, best_distance, point):
+        """``point`` with the start of run ``number`` where bool[n] ``new``: the image, at random in a restart."""
+        point = select(new, x, point)
+        if self.num_restarts == 1:
+            return point
+        again = new & (number % self.num_restarts > 0)
+
+        def random():
+            radius = jnp.minimum(best_distance, self.epsilon) / 2
+            start = norm(self.norm).random_boundary(fold_in_rows(keys, number), x, radius[:, None, None, None])
+            return select(again, start, point)
+
+        return jax.lax.cond(jnp.any(again), random, lambda: point)
+
+    def minimal(self, logits_fn, key, x, y):
+        """The nearest adversarial images that all runs together find; ``epsilon`` only limits the random starts.
+
+        Args:
+            logits_fn, key, x, y: as in :meth:`run`.
+
+        Returns:
+            (x_adv, distance): float[n, h, w, c] in [0, 1]; and float[n], in the attack's norm: 0 for a misclassified
+            example, and infinity, with the image unchanged, where no adversarial image was found.
+        """
+        state = self.replace(thorough=True).run(logits_fn, key, x, y)
+        return state.best, state.best_distance
+
+
+@struct.dataclass
+class FAB(_BoundaryAttack):
+    """Untargeted FAB.
+
+    From the image: each step moves over the linearised boundary to the class that is then nearest, and a bit towards
+    where the image itself would meet it; an adversarial point is kept if it is the nearest so far, and the next step
+    begins between it and the image. The image found counts if it is within ``epsilon``; an example is finished as soon
+    as there is one.
+
+    A step of the machine is one gradient of every logit: a move, or the way back from an adversarial point.
+
+    Attributes:
+        epsilon: radius, in pixel units of images in [0, 1].
+        num_steps: moves of one run; static.
+        norm: ``linf`` or ``l2``; static.
+        num_restarts: runs; all but the first start at random, at half of ``epsilon`` or of the distance of the nearest
+            adversarial image so far, if that is smaller; static.
+        alpha_max: the largest weight of the image's own way to the boundary, in 0 .. 1.
+        eta: how far a move goes, 1 being onto the boundary.
+        beta: what the way back from an adversarial point leaves of its distance, in 0 .. 1.
+        thorough: whether an example goes on when something within ``epsilon`` is found, for something nearer; static.
+
+    Raises (when called):
+        ValueError: an unknown ``norm``, fewer than two classes, or nothing to do: no steps or no runs.
+
+    Reference: Croce and Hein, arXiv:1907.02044, with the constants and the order of events of AutoAttack's code.
+    """
+    epsilon: jax.typing.ArrayLike
+    num_steps: int = struct.field(pytree_node=False, default=100)
+    norm: str = struct.field(pytree_node=False, default="linf")
+    num_restarts: int = struct.field(pytree_node=False, default=1)
+    alpha_max: jax.typing.ArrayLike = 0.1
+    eta: jax.typing.ArrayLike = 1.05
+    beta: jax.typing.ArrayLike = 0.9
+    thorough: bool = struct.field(pytree_node=False, default=False)
+
+    def _runs(self, num_classes):
+        del num_classes
+        return self.num_restarts
+
+    def _boundary(self, difference, num_classes, y, state):
+        def nearest(carry, offset):
+            gap, gradient = difference((y + offset) % num_classes)
+            distance = jnp.abs(gap) / jnp.maximum(norm(self.norm).dual(gradient), _TINY)
+            return select(distance < carry[0], (distance, gap, gradient), carry), None
+
+        far = jnp.full(y.shape, jnp.inf, state.point.dtype)
+        carry = far, jnp.zeros_like(far), jnp.zeros_like(state.point)
+        (_, gap, gradient), _ = jax.lax.scan(nearest, carry, jnp.arange(1, num_classes))
+        return gap, gradient
+
+
+@struct.dataclass
+class FABTargeted(_BoundaryAttack):
+    """FAB on the boundary to one class at a time: the likeliest wrong classes on the clean image, one after another.
+
+    A step of the machine is one gradient, whatever the number of classes; else as :class:`FAB`.
+
+    Attributes:
+        epsilon: radius, in pixel units of images in [0, 1].
+        num_steps: moves of one run; static.
+        num_targets: classes aimed at, in the order of their logits; all others where there are fewer; static.
+        norm: ``linf`` or ``l2``; static.
+        num_restarts: runs for each target; starts as in :class:`FAB`; static.
+        alpha_max, eta, beta, thorough: as in :class:`FAB`.
+
+    Raises (when called):
+        ValueError: as :class:`FAB`.
+
+    Reference: Croce and Hein, arXiv:2003.01690, on FAB-T, with the order of events of AutoAttack's code.
+    """
+    epsilon: jax.typing.ArrayLike
+    num_steps: int = struct.field(pytree_node=False, default=100)
+    num_targets: int = struct.field(pytree_node=False, default=9)
+    norm: str = struct.field(pytree_node=False, default="linf")
+    num_restarts: int = struct.field(pytree_node=False, default=1)
+    alpha_max: jax.typing.ArrayLike = 0.1
+    eta: jax.typing.ArrayLike = 1.05
+    beta: jax.typing.ArrayLike = 0.9
+    thorough: bool = struct.field(pytree_node=False, default=False)
+
+    def _runs(self, num_classes):
+        return min(self.num_targets, num_classes - 1) * self.num_restarts
+
+    def _boundary(self, difference, num_classes, y, state):
+        del num_classes, y
+        rank = 1 + state.number // self.num_restarts
+        return difference(jnp.take_along_axis(state.order, rank[:, None], axis=1)[:, 0])

@@ -1,0 +1,38 @@
+"""The fast gradient sign method."""
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from morel_jax.losses.classification import cross_entropy
+
+
+@struct.dataclass
+class FGSM:
+    """One step of length epsilon along the sign of the cross-entropy's gradient.
+
+        x' = clip(x + epsilon sign(grad_x l_ce(x, y)), 0, 1)
+
+    It is PGD's single step of size epsilon from the clean image. A pixel whose gradient is zero stays.
+
+    Attributes:
+        epsilon: radius, in pixel units of images in [0, 1], such as 8 / 255.
+
+    Reference: Goodfellow et al., arXiv:1412.6572, section 4.
+    """
+    epsilon: jax.typing.ArrayLike
+
+    def __call__(self, logits_fn, key, x, y):
+        """Adversarial images.
+
+        Args:
+            logits_fn: images float[n, h, w, c] -> logits float[n, classes].
+            key: not used: there is nothing random here.
+            x: float[n, h, w, c], images in [0, 1].
+            y: int[n], labels.
+
+        Returns:
+            float[n, h, w, c] in the ball and in [0, 1]; no gradient flows through it.
+        """
+        del key
+        gradient = jax.grad(lambda x: cross_entropy(logits_fn(x), y).sum())(x)
+        return jax.lax.stop_gradient(jnp.clip(x + self.epsilon * jnp.sign(gradient), 0.0, 1.0))

@@ -1,0 +1,65 @@
+"""The nearest point of a hyperplane inside the box of images.
+
+With the direction in which each pixel has to move known, and the room it has until it meets the box, the smallest move
+onto the plane is given by one number: in Linf every pixel goes as far as the farthest, in L2 in proportion to its
+weight, and each stops at the box. How near the plane comes grows with that number along a concave line of straight
+pieces, so Newton's method from zero climbs to the answer, ends there exactly, and needs no sorting.
+"""
+import jax
+import jax.numpy as jnp
+
+
+def project_linf(x, w, b):
+    """The smallest move in Linf onto the hyperplane <w, x> = b that stays in [0, 1].
+
+    Args:
+        x: float[n, d], points in [0, 1].
+        w: float[n, d], normals; a pixel of weight 0 is left alone.
+        b: float[n], offsets.
+
+    Returns:
+        float[n, d], the moves: x + move is on the plane, or in the corner of the box nearest to it where the plane
+        does not meet the box; 0 where w is 0. Each row depends on its own x, w and b only.
+
+    Reference: the projection that Croce and Hein, arXiv:1907.02044, attack with; solved differently.
+    """
+    return _project(x, w, b, lambda weights: jnp.where(weights > 0, 1.0, 0.0).astype(weights.dtype))
+
+
+def project_l2(x, w, b):
+    """As :func:`project_linf`, the smallest move in L2."""
+    return _project(x, w, b, lambda weights: weights)
+
+
+# By the names of `morel_jax.attacks.norms`.
+PROJECTIONS = {"linf": project_linf, "l2": project_l2}
+
+
+def _project(x, w, b, speeds):
+    scale = jnp.max(jnp.abs(w), axis=-1, keepdims=True)
+    scale = jnp.where(scale > 0, scale, 1)  # So that products of tiny weights don't vanish.
+    w = w / scale
+    above = jnp.sum(w * x, axis=-1, keepdims=True) - b[:, None] / scale
+    direction = jnp.sign(w) * jnp.where(above >= 0, -1, 1)
+    room = jnp.maximum(jnp.where(direction > 0, 1 - x, x), 0) * (direction != 0)
+    weights = jnp.abs(w)
+    return direction * _lengths(weights, speeds(weights), room, jnp.abs(above))
+
+
+def _lengths(weights, speeds, room, need):
+    """Lengths min(t speeds, room) with the t for which the sum of weights * lengths is ``need`` float[n, 1]."""
+    def newton(free):
+        covered = jnp.sum(jnp.where(free, 0, weights * room), axis=-1, keepdims=True)
+        slope = jnp.sum(jnp.where(free, weights * speeds, 0), axis=-1, keepdims=True)
+        t = jnp.maximum(need - covered, 0) / jnp.where(slope > 0, slope, 1)
+        return jnp.where(free, t * speeds, room)
+
+    def narrow(carry):
+        free, _ = carry
+        still = free & (newton(free) < room)
+        return still, jnp.any(still != free)
+
+    # A pixel that has met the box stays there, so there are at most d + 1 turns; a row that has come to its end only
+    # repeats its last one.
+    free, _ = jax.lax.while_loop(lambda carry: carry[1], narrow, (room > 0, jnp.array(True)))
+    return newton(free)

@@ -1,0 +1,114 @@
+"""What Square Attack does in the L2 ball: patterns of mass that are moved from one window of the image to another."""
+import functools
+import math
+
+import jax.numpy as jnp
+import numpy as np
+
+from morel_jax.attacks import l2
+
+# Keeps a window without mass from becoming NaN.
+_TINY = 1e-12
+
+
+def side(share, h, w):
+    """Side of a window that covers ``share`` of the image: odd and at least 3, where the image is no smaller."""
+    odd = max(round(math.sqrt(share * h * w)), 3) | 1
+    return min(odd, h, w)
+
+
+def _peak(h, w):
+    """One half of a pattern, float64[h, w] of length 1: mass that falls off with the square of the distance.
+
+        eta_rs = sum_{m = d}^{n} 1 / (m + 1)^2,   d = max(|r - h // 2|, |s - w // 2|),   n = max(h // 2, w // 2)
+    """
+    far = np.maximum(abs(np.arange(h) - h // 2)[:, None], abs(np.arange(w) - w // 2))
+    tails = np.cumsum(1.0 / np.arange(max(h // 2, w // 2) + 1, 0, -1) ** 2)[::-1]
+    mass = tails[far]
+    return mass / max(np.sqrt(np.sum(mass**2)), _TINY)
+
+
+def pattern(side):
+    """A peak above and an equal dip below, float32[side, side] of length 1."""
+    whole = np.concatenate([_peak(side // 2, side), -_peak(side - side // 2, side)])
+    return np.float32(whole / np.sqrt(np.sum(whole**2)))
+
+
+@functools.lru_cache
+def patterns(sides):
+    """Patterns float32[k, largest, largest] of ``sides``, a tuple of k ints, each in the upper left corner."""
+    table = np.zeros((len(sides), max(sides), max(sides)), np.float32)
+    for entry, side in zip(table, sides, strict=True):
+        entry[:side, :side] = pattern(side)
+    return table
+
+
+def placed(table, number, top, left, lying, h, w):
+    """Patterns in their places: float[n, h, w], to be read within their windows alone.
+
+    Args:
+        table: see :func:`patterns`.
+        number, top, left: int[n], which pattern, and where it begins.
+        lying: bool[n], whether it is transposed.
+        h, w: of the images.
+    """
+    last = table.shape[-1] - 1
+    down = jnp.clip(jnp.arange(h) - top[:, None], 0, last)[:, :, None]
+    across = jnp.clip(jnp.arange(w) - left[:, None], 0, last)[:, None, :]
+    number, lying = number[:, None, None], lying[:, None, None]
+    return jnp.asarray(table)[number, jnp.where(lying, across, down), jnp.where(lying, down, across)]
+
+
+def start(coins, x, epsilon):
+    """A grid of patterns a fifth of the image in side, each upright or lying, of either sign in each channel.
+
+    Args:
+        coins: count -> random booleans[n, count].
+        x: float[n, h, w, c], images in [0, 1].
+        epsilon: radius in pixel units of [0, 1].
+
+    Returns:
+        float[n, h, w, c] in the ball and in [0, 1].
+    """
+    n, h, w, c = x.shape
+    tile = max(min(h, w) // 5, 1)
+    down, across = h // tile, w // tile
+    drawn = coins(down * across * (1 + c)).reshape(n, down, 1, across, 1, 1 + c)
+    upright = jnp.asarray(pattern(tile))
+    shapes = jnp.where(drawn[..., :1], upright.T[:, None, :, None], upright[:, None, :, None])
+    tiles = jnp.where(drawn[..., 1:], shapes, -shapes)
+    margins = [(free // 2, free - free // 2) for free in (h - down * tile, w - across * tile)]
+    delta = jnp.pad(tiles.reshape(n, down * tile, across * tile, c), [(0, 0), *margins, (0, 0)])
+    return _onto_the_ball(delta, x, epsilon)
+
+
+def move(best, x, epsilon, fresh, into, out_of):
+    """Moves the mass of two windows into the first of them.
+
+    There, in each channel, what was there and the new pattern are added, each at length 1, and the sum gets the length
+    that both windows had together, and the channel's share of what the ball leaves over.
+
+    Args:
+        best: float[n, h, w, c], where to begin.
+        x: float[n, h, w, c], images in [0, 1].
+        epsilon: radius in pixel units of [0, 1].
+        fresh: float[n, h, w, c], the new pattern, within ``into``.
+        into, out_of: bool[n, h, w, 1], the windows.
+
+    Returns:
+        float[n, h, w, c] in the ball and in [0, 1].
+    """
+    def length(values):
+        return jnp.sqrt(jnp.sum(values**2, axis=(1, 2), keepdims=True))
+
+    delta = best - x
+    unused = jnp.maximum(epsilon**2 - l2.norm(delta) ** 2, 0.0)
+    available = jnp.sqrt(length(delta * (into | out_of)) ** 2 + unused / x.shape[-1])
+    there = delta * into
+    mixed = fresh + there / (length(there) + _TINY)
+    mixed = mixed * (available / (length(mixed) + _TINY))
+    return _onto_the_ball(jnp.where(into, mixed, jnp.where(out_of, 0.0, delta)), x, epsilon)
+
+
+def _onto_the_ball(delta, x, epsilon):
+    return jnp.clip(x + l2.direction(delta) * epsilon, 0.0, 1.0)

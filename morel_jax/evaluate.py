@@ -1,0 +1,131 @@
+"""Command: ``python -m morel_jax.evaluate --workdir=runs/a --which=best,last --attacks=paper,autoattack``."""
+import json
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from morel_jax import command
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.")
+_WHICH = flags.DEFINE_list("which", ["best", "last"], "Checkpoints to judge: best, last.")
+_ATTACKS = flags.DEFINE_list(
+    "attacks", ["paper"],
+    "paper (fgsm, pgd20, pgd100, cw), autoattack, autoattack-plus, transfer, or single attacks: fgsm, pgd<steps>, "
+    "pgd<steps>x<restarts>, cw, apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square, transfer-<name>.")
+_EXAMPLES = flags.DEFINE_integer("examples", 0, "Only the first so many test images; 0: all.", lower_bound=0)
+_EPSILON = flags.DEFINE_float(
+    "epsilon", None, "Radius; by default the config's validation.epsilon. PGD's step goes with it.")
+_NORM = flags.DEFINE_enum("norm", "linf", ["linf", "l2"], "Norm of the radius.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of the attacks' random draws.", lower_bound=0)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Images under way at a time; changes no result.", lower_bound=1)
+_SURROGATE = flags.DEFINE_string("surrogate", None, "Workdir of the network that transfer attacks are crafted on.")
+_SURROGATE_WHICH = flags.DEFINE_string("surrogate_which", "last", "Its checkpoint: best or last.")
+_SAVE_IMAGES = flags.DEFINE_bool("save_images", False, "Keep adversarial images, float32 and uint8.")
+_REPORT_CARD = flags.DEFINE_integer(
+    "report_card", 200, "Images for the report card and its curves (gradient masking, weak evaluation); 0: none.",
+    lower_bound=0)
+_OUTPUT = flags.DEFINE_string("output", None, "Folder of the results; by default evaluation/ in the workdir.")
+_PROGRESS = flags.DEFINE_bool("progress", True, "Show a progress bar.")
+
+_SHOWN_CLASSES = 8
+
+
+def _surrogate():
+    if not _SURROGATE.value:
+        return None
+    from morel_jax.evaluation import load
+    return load(_SURROGATE.value, _SURROGATE_WHICH.value)[0]
+
+
+def _draw(folder, logits_fn, dataset, card, threat, seed):
+    """The figures: curves of the report card, and images that PGD-20 breaks."""
+    import jax
+    import numpy as np
+
+    from morel_jax.attacks import APGD
+    from morel_jax.data.augment import to_float
+    from morel_jax.evaluation import figures
+
+    if card.epsilons:  # Empty where not even PGD could be run.
+        figure = figures.new_figure(9, 3.2)
+        figures.robustness_curves(figure, card)
+        figure.savefig(folder / "curves.png", dpi=110)
+
+    images, labels = np.asarray(to_float(dataset.test.images[:200])), dataset.test.labels[:200]
+    attack = APGD(threat.epsilon, num_steps=20, norm=threat.norm)
+    x_adv = np.asarray(jax.jit(attack)(logits_fn, jax.random.key(seed), images, labels))
+    before, after = (np.asarray(jax.numpy.argmax(logits_fn(x), -1)) for x in (images, x_adv))
+    # One image a class: one that the attack breaks where there is one.
+    order = np.argsort(~((before == labels) & (after != labels)), kind="stable")
+    shown = [order[labels[order] == label][0] for label in np.unique(labels)[:_SHOWN_CLASSES]]
+    figure = figures.new_figure(9, 3.9)
+    figure.suptitle(f"APGD, 20 steps, {threat.norm}, epsilon {threat.epsilon:.4g}", fontsize=10)
+    figures.adversarial_examples(figure, images[shown], labels[shown], {"network": (x_adv[shown], after[shown])},
+                                 threat.epsilon if threat.norm == "linf" else np.abs(x_adv - images).max(),
+                                 dataset.class_names)
+    figure.savefig(folder / "adversarial.png", dpi=110)
+
+
+def _judge(which, output, surrogate):
+    import jax
+    import numpy as np
+
+    from morel_jax.data.augment import to_float
+    from morel_jax.evaluation import evaluate, report_card
+    from morel_jax.evaluation.progress import Bar
+    from morel_jax.evaluation.suite import Threat
+    from morel_jax.evaluation.summary import to_markdown
+    from morel_jax.evaluation.trained import as_logits_fn, load_variables
+    from morel_jax.training.workdir import write_atomically
+
+    model, variables, config, dataset = load_variables(_WORKDIR.value, which)
+    logits_fn, test = as_logits_fn(model, variables), dataset.test
+    epsilon = config.validation.epsilon if _EPSILON.value is None else _EPSILON.value
+    threat = Threat(epsilon, config.validation.step_size * epsilon / config.validation.epsilon, _NORM.value,
+                    config.variant)
+    folder = output / which
+    summary = evaluate(
+        logits_fn, test.images, test.labels, _ATTACKS.value, folder, epsilon=threat.epsilon, step_size=threat.step_size,
+        norm=threat.norm, variant=threat.variant, seed=_SEED.value, examples=_EXAMPLES.value,
+        surrogate=surrogate, batch_size=_BATCH_SIZE.value, save_images=_SAVE_IMAGES.value,
+        progress=Bar() if _PROGRESS.value else None)
+    text = to_markdown(summary, f"{_WORKDIR.value}, {which}")
+    print("\n" + text)
+    if _REPORT_CARD.value:
+        count = min(_REPORT_CARD.value, len(test.labels))
+        card = report_card(logits_fn, jax.random.key(_SEED.value), np.asarray(to_float(test.images[:count])),
+                           test.labels[:count], epsilon, norm=_NORM.value)
+        write_atomically(folder / "report_card.json", json.dumps(card.to_dict(), indent=1))
+        card_text = card.to_markdown()
+        print(card_text)
+        text += "\n" + card_text
+        _draw(folder, logits_fn, dataset, card, threat, _SEED.value)
+    write_atomically(folder / "summary.md", text)
+    print(f"results: {folder}")
+
+
+def main(argv):
+    """Judges each checkpoint; what cannot be judged is one line on standard error and exit status 2."""
+    del argv
+    try:
+        output = Path(_OUTPUT.value or Path(_WORKDIR.value) / "evaluation")
+        surrogate = _surrogate()
+        for which in _WHICH.value:
+            _judge(which, output, surrogate)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run():
+    """Entry point of the console script."""
+    command.run(main, required=["workdir"])
+
+
+if __name__ == "__main__":
+    run()

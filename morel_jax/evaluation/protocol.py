@@ -1,0 +1,175 @@
+"""An evaluation: attacks by name, run on what is left of a data set, judged, kept and summed up."""
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from morel_jax.attacks.keys import fold_in_name
+from morel_jax.data.augment import to_float
+from morel_jax.evaluation.ledger import Images, Ledger, Row, fingerprint
+from morel_jax.evaluation.pool import Pool, as_argument, block_width, predictions
+from morel_jax.evaluation.progress import Silent
+from morel_jax.evaluation.suite import Threat, plan
+from morel_jax.evaluation.summary import summarise
+from morel_jax.training.workdir import write_atomically
+
+
+def check_data(logits_fn, images, labels):
+    """Raises ValueError, naming rule and value, unless images and labels can be judged; returns the number of classes.
+
+    Args:
+        logits_fn: images float32[n, h, w, c] -> logits float[n, classes].
+        images: uint8[n, h, w, c], or floats in [0, 1].
+        labels: int[n] in 0 .. classes - 1.
+    """
+    if np.ndim(images) != 4:
+        raise ValueError(f"images must have the shape [n, height, width, channels]; got {np.shape(images)}.")
+    if len(images) == 0:
+        raise ValueError("images must hold at least one image; got none.")
+    if np.shape(labels) != (len(images),):
+        raise ValueError(f"labels must have the shape ({len(images)},), one an image; got {np.shape(labels)}.")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"labels must be integers; got {labels.dtype}.")
+    if images.dtype != np.uint8:
+        if not np.issubdtype(images.dtype, np.floating):
+            raise ValueError(f"images must be uint8 or floats in [0, 1]; got {images.dtype}.")
+        low, high = float(np.min(images)), float(np.max(images))
+        if not (low >= 0 and high <= 1):
+            raise ValueError(f"images must be in [0, 1]; got values from {low:g} to {high:g}.")
+    logits = _shape_of_logits(logits_fn, images)
+    if len(logits) != 2 or logits[0] != 1:
+        raise ValueError(f"logits_fn must map images [n, h, w, c] to logits [n, classes]; got {logits} for one image.")
+    low, high = int(np.min(labels)), int(np.max(labels))
+    if low < 0 or high >= logits[1]:
+        raise ValueError(f"labels must be in 0 .. {logits[1] - 1}, the network's classes; got {low} to {high}.")
+    return logits[1]
+
+
+def _shape_of_logits(logits_fn, images):
+    image = jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.float32)
+    return jax.eval_shape(logits_fn, image).shape
+
+
+def _network(logits_fn, images):
+    """Tells a network by its weights, or by what it answers where it hides them in a closure."""
+    leaves = jax.tree.leaves(logits_fn) if isinstance(logits_fn, jax.tree_util.Partial) else []
+    return fingerprint(leaves or np.asarray(logits_fn(images(np.arange(1)))))
+
+
+def evaluate(logits_fn, images, labels, attacks, folder, *, epsilon, step_size=None, norm="linf", variant="paper",
+             seed=0, examples=0, surrogate=None, batch_size=None, width=None, save_images=False, progress=None):
+    """Runs attacks on a network and sums up what is left of its accuracy.
+
+    Everything goes into ``folder``: ``settings.json``, ``ledger.csv`` (one row an example and attack) and
+    ``summary.json``. A call that was killed is repeated to go on where it was; the results are the same bit for bit,
+    whatever ``batch_size`` and however many devices. More attacks, or more examples, can be added by later calls.
+
+    Args:
+        logits_fn: images float32[n, h, w, c] in [0, 1] -> logits float32[n, classes]; a ``jax.tree_util.Partial`` over
+            its weights, as :func:`morel_jax.evaluation.load` returns, keeps them out of the compiled programs.
+        images: uint8[n, h, w, c], or floats in [0, 1].
+        labels: int[n].
+        attacks: names; see :func:`morel_jax.evaluation.suite.plan`.
+        folder: path.
+        epsilon: radius, in units of images in [0, 1].
+        step_size: of PGD, same units; None: epsilon / 10, as in the paper.
+        norm: ``linf`` or ``l2``.
+        variant: ``paper`` or ``reference``: how CW-Linf is set up.
+        seed: of all random draws; an example's draws depend on it, on the attack's name and on its index alone.
+        examples: only the first so many; 0: all.
+        surrogate: ``logits_fn`` of the network that ``transfer`` attacks are crafted on.
+        batch_size: examples under way at a time; None: what suits the devices.
+        width: rows in which the network is evaluated; None: what suits the backend. The one number here that changes
+            rounding.
+        save_images: keep the adversarial images under ``folder/adversarial``.
+        progress: a :class:`~morel_jax.evaluation.progress.Silent` or one of its kind; None: nothing is shown.
+
+    Returns:
+        dict, the content of ``summary.json``: what :func:`~morel_jax.evaluation.summary.summarise` returns, and the
+        ``settings``.
+
+    Raises:
+        ValueError: images, labels, names or surrogate that cannot be used, or a folder of another evaluation.
+    """
+    images, labels = np.asarray(images), np.asarray(labels)
+    count = check_data(logits_fn, images, labels)
+    if not 0 <= examples <= len(images):
+        raise ValueError(f"examples must be in 0 .. {len(images)}, the images there are; got {examples}.")
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1; got {batch_size}.")
+    if not 0 < epsilon < float("inf"):
+        raise ValueError(f"epsilon must be positive and finite; got {epsilon}.")
+    threat = Threat(float(epsilon), float(epsilon / 10 if step_size is None else step_size), norm, variant)
+    todo = plan(attacks, threat)
+    if any(entry.transfer for entry in todo.entries.values()):
+        if surrogate is None:
+            raise ValueError("transfer attacks need a surrogate, the network that they are crafted on; got none.")
+        others = _shape_of_logits(surrogate, images)[-1]
+        if others != count:
+            raise ValueError(f"the surrogate must have the network's {count} classes; got one with {others}.")
+    width = width or block_width()
+
+    def floats(index):
+        return np.asarray(to_float(images[index])) if images.dtype == np.uint8 else images[index].astype(np.float32)
+
+    settings = {
+        "epsilon": threat.epsilon, "step_size": threat.step_size, "norm": norm, "variant": variant, "seed": seed,
+        "width": width, "platform": jax.default_backend(), "network": _network(logits_fn, floats),
+        "data": fingerprint([images, labels]),
+    }
+    if surrogate is not None:
+        settings["surrogate"] = _network(surrogate, floats)
+    run = _Evaluation(as_argument(logits_fn), as_argument(surrogate) if surrogate is not None else None, floats,
+                      labels.astype(np.int32), width, batch_size, progress or Silent(), settings, folder)
+    summary = run.all(todo, examples or len(images), images.shape if save_images else None)
+    write_atomically(run.ledger.folder / "summary.json", json.dumps(summary, indent=1))
+    return summary
+
+
+class _Evaluation:
+    """The state of one call of :func:`evaluate`."""
+
+    def __init__(self, network, surrogate, floats, labels, width, batch_size, progress, settings, folder):
+        self._network, self._surrogate, self._floats, self._labels = network, surrogate, floats, labels
+        self._width, self._batch_size, self._progress, self._settings = width, batch_size, progress, settings
+        self.ledger = Ledger(folder, settings)
+
+    def all(self, todo, examples, images_shape):
+        """Runs the plan; returns the summary."""
+        self._clean = predictions(self._network, self._floats, np.arange(examples), self._width)
+        right = self._clean == self._labels[:examples]
+        # An ensemble last: it finds the rows that its members have as attacks of their own.
+        for names in sorted(todo.columns.values(), key=len):
+            alive = right.copy()
+            for name in names:
+                self._entry(todo.entries[name], np.flatnonzero(alive), np.flatnonzero(~right), images_shape)
+                rows = self.ledger.rows(name)
+                alive &= np.array([index not in rows or not rows[index].broken for index in range(examples)])
+        self.ledger.sort(todo.entries)
+        self.ledger.close()
+        return summarise(self.ledger, todo.columns, right) | {"settings": self._settings}
+
+    def _entry(self, entry, alive, misclassified, images_shape):
+        known = self.ledger.rows(entry.name)
+        self.ledger.add([Row.misclassified(entry.name, index, self._labels[index], self._clean[index])
+                         for index in misclassified if index not in known])
+        waiting = [index for index in alive if index not in known]
+        if not waiting:
+            return
+        kept = Images(self.ledger.folder / "adversarial", entry.name, images_shape) if images_shape else None
+        self._progress.begin(entry.name, len(alive) - len(waiting), len(alive))
+
+        def report(finished):
+            if kept:
+                kept.add(finished)
+            rows = [Row.attacked(entry.name, self._labels[one.index], self._clean[one.index], one) for one in finished]
+            self.ledger.add(rows)
+            self._progress.advance(len(rows), sum(row.broken for row in rows))
+
+        key = fold_in_name(jax.random.key(self._settings["seed"]), entry.name)
+        crafted_on = self._surrogate if entry.transfer else self._network
+        pool = Pool(entry.attack, crafted_on, self._network, key, self._floats, self._labels, entry.radius,
+                    self._settings["norm"], self._width)
+        pool.run(waiting, report, self._batch_size)
+        self._progress.end()

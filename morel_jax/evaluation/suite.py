@@ -1,0 +1,133 @@
+"""Attacks by name, with the settings that the paper and the field give them."""
+import dataclasses
+import math
+import re
+from typing import Any
+
+from morel_jax.attacks.autoattack import VERSIONS, member
+from morel_jax.attacks.cw import CWLinf
+from morel_jax.attacks.fgsm import FGSM
+from morel_jax.attacks.iterative import IterativeAttack
+from morel_jax.attacks.pgd import PGD
+from morel_jax.evaluation.pool import OneCall
+
+# The paper's four (section 4.2), over which it averages.
+PAPER = ("fgsm", "pgd20", "pgd100", "cw")
+_PREFIX = "transfer-"
+_PGD = re.compile(r"pgd([1-9]\d*)(?:x([1-9]\d*))?")
+# AutoAttack's versions as names in --attacks.
+_ENSEMBLES = {"autoattack": "standard", "autoattack-plus": "plus"}
+_FOR_RANDOM_NETWORKS = VERSIONS["rand"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Threat:
+    """What attacks may do, and the numbers that are not in their names.
+
+    Attributes:
+        epsilon: radius, in pixel units of images in [0, 1].
+        step_size: of PGD.
+        norm: ``linf`` or ``l2``.
+        variant: ``paper`` (CW-Linf with confidence 1, projected into the ball) or ``reference`` (confidence 0, not
+            bounded).
+    """
+    epsilon: float
+    step_size: float
+    norm: str = "linf"
+    variant: str = "paper"
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One attack of an evaluation.
+
+    Attributes:
+        name: under which its rows stand in the ledger.
+        attack: an IterativeAttack.
+        radius: what the judge allows it.
+        transfer: whether it is crafted on the surrogate.
+    """
+    name: str
+    attack: Any
+    radius: float
+    transfer: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Columns of the result and what they take.
+
+    Attributes:
+        columns: {column: names of entries, each seeing what the ones before it left}; most have one.
+        entries: {name: Entry}, in the order of their running.
+    """
+    columns: dict
+    entries: dict
+
+
+def plan(names, threat):
+    """What to run for ``names``.
+
+    Args:
+        names: of ``fgsm``; ``pgd<steps>``, from the clean image, and ``pgd<steps>x<restarts>``, from random points;
+            ``cw``; the members of AutoAttack (``apgd-ce``, ``apgd-dlr``, ``apgd-t``, ``fab``, ``fab-t``, ``square``;
+            ``x5`` behind three of them); ``autoattack`` and ``autoattack-plus``; ``paper`` for the paper's four;
+            ``transfer`` for the same four crafted on a surrogate, ``transfer-<name>`` for one.
+        threat: :class:`Threat`.
+
+    Returns:
+        :class:`Plan`.
+
+    Raises:
+        ValueError: no name, an unknown one, or one that does not know the norm.
+    """
+    if not names:
+        raise ValueError("attacks must name at least one attack; got none.")
+    columns = {}
+    for name in names:
+        if name == "paper":
+            columns |= {one: (one,) for one in PAPER}
+        elif name == "transfer":
+            columns |= {_PREFIX + one: (_PREFIX + one,) for one in PAPER}
+        elif name in _ENSEMBLES:
+            columns[name] = VERSIONS[_ENSEMBLES[name]]
+        else:
+            columns[name] = (name,)
+    # Entries of their own first: an ensemble's members then find rows of theirs in the ledger.
+    order = [one for members in sorted(columns.values(), key=len) for one in members]
+    return Plan(columns, {name: _entry(name, threat) for name in order})
+
+
+def _entry(name, threat):
+    transfer = name.startswith(_PREFIX)
+    attack, radius = _attack(name.removeprefix(_PREFIX), threat)
+    if not isinstance(attack, IterativeAttack):
+        attack = OneCall(attack, getattr(attack, "num_steps", 1) * getattr(attack, "num_restarts", 1))
+    return Entry(name, attack, radius, transfer)
+
+
+def _attack(name, threat):
+    """(attack, radius that the judge allows)."""
+    epsilon, pgd = threat.epsilon, _PGD.fullmatch(name)
+    if name in ("fgsm", "cw") or pgd:
+        if threat.norm != "linf":
+            raise ValueError(f"attack {name} is for norm linf; got {threat.norm!r}.")
+    if name == "fgsm":
+        return FGSM(epsilon), epsilon
+    if name == "cw":  # Paper, 4.2: 10 iterations, rate 0.01, confidence 1, constant 15.
+        if threat.variant == "reference":
+            return CWLinf(confidence=0.0, initial_const=15.0), math.inf
+        return CWLinf(confidence=1.0, initial_const=15.0, epsilon=epsilon), epsilon
+    if pgd:
+        steps, restarts = int(pgd[1]), pgd[2]
+        return PGD(epsilon, threat.step_size, num_steps=steps, start="uniform" if restarts else "clean",
+                   num_restarts=int(restarts or 1)), epsilon
+    if name in _FOR_RANDOM_NETWORKS:
+        raise ValueError(f"attack {name} is for networks that answer at random; "
+                         "call AutoAttack(version='rand') on those.")
+    try:
+        return member(name, epsilon, threat.norm), epsilon
+    except ValueError:
+        raise ValueError("attacks must be among fgsm, pgd<steps>, pgd<steps>x<restarts>, cw, apgd-ce, apgd-dlr, apgd-t, "
+                         f"fab, fab-t, square, paper, {', '.join(_ENSEMBLES)}, transfer, transfer-<name>; "
+                         f"got {name!r}.") from None

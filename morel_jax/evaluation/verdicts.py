@@ -1,0 +1,215 @@
+"""The verdicts of the report card: what counts as a symptom, and in what words.
+
+Each function takes what was measured and gives one :class:`Line`. Figures are robust accuracies over all images, those
+included that are misclassified without any attack.
+"""
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from morel_jax.attacks.checks import looks_like_probabilities
+
+PASS, FAIL, NOT_JUDGED = "pass", "fail", "not judged"
+
+# Two attacks on the same images differ by chance, through their random starts. A difference counts when a one-sided
+# sign test (McNemar's, exact) on the images that only one of the two breaks finds it at this level ...
+SIGNIFICANCE = 0.05
+# ... for which at least this many images are needed: 2^-5 < 0.05 < 2^-4 ...
+FEWEST_IMAGES = 5
+# ... and when it is worth a word: in points of robust accuracy, less than robust accuracies are usually compared by.
+NOTICEABLE_POINTS = 0.5
+# More effort always finds something: a robust accuracy is given to about a point, and may be wrong by that much.
+CONVERGED_POINTS = 1.0
+# AutoAttack's code warns when Square lowers the robust accuracy by more than this. Of 200 images it is less than one;
+# a true 0.2 points then gives three or more in less than one card of a hundred.
+SQUARE_POINTS, SQUARE_IMAGES = 0.2, 3
+# Images without a gradient are not attacked at all: one in a hundred moves the robust accuracy by a point at most.
+ZERO_GRADIENTS = 0.01
+# The cross-entropy's gradient has vanished when it is this small beside the margin's: their ratio is the probability of
+# the wrong classes, which float32 cannot tell from the rounding of the right one's.
+VANISHED = float(np.finfo(np.float32).eps)
+# AutoAttack's code takes a network for random when logits scaled to length 1 differ by more; rounding makes 1e-7.
+SAME_LOGITS = 1e-4
+# Steps of fixed size circle around the maximum at last: the end may lose this share of the rise.
+LOSS_FALL = 0.1
+# Noise breaks "as many" as the attack from this share on.
+AS_MANY = 0.9
+# The attacks that the lines speak of.
+STEPS, MORE_STEPS, RESTARTS = 20, 100, 5
+
+class Line(NamedTuple):
+    """One verdict.
+
+    Attributes:
+        name: one of ``NAMES``.
+        verdict: ``pass``, ``fail`` or ``not judged``.
+        text: the figures in words, and why a line was not judged.
+        figures: the same as a dict of numbers.
+    """
+    name: str
+    verdict: str
+    text: str
+    figures: dict
+
+
+class Tally(NamedTuple):
+    """``images`` looked at, ``right`` of them classified right and attacked."""
+    images: int
+    right: int
+
+    def accuracy(self, broken):
+        """Robust accuracy in [0, 1] when the attacked images bool[right] are broken."""
+        return (self.right - int(np.sum(broken))) / self.images
+
+    def percent(self, broken):
+        """The same in words."""
+        return _percent(self.accuracy(broken))
+
+
+def _percent(share):
+    return f"{100 * share:.1f} %"
+
+
+def sign_test(ahead, behind):
+    """Probability that, of ``ahead + behind`` fair coins, ``ahead`` or more show heads."""
+    tosses = ahead + behind
+    return sum(math.comb(tosses, heads) for heads in range(ahead, tosses + 1)) / 2**tosses
+
+
+def clearly_more(ahead, behind, images, points):
+    """Whether one attack beats another by more than chance and by more than ``points`` of ``images`` images.
+
+    Args:
+        ahead, behind: images that only the one breaks, and only the other.
+    """
+    return 100 * (ahead - behind) > points * images and sign_test(ahead, behind) <= SIGNIFICANCE
+
+
+def _only(one, other):
+    """How many images bool[m] only the one attack breaks, and only the other."""
+    return int(np.sum(one & ~other)), int(np.sum(other & ~one))
+
+
+def _line(name, failed, text, **figures):
+    return Line(name, FAIL if failed else PASS, text, figures)
+
+
+def one_step_beats_iterative(tally, one_step, pgd):
+    """Fails if FGSM breaks clearly more than PGD-20; both bool[m]."""
+    ahead, behind = _only(one_step, pgd)
+    return _line("one_step_beats_iterative", clearly_more(ahead, behind, tally.images, NOTICEABLE_POINTS),
+                 f"FGSM leaves {tally.percent(one_step)}, PGD-{STEPS} {tally.percent(pgd)} ({tally.images} images; "
+                 f"FGSM alone breaks {ahead}, PGD-{STEPS} alone {behind})",
+                 fgsm_accuracy=tally.accuracy(one_step), pgd_accuracy=tally.accuracy(pgd),
+                 only_fgsm=ahead, only_pgd=behind)
+
+
+def black_box_beats_white_box(gained, images, what):
+    """Fails if Square breaks more than 0.2 points, and three images, of what white-box attacks left."""
+    clear, enough = 100 * gained > SQUARE_POINTS * images, gained >= SQUARE_IMAGES
+    return _line("black_box_beats_white_box", clear and enough,
+                 f"{what}: {100 * gained / images:.1f} points lost to Square ({gained} of {images} images"
+                 + (f"; fewer than {SQUARE_IMAGES} may be chance)" if clear and not enough else ")"),
+                 broken_by_square_alone=gained, images=images)
+
+
+def largest_epsilon_at_chance(tally, epsilon, pgd, classes):
+    """Fails if PGD-20, bool[m], leaves more than chance where it may make any image of any other."""
+    return _line("largest_epsilon_at_chance", tally.accuracy(pgd) > 1 / classes,
+                 f"at epsilon {epsilon:.4g}, the whole box, PGD-{STEPS} leaves {tally.percent(pgd)} "
+                 f"(chance is {_percent(1 / classes)}; {tally.images} images)",
+                 epsilon=epsilon, accuracy=tally.accuracy(pgd), chance=1 / classes)
+
+
+def monotone_in_epsilon(tally, epsilons, broken):
+    """Fails if PGD-20 breaks clearly fewer at one of the radii than at a smaller one; bool[m] each, radii rising."""
+    failed, falls = False, []
+    for place in range(1, len(epsilons)):
+        best = max(range(place), key=lambda smaller: np.sum(broken[smaller]))
+        ahead, behind = _only(broken[best], broken[place])
+        falls.append((ahead - behind, best, place))
+        failed |= clearly_more(ahead, behind, tally.images, NOTICEABLE_POINTS)
+    fall, small, large = max(falls)
+    text = f"PGD-{STEPS} leaves " + ", ".join(f"{tally.percent(one)} at {epsilon:.3g}" for one, epsilon in zip(
+        broken, epsilons, strict=True)) + f" ({tally.images} images)"
+    if fall > 0:
+        text += f"; {fall} fewer are broken at {epsilons[large]:.3g} than at {epsilons[small]:.3g}"
+    return _line("monotone_in_epsilon", failed, text, largest_fall=max(fall, 0))
+
+
+def more_effort_helps(tally, pgd, more):
+    """Fails if PGD-100 with 5 restarts breaks clearly more than PGD-20, by more than a point; both bool[m]."""
+    ahead, behind = _only(more, pgd)
+    return _line("more_effort_helps", clearly_more(ahead, behind, tally.images, CONVERGED_POINTS),
+                 f"PGD-{STEPS} leaves {tally.percent(pgd)}, PGD-{MORE_STEPS} with {RESTARTS} restarts "
+                 f"{tally.percent(more)} ({tally.images} images)",
+                 pgd_accuracy=tally.accuracy(pgd), more_accuracy=tally.accuracy(more), only_more=ahead, only_pgd=behind)
+
+
+def gradients_usable(ce, margin):
+    """Fails if a gradient is NaN or infinite, or has vanished at more than 1 % of the points.
+
+    Args:
+        ce, margin: float[m, 2], largest entries of the gradients of cross-entropy and margin, at images and starts.
+    """
+    infinite = int(np.sum(~np.isfinite(ce))), int(np.sum(~np.isfinite(margin)))
+    vanished, zero = float(np.mean(ce <= VANISHED * margin)), float(np.mean(margin == 0))
+    return _line("gradients_usable", any(infinite) or max(vanished, zero) > ZERO_GRADIENTS,
+                 f"the cross-entropy's gradient has vanished at {_percent(vanished)} of {ce.size} points, images and "
+                 f"random starts, the margin's at {_percent(zero)}; NaN or infinite: {infinite[0]} and {infinite[1]}",
+                 points=ce.size, ce_vanished=vanished, margin_vanished=zero, ce_not_finite=infinite[0],
+                 margin_not_finite=infinite[1])
+
+
+def deterministic(repeats, images):
+    """Fails if a second pass gives other logits or another class; the other lines then saw one draw, or noise."""
+    failed = repeats.difference > SAME_LOGITS or repeats.changed > 0
+    return _line("deterministic", failed,
+                 f"repeated passes differ by {repeats.difference:.1e} of the logits' length and change "
+                 f"{repeats.changed} of {images} predictions" + (
+                     "; attack it with gradients averaged over draws (eot): the other lines did not" if failed else ""),
+                 difference=repeats.difference, changed_predictions=repeats.changed, images=images)
+
+
+def logits_not_probabilities(logits):
+    """Fails if the network's outputs float[n, classes] are probabilities: a softmax of them hides the gradient."""
+    failed = looks_like_probabilities(logits)
+    low, high, sums = float(logits.min()), float(logits.max()), logits.sum(-1)
+    return _line("logits_not_probabilities", failed,
+                 f"outputs lie in {low:.3g} .. {high:.3g} and sum to {sums.min():.3g} .. {sums.max():.3g}"
+                 + ("; give the logits before the softmax" if failed else ""),
+                 smallest=low, largest=high, smallest_sum=float(sums.min()), largest_sum=float(sums.max()))
+
+
+def loss_rises(margins):
+    """Fails unless PGD raises the margin of the best wrong class, float[m, steps + 1], and keeps it up.
+
+    The margin, since a saturated softmax would hide a rise or fall of the cross-entropy.
+    """
+    margins = margins[np.isfinite(margins).all(axis=1)]
+    if len(margins) < FEWEST_IMAGES:
+        return Line("loss_rises", NOT_JUDGED, "the margins along PGD are not finite", {})
+    mean = margins.mean(axis=0, dtype=np.float64)
+    start, end, peak = float(mean[0]), float(mean[-1]), float(mean.max())
+    up, down = int(np.sum(margins[:, -1] > margins[:, 0])), int(np.sum(margins[:, -1] < margins[:, 0]))
+    rises = end > start and sign_test(up, down) <= SIGNIFICANCE
+    return _line("loss_rises", not rises or end < peak - LOSS_FALL * (peak - start),
+                 f"along PGD-{margins.shape[1] - 1} the mean margin of the best wrong class goes from {start:.3g} to "
+                 f"{end:.3g}, at most {peak:.3g}; it rises for {up} of {len(margins)} images and falls for {down}",
+                 start=start, end=end, peak=peak, rising=up, falling=down)
+
+
+def noise_breaks_less(tally, noise, pgd):
+    """Fails if random noise breaks about as many as PGD-20; both bool[m]."""
+    ahead, behind = _only(pgd, noise)
+    attacked, random = int(pgd.sum()), int(noise.sum())
+    text = f"random noise of the same size breaks {random} of {tally.right} images, PGD-{STEPS} {attacked}"
+    figures = dict(noise_breaks=random, pgd_breaks=attacked, attacked=tally.right)
+    if max(attacked, random) < FEWEST_IMAGES:
+        return Line("noise_breaks_less", NOT_JUDGED, text + ": too few to tell them apart", figures)
+    if random >= AS_MANY * attacked:
+        return Line("noise_breaks_less", FAIL, text, figures)
+    if sign_test(ahead, behind) > SIGNIFICANCE:
+        return Line("noise_breaks_less", NOT_JUDGED, text + ": too few to tell them apart", figures)
+    return Line("noise_breaks_less", PASS, text, figures)

@@ -1,0 +1,29 @@
+import jax
+import numpy as np
+
+from morel_jax.attacks import l2
+
+
+def test_distance_and_direction_by_hand():
+    x = np.zeros((2, 1, 2, 1), np.float32)
+    x_adv = np.float32([3, 4, 0, 0]).reshape(2, 1, 2, 1)
+    np.testing.assert_allclose(l2.distance(x_adv, x), [5, 0])
+    np.testing.assert_allclose(l2.direction(x_adv).ravel(), [0.6, 0.8, 0, 0], rtol=1e-6)
+
+
+def test_project_by_hand():
+    x = np.full((3, 1, 2, 1), 0.5, np.float32)
+    x_adv = x + np.float32([0.3, 0.4, 0.03, 0.04, 6.0, 8.0]).reshape(x.shape)
+    np.testing.assert_allclose(l2.project(x_adv, x, 0.25).reshape(3, 2), [[0.65, 0.7], [0.53, 0.54], [0.65, 0.7]],
+                               rtol=1e-6)
+    np.testing.assert_allclose(l2.project(x_adv, x, 5.0)[2].ravel(), [1, 1])
+
+
+def test_random_boundary_has_the_radius_where_the_box_allows_it():
+    x = np.full((8, 6, 6, 3), 0.5, np.float32)
+    keys = jax.random.split(jax.random.key(0), 8)
+    point = l2.random_boundary(keys, x, 0.4)
+    np.testing.assert_allclose(l2.distance(point, x), 0.4, rtol=1e-5)
+    clipped = np.asarray(l2.random_boundary(keys, x, 50.0))
+    assert clipped.min() >= 0
+    assert clipped.max() <= 1

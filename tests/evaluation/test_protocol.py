@@ -1,0 +1,192 @@
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from morel_jax.evaluation import evaluate
+from tests.attacks.linear import Linear
+from tests.evaluation.network import EPSILON, data, network
+from tests.evaluation.run_evaluation import run
+
+QUICK = "fgsm,pgd20,cw,apgd-ce,transfer-fgsm"
+KILLS = 10
+
+
+def files(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def in_another_process(folder, attacks, examples, *arguments, **environment):
+    command = [sys.executable, "-m", "tests.evaluation.run_evaluation", str(folder), attacks, str(examples),
+               *map(str, arguments)]
+    return subprocess.Popen(command, env=os.environ | environment, stderr=subprocess.DEVNULL)
+
+
+def quick(folder, **options):
+    logits_fn = network()
+    images, labels = data(logits_fn, 20)
+    options = dict(epsilon=EPSILON, surrogate=network(seed=1)) | options
+    return evaluate(logits_fn, images, labels, QUICK.split(","), folder, **options)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, quick(folder)
+
+
+def test_summary_and_ledger_agree_with_the_network(whole):
+    folder, summary = whole
+    logits_fn = network()
+    _, labels = data(logits_fn, 20)
+    assert summary == json.loads((folder / "summary.json").read_text())
+    assert summary["clean"]["correct"] == 16  # Every fifth label is wrong.
+    rows = [line.split(",") for line in (folder / "ledger.csv").read_text().splitlines()]
+    assert rows[0] == ["attack", "index", "label", "clean_prediction", "broken", "prediction", "distance", "steps",
+                       "uint8_broken", "violation"]
+    assert len(rows) == 1 + 5 * 20
+    for attack in QUICK.split(","):
+        own = [row for row in rows if row[0] == attack]
+        assert [int(row[1]) for row in own] == list(range(20))
+        assert [int(row[2]) for row in own] == labels.tolist()
+        assert sum(row[4] == "0" for row in own) == summary["attacks"][attack]["correct"]
+        assert all(row[9] == "" for row in own)
+        assert all(float(row[6]) <= EPSILON + 2e-6 for row in own)
+    assert summary["attacks"]["apgd-ce"]["correct"] <= summary["attacks"]["pgd20"]["correct"] + 1
+    assert summary["worst_case"]["correct"] <= min(
+        summary["attacks"][name]["correct"] for name in ("fgsm", "pgd20", "cw", "apgd-ce"))
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_the_ledger_does_not_depend_on_the_batch_size(whole, tmp_path, batch_size):
+    quick(tmp_path, batch_size=batch_size)
+    assert files(tmp_path) == files(whole[0])
+
+
+def test_examples_and_attacks_can_be_added(whole, tmp_path):
+    logits_fn = network()
+    images, labels = data(logits_fn, 20)
+    evaluate(logits_fn, images, labels, ["pgd20"], tmp_path, epsilon=EPSILON, examples=7)
+    assert len((tmp_path / "ledger.csv").read_text().splitlines()) == 8
+    quick(tmp_path)
+    assert (tmp_path / "ledger.csv").read_bytes() == (whole[0] / "ledger.csv").read_bytes()
+
+
+def test_rows_that_are_there_are_not_made_again(whole, tmp_path):
+    quick(tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("morel_jax.evaluation.protocol.Pool.run", lambda *_: pytest.fail("attacked again"))
+        quick(tmp_path)
+
+
+def test_another_seed_or_network_is_another_evaluation(tmp_path):
+    quick(tmp_path)
+    with pytest.raises(ValueError, match="seed: 0 there, 1 now"):
+        quick(tmp_path, seed=1)
+    logits_fn = network(seed=2)
+    images, labels = data(network(), 20)
+    with pytest.raises(ValueError, match="network: "):
+        evaluate(logits_fn, images, labels, ["fgsm"], tmp_path, epsilon=EPSILON)
+
+
+def test_an_ensembles_members_see_what_is_left(tmp_path):
+    model = Linear(count=30)
+    epsilon = float(np.median(model.distances("linf")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules["morel_jax.evaluation.suite"].VERSIONS, "standard", ("apgd-ce", "apgd-t"))
+        summary = evaluate(model.logits, model.x, model.y, ["autoattack"], tmp_path, epsilon=epsilon)
+    rows = [line.split(",") for line in (tmp_path / "ledger.csv").read_text().splitlines()[1:]]
+    first = {row[1] for row in rows if row[0] == "apgd-ce" and row[4] == "0"}
+    assert {row[1] for row in rows if row[0] == "apgd-t"} == first
+    assert summary["attacks"]["autoattack"]["correct"] == int(np.sum(model.distances("linf") > epsilon))
+
+
+@pytest.mark.slow
+def test_eight_devices_give_the_ledger_of_one(tmp_path):
+    attacks = "apgd-ce,fab-t,square,cw"
+    one, eight = (in_another_process(tmp_path / str(count), attacks, 12, 64, JAX_NUM_CPU_DEVICES=str(count),
+                                     JAX_COMPILATION_CACHE_DIR="") for count in (1, 8))
+    assert one.wait() == 0
+    assert eight.wait() == 0
+    assert files(tmp_path / "1") == files(tmp_path / "8")
+
+
+@pytest.mark.slow
+def test_killed_ten_times_ends_with_the_same_files(tmp_path):
+    """kill -9 at random moments: while compiling, attacking, writing the ledger or the images."""
+    moment = random.Random(0)
+    attacks, examples = "pgd20,apgd-ce,fab-t,apgd-t,square", 40
+    cache = dict(JAX_COMPILATION_CACHE_DIR=str(tmp_path / "compiled"), JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0")
+    assert in_another_process(tmp_path / "unbroken", attacks, examples, **cache).wait() == 0
+    ledger, early, lengths = tmp_path / "broken" / "ledger.csv", 0, []
+    for _ in range(KILLS):
+        process = in_another_process(tmp_path / "broken", attacks, examples, **cache)
+        before, deadline = _size(ledger), time.monotonic() + 60
+        while _size(ledger) <= before and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        time.sleep(moment.uniform(0, 0.3))
+        early += process.poll() is not None
+        process.kill()
+        process.wait()
+        lengths.append(_size(ledger))
+    assert early == 0, lengths
+    run(tmp_path / "broken", attacks, examples)
+    assert files(tmp_path / "broken") == files(tmp_path / "unbroken")
+
+
+def _size(path):
+    return path.stat().st_size if path.exists() else 0
+
+
+MODEL = Linear(count=4)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (dict(labels=np.array([0, 1, 2, 9])), r"labels must be in 0 .. 4, the network's classes; got 0 to 9"),
+    (dict(labels=np.array([0, 1, 2, -1])), "got -1 to 2"),
+    (dict(labels=np.zeros(3, int)), r"labels must have the shape \(4,\), one an image; got \(3,\)"),
+    (dict(labels=np.zeros(4)), "labels must be integers; got float64"),
+    (dict(images=MODEL.x * 255), r"images must be in \[0, 1\]; got values from"),
+    (dict(images=MODEL.x * np.nan), r"images must be in \[0, 1\]; got values from nan"),
+    (dict(images=MODEL.x[0]), r"images must have the shape \[n, height, width, channels\]; got \(4, 4, 2\)"),
+    (dict(images=MODEL.x.astype(np.int32)), r"images must be uint8 or floats in \[0, 1\]; got int32"),
+    (dict(images=MODEL.x[:0], labels=np.zeros(0, int)), "images must hold at least one image; got none"),
+    (dict(logits_fn=lambda x: x), "logits_fn must map images"),
+    (dict(attacks=["bim"]), "attacks must be among"),
+    (dict(attacks=["transfer"]), "transfer attacks need a surrogate"),
+    (dict(attacks=["transfer"], surrogate=lambda x: MODEL.logits(x)[:, :3]),
+     "the surrogate must have the network's 5 classes; got one with 3"),
+    (dict(examples=5), r"examples must be in 0 .. 4, the images there are; got 5"),
+    (dict(epsilon=0.0), "epsilon must be positive and finite; got 0"),
+    (dict(norm="l1"), "norm"),
+    (dict(batch_size=0), "batch_size must be at least 1; got 0"),
+])
+def test_bad_input_is_one_clear_error(tmp_path, change, message):
+    arguments = dict(logits_fn=MODEL.logits, images=MODEL.x, labels=MODEL.y, attacks=["fgsm"], folder=tmp_path / "e",
+                     epsilon=0.1) | change
+    with pytest.raises(ValueError, match=message):
+        evaluate(**arguments)
+    assert not (tmp_path / "e").exists()
+
+
+def test_plain_functions_are_told_apart_by_what_they_answer(tmp_path):
+    evaluate(MODEL.logits, MODEL.x, MODEL.y, ["fgsm"], tmp_path, epsilon=0.1)
+    other = Linear(count=4, seed=1)
+    with pytest.raises(ValueError, match="network: "):
+        evaluate(other.logits, MODEL.x, MODEL.y, ["fgsm"], tmp_path, epsilon=0.1)
+
+
+def test_keys_depend_on_the_attacks_name_and_the_seed(tmp_path):
+    model = Linear(count=8)
+    x_adv = {}
+    for seed in (0, 1):
+        evaluate(model.logits, model.x, model.y, ["pgd1x2", "pgd2x2"], tmp_path / str(seed), epsilon=1e-3, seed=seed,
+                 save_images=True)
+        x_adv[seed] = [np.load(tmp_path / str(seed) / f"adversarial/{name}.npy") for name in ("pgd1x2", "pgd2x2")]
+    assert not np.array_equal(x_adv[0][0], x_adv[1][0])
+    assert not np.array_equal(x_adv[0][0], x_adv[0][1])

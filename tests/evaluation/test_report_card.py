@@ -1,0 +1,282 @@
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from morel_jax.evaluation import report_card as module
+from morel_jax.evaluation import verdicts
+from morel_jax.evaluation.report_card import NAMES, report_card
+from morel_jax.evaluation.symptoms import radii
+from morel_jax.evaluation.verdicts import FAIL, NOT_JUDGED, PASS, Tally
+from tests.evaluation import masked
+
+SQUARE = 300
+
+
+@functools.cache
+def network(name):
+    """(logits_fn, x, y): one of the masked networks, with its own answers as labels."""
+    plain = masked.linear()
+    logits_fn = getattr(masked, name)(plain)
+    return logits_fn, plain.x, np.argmax(np.asarray(logits_fn(plain.x)), axis=-1).astype(np.int32)
+
+
+@functools.cache
+def card(name, epsilon=masked.EPSILON, norm="linf", square=False):
+    """The card of a masked network; Square, the slowest, on demand."""
+    return report_card(*arguments(name), epsilon, norm, batch_size=32, square_queries=SQUARE,
+                       square_gain=None if square else (0, 1000))
+
+
+def arguments(name):
+    logits_fn, x, y = network(name)
+    return logits_fn, jax.random.key(0), x, y
+
+
+def line(card, name):
+    return card.lines[NAMES.index(name)]
+
+
+def verdict_of(card):
+    return {line.name: line.verdict for line in card.lines}
+
+
+@pytest.mark.parametrize(("epsilon", "norm", "square"), [(masked.EPSILON, "linf", True), (0.32, "l2", False)])
+def test_a_healthy_network_passes_every_line(epsilon, norm, square):
+    found = card("healthy", epsilon, norm, square)
+    assert verdict_of(found) == dict.fromkeys(NAMES, PASS)
+    assert found.clean_accuracy == 1
+
+
+@pytest.mark.parametrize(("name", "epsilon", "failing", "text"), [
+    ("shattered", masked.EPSILON, "one_step_beats_iterative", "FGSM leaves 40.0 %, PGD-20 100.0 % (60 images"),
+    ("deaf", masked.EPSILON, "largest_epsilon_at_chance", "leaves 100.0 % (chance is 20.0 %"),
+    ("wavy", 0.0157, "monotone_in_epsilon", "fewer are broken at 0.126 than at 0.00785"),
+    ("wavy", 0.2, "more_effort_helps", "PGD-100 with 5 restarts"),
+    ("quantised", 0.5, "gradients_usable", "vanished at 100.0 % of 120 points, images and random starts, the margin's "
+                                           "at 100.0 %"),
+    ("saturated", masked.EPSILON, "gradients_usable", "vanished at 100.0 % of 120 points, images and random starts, "
+                                                      "the margin's at 0.0 %"),
+    ("nan_gradient", masked.EPSILON, "gradients_usable", "NaN or infinite: 120 and 120"),
+    ("random", masked.EPSILON, "deterministic", "change 0 of 32 predictions; attack it with gradients averaged"),
+    ("random_when_compiled", masked.EPSILON, "deterministic", "averaged over draws"),
+    ("probabilities", masked.EPSILON, "logits_not_probabilities", "sum to 1 .. 1"),
+    ("backwards", masked.EPSILON, "loss_rises", "it rises for 0 of 60 images and falls for 60"),
+    ("quantised", 0.5, "noise_breaks_less", "random noise of the same size breaks 60 of 60 images"),
+])
+def test_a_masked_network_fails_its_line(name, epsilon, failing, text):
+    found = line(card(name, epsilon), failing)
+    assert found.verdict == FAIL
+    assert text in found.text
+
+
+def test_square_finds_what_a_quantised_network_hides():
+    found = line(card("quantised", masked.EPSILON, square=True), "black_box_beats_white_box")
+    assert found.verdict == FAIL
+    assert found.text.startswith("APGD-CE leaves 100.0 %, Square after it ")
+    assert found.figures["broken_by_square_alone"] >= verdicts.SQUARE_IMAGES
+
+
+@pytest.mark.parametrize("name", ["probabilities", "random", "random_when_compiled"])
+def test_what_one_line_names_does_not_fail_the_others(name):
+    assert sorted(set(verdict_of(card(name)).values()) - {PASS}) == [FAIL]
+    assert list(verdict_of(card(name)).values()).count(FAIL) == 1
+
+
+@pytest.mark.parametrize(("name", "error"), [("not_differentiable", "ValueError"),
+                                             ("not_traceable", "TracerArrayConversionError")])
+def test_a_network_without_gradient_still_gets_a_card(name, error):
+    found = report_card(*arguments(name), masked.EPSILON)
+    assert error in line(found, "gradients_usable").text
+    judged = {name: verdict for name, verdict in verdict_of(found).items() if verdict != NOT_JUDGED}
+    assert judged == {"gradients_usable": FAIL, "deterministic": PASS, "logits_not_probabilities": PASS}
+    assert error in line(found, "loss_rises").text
+    assert found.clean_accuracy == 1
+    assert found.epsilons == []
+
+
+def test_too_few_images_are_not_judged():
+    logits_fn, key, x, y = arguments("healthy")
+    found = report_card(logits_fn, key, x[:9], np.where(np.arange(9) < 4, y[:9], (y[:9] + 1) % 5), masked.EPSILON)
+    assert "4 of 9 images are classified right; 5 are needed" in line(found, "loss_rises").text
+    assert set(verdict_of(found).values()) == {PASS, NOT_JUDGED}
+
+
+def test_curves():
+    found = card("healthy", square=True)
+    assert found.epsilons[0] == 0
+    assert found.epsilons[-1] == 1
+    assert found.epsilon_accuracies[0] == 1
+    assert found.epsilon_accuracies[-1] == 0
+    assert masked.EPSILON in found.epsilons
+    # A linear network's robust accuracy is known, and PGD reaches it.
+    distances = masked.linear().distances("linf")
+    small = [epsilon for epsilon in found.epsilons if epsilon < 0.2]  # No pixel of the images reaches the box.
+    np.testing.assert_allclose(found.epsilon_accuracies[:len(small)],
+                               [np.mean(distances > epsilon) for epsilon in small], atol=1e-9)
+    assert found.iterations == list(range(101))
+    assert (np.diff(found.iteration_accuracies) <= 0).all()
+    assert found.iteration_accuracies[-1] == found.epsilon_accuracies[found.epsilons.index(masked.EPSILON)]
+    assert found.iteration_margins[-1] > found.iteration_margins[0]
+
+
+def test_misclassified_images_count_as_broken():
+    logits_fn, key, x, y = arguments("healthy")
+    wrong = np.arange(len(y)) < 15
+    found = report_card(logits_fn, key, x, np.where(wrong, (y + 1) % 5, y), masked.EPSILON, batch_size=32,
+                        square_gain=(0, 1000))
+    assert found.clean_accuracy == 0.75
+    assert found.epsilon_accuracies[0] == 0.75
+    expected = np.mean((masked.linear().distances("linf") > masked.EPSILON) & ~wrong)
+    np.testing.assert_allclose(line(found, "one_step_beats_iterative").figures["pgd_accuracy"], expected)
+
+
+def test_json_and_markdown():
+    found = card("healthy", square=True)
+    again = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert [one["name"] for one in again["lines"]] == list(NAMES)
+    assert again["epsilon_accuracies"] == found.epsilon_accuracies
+    lines = found.to_markdown().splitlines()
+    assert len(lines) == len(NAMES)
+    assert lines[0].startswith("- **pass** `one_step_beats_iterative`: FGSM leaves 40.0 %, PGD-20 40.0 % (60 images")
+
+
+def test_a_card_does_not_depend_on_the_batch():
+    whole = card("shattered").to_dict()
+    parts = report_card(*arguments("shattered"), masked.EPSILON, batch_size=13, square_gain=(0, 1000)).to_dict()
+    np.testing.assert_allclose(parts.pop("iteration_margins"), whole.pop("iteration_margins"), rtol=1e-4)
+    np.testing.assert_allclose(parts.pop("epsilon_accuracies"), whole.pop("epsilon_accuracies"), atol=0.02)
+    assert [one["verdict"] for one in parts["lines"]] == [one["verdict"] for one in whole["lines"]]
+
+
+def test_programs_are_compiled_once():
+    logits_fn, key, x, y = arguments("healthy")
+    traces = []
+
+    def counted(x):
+        traces.append(isinstance(x, jax.core.Tracer) and x.shape)
+        return logits_fn(x)
+
+    report_card(counted, key, x, y, masked.EPSILON, batch_size=16, square_gain=(0, 1000))
+    # Differentiability, clean logits, ascents, gradients and noise: whatever the radius, steps, restart and batch.
+    assert [shape for shape in traces if shape] == [(16, 8, 8, 1)] * 5
+
+
+def test_weights_may_be_leaves():
+    plain, (_, key, x, y) = masked.linear(), arguments("healthy")
+    apply = jax.tree_util.Partial(lambda weights, x: x.reshape(len(x), -1) @ weights + plain.bias, plain.weights)
+    found = report_card(apply, key, x, y, masked.EPSILON, batch_size=32, square_gain=(0, 1000))
+    assert verdict_of(found) == dict.fromkeys(NAMES, PASS)
+
+
+def test_progress_is_told():
+    calls = []
+    logits_fn, key, x, y = arguments("healthy")
+    report_card(logits_fn, key, x, y, masked.EPSILON, batch_size=32, square_gain=(0, 1000),
+                progress=lambda *call: calls.append(call))
+    assert ("pgd-20 at 0.0487", 32, 60) in calls
+    assert ("noise", 60, 60) in calls
+
+
+def test_sign_test():
+    assert verdicts.sign_test(5, 0) == 1 / 32
+    assert verdicts.sign_test(0, 0) == 1
+    assert verdicts.sign_test(3, 1) == 5 / 16
+    assert verdicts.sign_test(verdicts.FEWEST_IMAGES, 0) <= verdicts.SIGNIFICANCE
+    assert verdicts.sign_test(verdicts.FEWEST_IMAGES - 1, 0) > verdicts.SIGNIFICANCE
+
+
+@pytest.mark.parametrize(("ahead", "behind", "images", "expected"), [
+    (5, 0, 200, True), (4, 0, 200, False), (9, 4, 200, False), (40, 20, 10_000, False), (90, 30, 10_000, True)])
+def test_a_difference_counts_beyond_chance_and_half_a_point(ahead, behind, images, expected):
+    assert verdicts.clearly_more(ahead, behind, images, 0.5) == expected
+
+
+@pytest.mark.parametrize(("gained", "images", "verdict"), [
+    (1, 200, PASS), (2, 200, PASS), (3, 200, FAIL), (20, 10_000, PASS), (21, 10_000, FAIL)])
+def test_square_fails_beyond_two_tenths_of_a_point_and_three_images(gained, images, verdict):
+    found = verdicts.black_box_beats_white_box(gained, images, "in the full evaluation")
+    assert found.verdict == verdict
+    assert f"({gained} of {images} images" in found.text
+
+
+def test_square_of_a_full_evaluation_is_taken_over():
+    found = report_card(*arguments("not_traceable"), masked.EPSILON, square_gain=(30, 10_000))
+    assert line(found, "black_box_beats_white_box").text == \
+        "in the full evaluation: 0.3 points lost to Square (30 of 10000 images)"
+    assert line(found, "black_box_beats_white_box").verdict == FAIL
+
+
+@pytest.mark.parametrize(("noise", "pgd", "verdict"), [
+    (2, 30, PASS), (27, 30, FAIL), (26, 30, NOT_JUDGED), (40, 30, FAIL), (2, 4, NOT_JUDGED), (4, 4, NOT_JUDGED),
+    (5, 0, FAIL), (3, 6, NOT_JUDGED)])
+def test_noise(noise, pgd, verdict):
+    rows = np.arange(60)
+    assert verdicts.noise_breaks_less(Tally(100, 60), rows < noise, rows < pgd).verdict == verdict
+
+
+def test_gradients_fail_beyond_one_in_a_hundred():
+    sizes = np.ones((100, 2), np.float32)
+    assert verdicts.gradients_usable(sizes, sizes).verdict == PASS
+    few, many = sizes.copy(), sizes.copy()
+    few[:1], many[:2] = 0, 0
+    assert verdicts.gradients_usable(few, sizes).verdict == PASS
+    assert verdicts.gradients_usable(many, sizes).verdict == FAIL
+    assert verdicts.gradients_usable(sizes * 1e-8, sizes).figures["ce_vanished"] == 1
+    sizes[3, 1] = np.nan
+    assert verdicts.gradients_usable(sizes, sizes).verdict == FAIL
+
+
+def test_a_loss_that_falls_at_the_end_fails():
+    rise = np.linspace(-1, 1, 21)
+    assert verdicts.loss_rises(np.tile(rise, (9, 1))).verdict == PASS
+    assert verdicts.loss_rises(np.tile(np.append(rise, 0.9), (9, 1))).verdict == PASS
+    assert verdicts.loss_rises(np.tile(np.append(rise, 0.7), (9, 1))).verdict == FAIL
+    assert verdicts.loss_rises(np.full((9, 21), np.nan)).verdict == NOT_JUDGED
+
+
+@pytest.mark.parametrize(("epsilon", "largest", "expected"), [
+    (0.1, 1.0, [0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.4, 0.8, 1.0]),
+    (1.0, 1.0, [0.25, 0.5, 0.75, 1.0]),
+    (8.0, 8.0, [2.0, 4.0, 6.0, 8.0])])
+def test_radii(epsilon, largest, expected):
+    np.testing.assert_allclose(radii(epsilon, largest), expected)
+
+
+def test_an_unjudged_line_says_why():
+    assert all(len(found.text) > 10 for found in card("deaf").lines)
+    assert line(card("deaf"), "noise_breaks_less").verdict == NOT_JUDGED
+    assert "too few to tell them apart" in line(card("deaf"), "noise_breaks_less").text
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    (dict(x=np.zeros((0, 8, 8, 1), np.float32)), "x must hold at least one image; got shape"),
+    (dict(x=np.full((3, 8, 8, 1), 1.5, np.float32)), r"x must lie in \[0, 1\]; got 1.5 .. 1.5"),
+    (dict(x=np.full((3, 8, 8, 1), np.nan, np.float32)), r"x must lie in \[0, 1\]; got nan"),
+    (dict(x=np.zeros((3, 8, 8, 1), np.uint8)), r"x must be float\[n, h, w, c\]; got uint8"),
+    (dict(x=np.zeros((3, 64), np.float32)), r"x must be float\[n, h, w, c\]; got float32\[3, 64\]"),
+    (dict(y=np.array([0, 1, 5])), "y must be in 0 .. 4; got 0 .. 5"),
+    (dict(y=np.array([0, -1, 2])), "y must be in 0 .. 4; got -1 .. 2"),
+    (dict(y=np.array([0, 1])), r"y must be int\[3\], a label an image; got int64\[2\]"),
+    (dict(y=np.zeros(3)), r"y must be int\[3\], a label an image; got float64\[3\]"),
+    (dict(epsilon=0.0), r"epsilon must be in \(0, 1\], the whole box; got 0.0"),
+    (dict(epsilon=9.0, norm="l2"), r"epsilon must be in \(0, 8\], the whole box; got 9.0"),
+    (dict(norm="l1"), "norm must be one of linf, l2; got 'l1'"),
+    (dict(batch_size=0), "batch_size must be at least 1; got 0"),
+    (dict(square_queries=0), "square_queries must be at least 1; got 0"),
+    (dict(square_gain=(5, 4)), r"square_gain must be .* got \(5, 4\)"),
+    (dict(logits_fn=lambda x: jnp.zeros((len(x), 1))), r"logits_fn must give float\[3, classes\] .* got shape \(3, 1\)"),
+    (dict(logits_fn=lambda x: jnp.full((len(x), 5), jnp.nan)), "logits_fn must give finite logits on x; got .* 3 of 3"),
+])
+def test_errors(changes, message):
+    logits_fn, key, x, y = arguments("healthy")
+    given = dict(logits_fn=logits_fn, key=key, x=x[:3], y=y[:3], epsilon=0.1) | changes
+    with pytest.raises(ValueError, match=message):
+        report_card(**given)
+
+
+def test_the_names_are_those_of_the_verdicts():
+    assert all(hasattr(verdicts, name) and hasattr(module, name) for name in NAMES)

@@ -1,0 +1,80 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from morel_jax import training
+from tests.small import small_config
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def evaluate(*arguments):
+    return subprocess.run([sys.executable, "-m", "morel_jax.evaluate", *arguments], cwd=ROOT, text=True,
+                          capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    training.fit(small_config("standard", epochs=1, batch_size=250), folder, progress=False)
+    return folder
+
+
+@pytest.mark.slow
+def test_the_command_end_to_end(workdir):
+    outcome = evaluate(f"--workdir={workdir}", "--which=best,last", "--attacks=paper", "--examples=40",
+                       "--report_card=40", "--save_images")
+    assert outcome.returncode == 0, outcome.stderr
+    for which in ("best", "last"):
+        folder = workdir / "evaluation" / which
+        summary = json.loads((folder / "summary.json").read_text())
+        assert list(summary["attacks"]) == ["fgsm", "pgd20", "pgd100", "cw"]
+        assert summary["examples"] == 40
+        assert 0 <= summary["worst_case"]["accuracy"] <= summary["average"]["accuracy"] <= summary["clean"]["accuracy"]
+        text = (folder / "summary.md").read_text()
+        assert text.splitlines()[0] == f"## {workdir}, {which}"
+        assert "Avg-Robust (FGSM, PGD-20, PGD-100, CW)" in text
+        assert "one_step_beats_iterative" in text
+        assert text.split("\n")[0] in outcome.stdout
+        assert len(json.loads((folder / "report_card.json").read_text())["lines"]) == 10
+        for figure in ("curves.png", "adversarial.png"):
+            assert (folder / figure).stat().st_size > 10_000
+        assert (folder / "adversarial" / "pgd20_uint8.npy").exists()
+    assert "pgd20: " in outcome.stderr
+
+
+@pytest.mark.slow
+def test_transfer_and_another_radius_from_the_command_line(workdir, tmp_path):
+    outcome = evaluate(f"--workdir={workdir}", "--which=last", "--attacks=transfer-fgsm", f"--surrogate={workdir}",
+                       "--examples=20", "--report_card=0", f"--output={tmp_path}", "--epsilon=0.05", "--noprogress")
+    assert outcome.returncode == 0, outcome.stderr
+    summary = json.loads((tmp_path / "last" / "summary.json").read_text())
+    assert summary["settings"]["epsilon"] == 0.05
+    assert summary["settings"]["step_size"] == pytest.approx(0.025)
+    assert summary["settings"]["surrogate"] == summary["settings"]["network"]
+    assert outcome.stderr == ""
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--attacks=fgsm"], "--workdir"),
+    (["--workdir=nowhere"], "error: no config.json in nowhere: not a run's folder."),
+    (["--workdir=x", "--norm=l1"], "norm"),
+    (["--workdir=x", "--examples=-1"], "examples"),
+])
+def test_wrong_flags_are_one_line(arguments, message):
+    outcome = evaluate(*arguments)
+    assert outcome.returncode == 2
+    assert outcome.stderr.startswith("error: ")
+    assert message in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+
+
+def test_a_run_without_a_checkpoint(tmp_path):
+    training.workdir.open_workdir(small_config(), tmp_path)
+    outcome = evaluate(f"--workdir={tmp_path}")
+    assert outcome.returncode == 2
+    assert outcome.stderr.startswith(f"error: no checkpoint in {tmp_path}")
+    assert len(outcome.stderr.splitlines()) == 1
