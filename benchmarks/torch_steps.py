@@ -40,17 +40,18 @@ class ResNet(nn.Module):
     Args:
         name: ``resnet8``, ``resnet14``, ``resnet18``, ``resnet20`` or ``resnet34``.
         num_classes: logits.
+        channels: of the images.
 
     Raises:
         ValueError: another name.
     """
 
-    def __init__(self, name, num_classes):
+    def __init__(self, name, num_classes, channels=3):
         super().__init__()
         if name not in _STAGES:
             raise ValueError(f"the PyTorch side has {', '.join(_STAGES)}; got {name!r}.")
         sizes, widths = _STAGES[name]
-        self.conv1 = nn.Conv2d(3, widths[0], 3, 1, 1, bias=False)
+        self.conv1 = nn.Conv2d(channels, widths[0], 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
         inputs = widths[0]
         for stage, (size, width) in enumerate(zip(sizes, widths, strict=True)):
@@ -62,7 +63,7 @@ class ResNet(nn.Module):
         self.linear = nn.Linear(inputs, num_classes)
 
     def forward(self, x):
-        """float[n, 3, height, width] -> (features float32[n, width], logits float32[n, num_classes])."""
+        """float32[n, channels, height, width] -> (features float32[n, width], logits float32[n, num_classes])."""
         x = F.relu(self.bn1(self.conv1(x)))
         for stage in range(self.stages):
             x = getattr(self, f"layer{stage + 1}")(x)

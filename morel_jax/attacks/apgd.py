@@ -119,7 +119,8 @@ class _AutoPGD(IterativeAttack):
         """See :class:`IterativeAttack`."""
         gradient, (logits, loss) = self._evaluate(logits_fn, keys, y, state)
         runs = self._runs(logits.shape[-1])
-        found = jnp.argmax(logits, axis=-1) != y
+        # The argmax of NaN says nothing.
+        found = (jnp.argmax(logits, axis=-1) != y) & jnp.all(jnp.isfinite(logits), axis=-1)
         run = self._ascend(x, state.run, gradient, loss)
         ended = state.run.time == self.num_steps
         number = state.number + ended

@@ -128,7 +128,7 @@ def ascend(logits_fn, keys, x, y, epsilon, num_steps, norm_name="linf", random_s
         ValueError: an unknown norm.
     """
     ball, room = norm(norm_name), (num_steps if longest is None else longest) + 1
-    step_size = epsilon * jnp.where(num_steps == 1, 1.0, 2.5 / num_steps)
+    step_size = epsilon * jnp.where(num_steps == 1, 1.0, 2.5 / jnp.maximum(num_steps, 1))
 
     def objective(point):
         logits = jnp.asarray(logits_fn(point), jnp.float32)

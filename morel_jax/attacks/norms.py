@@ -1,7 +1,7 @@
 """Norms by name."""
 from morel_jax.attacks import l2, linf
 
-# Each module has `distance`, `direction`, `project` and `random_boundary`.
+# Each module has `distance`, `direction`, `dual`, `project` and `random_boundary`.
 NORMS = {"linf": linf, "l2": l2}
 
 

@@ -132,6 +132,14 @@ def test_gradients_of_random_networks_are_averaged():
     assert state.found.all()
 
 
+def test_nan_is_no_success():
+    model = Linear(count=4)
+    nowhere = lambda x: jnp.where(jnp.max(jnp.abs(x - model.x)) > 0, jnp.nan, model.logits(x))  # noqa: E731
+    state = APGD(0.1, 5).run(nowhere, jax.random.key(0), model.x, model.y)
+    assert not state.found.any()
+    np.testing.assert_array_equal(state.x_adv, model.x)
+
+
 def test_errors():
     model = Linear()
     call = lambda attack, logits=model.logits: attack(logits, jax.random.key(0), model.x, model.y)  # noqa: E731

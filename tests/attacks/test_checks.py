@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,9 +17,14 @@ X, Y = NETWORK.x, NETWORK.y
 KEYS = fold_in_each(jax.random.key(0), jnp.arange(len(X)))
 
 
-def course(**changes):
-    given = dict(logits_fn=NETWORK.logits, keys=KEYS, x=X, y=Y, epsilon=0.05, num_steps=10) | changes
-    return jax.tree.map(np.asarray, ascend(**given))
+@functools.partial(jax.jit, static_argnames="norm_name")
+def _ascend(x, epsilon, num_steps, random_start, norm_name):
+    return ascend(NETWORK.logits, KEYS, x, Y, epsilon, num_steps, norm_name, random_start, longest=40)
+
+
+def course(epsilon=0.05, num_steps=10, random_start=True, norm_name="linf", x=X):
+    found = jax.tree.map(np.asarray, _ascend(x, epsilon, num_steps, random_start, norm_name))
+    return found._replace(margins=found.margins[:, :num_steps + 1], wrong=found.wrong[:, :num_steps + 1])
 
 
 def test_an_ascent_reaches_what_a_linear_network_allows():
@@ -61,32 +68,32 @@ def test_one_step_is_fgsm():
 
 
 def test_starts_are_random_one_an_example():
-    starts = course(num_steps=0, longest=0).x_adv - X
+    starts = course(num_steps=0).x_adv - X
     assert np.abs(np.abs(starts).max(axis=(1, 2, 3)) - 0.05).max() < 1e-6
     assert np.abs(np.diff(starts, axis=0)).max() > 0.01
 
 
+def test_room_beyond_the_course_changes_nothing():
+    alone = ascend(NETWORK.logits, KEYS, X, Y, 0.05, 3)
+    assert alone.margins.shape == alone.wrong.shape == (len(X), 4)
+    roomy = _ascend(X, 0.05, 3, True, "linf")
+    np.testing.assert_allclose(roomy.margins[:, :4], alone.margins, atol=1e-4)
+    np.testing.assert_array_equal(roomy.margins[:, 4:], 0)
+    np.testing.assert_allclose(roomy.x_adv, alone.x_adv, atol=1e-6)
+
+
 def test_one_program_for_all_radii_and_lengths():
-    traces = []
-
-    @jax.jit
-    def run(epsilon, num_steps, random_start):
-        traces.append(epsilon)
-        return ascend(NETWORK.logits, KEYS, X, Y, epsilon, num_steps, random_start=random_start, longest=12)
-
-    for epsilon, num_steps, random_start in ((0.05, 10, True), (0.1, 1, False)):
-        found = run(epsilon, num_steps, random_start)
-        alone = course(epsilon=epsilon, num_steps=num_steps, random_start=random_start)
-        np.testing.assert_allclose(found.margins[:, :num_steps + 1], alone.margins, atol=1e-4)
-        np.testing.assert_array_equal(found.margins[:, num_steps + 1:], 0)
-    assert len(traces) == 1
+    course(0.05, 10)
+    compiled = _ascend._cache_size()
+    course(0.1, 1, random_start=False)
+    assert _ascend._cache_size() == compiled
 
 
 def test_nan_gradients_move_nothing():
     def logits_fn(x):
         return NETWORK.logits(x) + jnp.sqrt(jnp.maximum(x - 2, 0)).sum(axis=(1, 2, 3))[:, None]
 
-    np.testing.assert_array_equal(course(logits_fn=logits_fn, random_start=False).x_adv, X)
+    np.testing.assert_array_equal(ascend(logits_fn, KEYS, X, Y, 0.05, 2, random_start=False).x_adv, X)
     assert all(np.isnan(sizes).all() for sizes in gradient_norms(logits_fn, X, Y))
 
 
@@ -143,26 +150,22 @@ def test_probabilities():
 
 
 @pytest.mark.parametrize("norm_name", ["linf", "l2"])
-def test_noise_breaks_what_it_must_and_nothing_else(norm_name):
+def test_noise_reaches_the_boundary_and_goes_no_further(norm_name):
     x = np.full((2, 4, 4, 1), 0.5, np.float32)
-    y = np.zeros(2, np.int32)
-    size = 0.1
 
-    def asks(threshold):
-        """Says 1 when the perturbation's norm goes beyond the threshold."""
+    @jax.jit
+    def broken(threshold, draws):
         def logits_fn(x):
+            """Says 1 when the perturbation is longer than the threshold."""
             delta = jnp.abs(x - 0.5).reshape(len(x), -1)
-            length = delta.max(1) if norm_name == "linf" else jnp.linalg.norm(delta, axis=1)
+            length = delta.max(1) if norm_name == "linf" else jnp.sqrt((delta**2).sum(1))
             return jnp.stack([jnp.zeros(len(x)), length - threshold], axis=1)
-        return logits_fn
 
-    def broken(logits_fn, draws):
-        return np.asarray(noise_breaks(logits_fn, KEYS[:2], x, y, size, draws, norm_name))
+        return noise_breaks(logits_fn, KEYS[:2], x, jnp.zeros(2, jnp.int32), 0.1, draws, norm_name)
 
-    assert broken(asks(0.999 * size), 1).all()
-    assert broken(asks(0.999 * size), 2).all()
-    assert not broken(asks(1.001 * size), 20).any()
-    assert not broken(asks(0.5 * size), 0).any()
+    assert broken(0.0999, 1).all()
+    assert not broken(0.1001, 20).any()
+    assert not broken(0.05, 0).any()
 
 
 def test_every_other_draw_of_noise_is_a_corner():
@@ -171,9 +174,12 @@ def test_every_other_draw_of_noise_is_a_corner():
     def at_a_corner(x):
         return jnp.stack([jnp.zeros(len(x)), jnp.abs(x - 0.5).min(axis=(1, 2, 3)) - 0.0999], axis=1)
 
-    found = [np.asarray(noise_breaks(at_a_corner, KEYS[:2], x, np.zeros(2, np.int32), 0.1, draws)) for draws in (1, 2)]
-    assert not found[0].any()
-    assert found[1].all()
+    @jax.jit
+    def broken(draws):
+        return noise_breaks(at_a_corner, KEYS[:2], x, jnp.zeros(2, jnp.int32), 0.1, draws)
+
+    assert not broken(1).any()
+    assert broken(2).all()
 
 
 def test_an_unknown_norm():

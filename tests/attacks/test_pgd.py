@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from morel_jax.attacks import PGD
-from morel_jax.attacks.keys import fold_in_each
+from morel_jax.attacks.keys import fold_in_each, fold_in_rows
+from morel_jax.losses import cross_entropy, kl_divergence
+from tests.attacks.linear import Linear
 
 WEIGHTS = np.random.default_rng(1).normal(size=(12, 2)).astype(np.float32)
 
@@ -31,6 +33,16 @@ def test_reaches_the_optimum_of_a_linear_model(loss, start):
     x, y = images()
     attack = PGD(0.1, 0.03, num_steps=8, start=start, loss=loss)
     np.testing.assert_allclose(attack(linear, jax.random.key(0), x, y), optimum(x, y, 0.1), atol=1e-6)
+
+
+def test_dlr_ends_where_a_linear_race_of_two_is_lost():
+    """Of three classes the third is out of reach: the best point favours the other of the first two."""
+    model = Linear(classes=3, count=8)
+    model.bias[:] = [0, 0, -50]
+    y = np.argmax(model.logits(model.x), -1)
+    towards_other = (model.weights[:, 1 - y] - model.weights[:, y]).T.reshape(model.x.shape)
+    x_adv = PGD(0.01, 0.003, num_steps=8, loss="dlr")(model.logits, jax.random.key(0), model.x, y)
+    np.testing.assert_allclose(x_adv, model.x + 0.01 * np.sign(towards_other), atol=1e-6)
 
 
 def test_kl_ends_where_a_linear_models_kl_is_largest():
@@ -93,6 +105,42 @@ def test_an_example_does_not_depend_on_its_batch():
     assert np.abs(np.diff(np.asarray(whole) - x, axis=0)).max() > 0.01
 
 
+def crooked(x):
+    """Three classes' logits with many local maxima, so that where a climb starts decides where it ends."""
+    z = x.reshape(len(x), -1)
+    directions = np.random.default_rng(2).normal(size=(12, 3)).astype(np.float32)
+    return jnp.sin(20 * z @ directions) + jnp.array([1.8, 0, 0])
+
+
+@pytest.mark.parametrize("loss", ["ce", "kl"])
+def test_restarts_keep_the_first_success_or_the_highest_loss(loss):
+    x, _ = images(40)
+    y = np.zeros(40, int)
+    keys = fold_in_each(jax.random.key(3), jnp.arange(40))
+
+    attack = PGD(0.02, 0.002, num_steps=2, loss=loss)
+    single = jax.jit(lambda keys: attack(crooked, keys, x, y))
+    singles = [single(keys)] + [single(fold_in_rows(keys, jnp.full(40, restart))) for restart in (1, 2, 3)]
+    logits = [crooked(x_adv) for x_adv in singles]
+    losses = np.stack([cross_entropy(z, y) if loss == "ce" else kl_divergence(crooked(x), z) for z in logits])
+    broken = np.stack([np.argmax(z, -1) != y for z in logits])
+    kept = np.where(broken.any(0), broken.argmax(0), losses.argmax(0))
+    assert set(kept[broken.any(0)]) == set(kept[~broken.any(0)]) == {0, 1, 2, 3}
+    expected = np.stack(singles)[kept, np.arange(40)]
+    np.testing.assert_allclose(attack.replace(num_restarts=4)(crooked, keys, x, y), expected, atol=1e-6)
+
+
+def test_restarts_begin_with_the_single_run():
+    x, y = images()
+    keep_first = PGD(0.1, 0.0, num_steps=1, num_restarts=3)  # The climbs end where they start.
+    single = keep_first.replace(num_restarts=1)(linear, jax.random.key(0), x, 0 * y)
+    broken = np.argmax(linear(single), -1) != 0
+    assert broken.any()
+    assert not broken.all()
+    x_adv = np.asarray(keep_first(linear, jax.random.key(0), x, 0 * y))
+    np.testing.assert_array_equal(x_adv[broken], single[broken])
+
+
 def test_no_gradient_flows_through_an_attack():
     x, y = images()
 
@@ -106,6 +154,9 @@ def test_no_gradient_flows_through_an_attack():
     (dict(loss="hinge"), "loss must be one of .*; got 'hinge'"),
     (dict(start="corner"), "start must be one of .*; got 'corner'"),
     (dict(loss="kl", start="clean"), "loss 'kl' needs a random start"),
+    (dict(loss="dlr"), "at least three classes"),
+    (dict(num_restarts=0), "num_restarts must be at least 1; got 0"),
+    (dict(num_restarts=2, start="clean"), "num_restarts must be 1 for start 'clean', .*; got 2"),
 ])
 def test_errors(fields, message):
     x, y = images()
