@@ -18,7 +18,8 @@ VERSIONS = {
     "rand": ("apgd-ce-eot20", "apgd-dlr-eot20"),
 }
 
-_MEMBERS = {
+# Every attack of every version, (epsilon, norm) -> attack.
+MEMBERS = {
     "apgd-ce": lambda epsilon, norm: APGD(epsilon, norm=norm),
     "apgd-dlr": lambda epsilon, norm: APGD(epsilon, loss="dlr", norm=norm),
     "apgd-cex5": lambda epsilon, norm: APGD(epsilon, norm=norm, num_restarts=5),
@@ -39,9 +40,9 @@ def member(name, epsilon, norm="linf"):
     Raises:
         ValueError: an unknown name.
     """
-    if name not in _MEMBERS:
-        raise ValueError(f"AutoAttack's attacks are {', '.join(_MEMBERS)}; got {name!r}.")
-    return _MEMBERS[name](epsilon, norm)
+    if name not in MEMBERS:
+        raise ValueError(f"AutoAttack's attacks are {', '.join(MEMBERS)}; got {name!r}.")
+    return MEMBERS[name](epsilon, norm)
 
 
 @struct.dataclass

@@ -4,7 +4,7 @@ import math
 import re
 from typing import Any
 
-from morel_jax.attacks.autoattack import VERSIONS, member
+from morel_jax.attacks.autoattack import MEMBERS, VERSIONS, member
 from morel_jax.attacks.cw import CWLinf
 from morel_jax.attacks.fgsm import FGSM
 from morel_jax.attacks.iterative import IterativeAttack
@@ -17,7 +17,6 @@ _PREFIX = "transfer-"
 _PGD = re.compile(r"pgd([1-9]\d*)(?:x([1-9]\d*))?")
 # AutoAttack's versions as names in --attacks.
 _ENSEMBLES = {"autoattack": "standard", "autoattack-plus": "plus"}
-_FOR_RANDOM_NETWORKS = VERSIONS["rand"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,12 +121,12 @@ def _attack(name, threat):
         steps, restarts = int(pgd[1]), pgd[2]
         return PGD(epsilon, threat.step_size, num_steps=steps, start="uniform" if restarts else "clean",
                    num_restarts=int(restarts or 1)), epsilon
-    if name in _FOR_RANDOM_NETWORKS:
+    if name in VERSIONS["rand"]:
         raise ValueError(f"attack {name} is for networks that answer at random; "
                          "call AutoAttack(version='rand') on those.")
     try:
         return member(name, epsilon, threat.norm), epsilon
     except ValueError:
-        raise ValueError("attacks must be among fgsm, pgd<steps>, pgd<steps>x<restarts>, cw, apgd-ce, apgd-dlr, apgd-t, "
-                         f"fab, fab-t, square, paper, {', '.join(_ENSEMBLES)}, transfer, transfer-<name>; "
-                         f"got {name!r}.") from None
+        known = ("fgsm", "pgd<steps>", "pgd<steps>x<restarts>", "cw", *MEMBERS, "paper", *_ENSEMBLES, "transfer",
+                 "transfer-<name>")
+        raise ValueError(f"attacks must be among {', '.join(known)}; got {name!r}.") from None

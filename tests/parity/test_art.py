@@ -1,17 +1,13 @@
 """FGSM, PGD and CW-Linf against the Adversarial Robustness Toolbox, on one network in both frameworks."""
-import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import torch
 from art.attacks.evasion import CarliniLInfMethod, FastGradientMethod, ProjectedGradientDescent
 from art.estimators.classification import PyTorchClassifier
 
 from benchmarks.torch_convnet import ConvNet
-from morel_jax import data, models
 from morel_jax.attacks.cw import CWLinf
 from morel_jax.attacks.fgsm import FGSM
 from morel_jax.attacks.pgd import PGD
@@ -19,57 +15,19 @@ from morel_jax.losses import cross_entropy
 
 pytestmark = pytest.mark.parity
 EPSILON = 0.1
-COUNT = 24
-
-
-@functools.cache
-def fitted():
-    """(model, variables, dataset): `convnet_small` after a few seconds of training, right for most images."""
-    dataset = data.load("fashion_mnist_small")
-    model = models.create("convnet_small", dataset.num_classes)
-    steps, batch = 200, 50
-    index = jax.random.permutation(jax.random.key(1), len(dataset.train.labels))
-    index = jnp.resize(index, (steps, batch))
-    optimizer = optax.adam(2e-3)
-
-    @jax.jit
-    def train(images, labels):
-        variables = model.init(jax.random.key(0), images[:1] / 255)
-
-        def step(carry, rows):
-            params, stats, opt_state = carry
-
-            def loss(params):
-                outputs, updates = model.apply({"params": params, "batch_stats": stats}, images[rows] / 255,
-                                               train=True, mutable=["batch_stats"])
-                return cross_entropy(outputs.logits, labels[rows]).mean(), updates["batch_stats"]
-
-            gradient, stats = jax.grad(loss, has_aux=True)(params)
-            updates, opt_state = optimizer.update(gradient, opt_state)
-            return (optax.apply_updates(params, updates), stats, opt_state), None
-
-        params, stats = variables["params"], variables["batch_stats"]
-        (params, stats, _), _ = jax.lax.scan(step, (params, stats, optimizer.init(params)), index)
-        return {"params": params, "batch_stats": stats}
-
-    return model, train(dataset.train.images, dataset.train.labels.astype(np.int32)), dataset
-
-
-def attacked(count=COUNT):
-    """(logits_fn, variables, x, y) of the comparison."""
-    model, variables, dataset = fitted()
-    x = np.asarray(dataset.test.images[:count], np.float32) / 255
-    return (lambda x: model.apply(variables, x).logits), variables, x, dataset.test.labels[:count].astype(np.int32)
+COUNT = 100
 
 
 @pytest.fixture(scope="module")
-def network():
-    """(jitted logits_fn, ART's classifier, x, y, bool[n]: right on the clean image)."""
-    logits_fn, variables, x, y = attacked()
+def network(quickstart_network):
+    """(jitted logits_fn, ART's classifier, x, y, bool[n]: right on the clean image), of the quickstart's network."""
+    logits_fn, variables, dataset = quickstart_network
+    x = np.asarray(dataset.test.images[:COUNT], np.float32) / 255
+    y = dataset.test.labels[:COUNT].astype(np.int32)
     twin = PyTorchClassifier(ConvNet(variables, x.shape[1]), loss=torch.nn.CrossEntropyLoss(),
                              input_shape=x.shape[:0:-1], nb_classes=10, clip_values=(0, 1), device_type="cpu")
     right = predictions(logits_fn, x) == y
-    assert 0.7 * COUNT < right.sum() < COUNT  # There are images of both kinds.
+    assert 0 < right.sum() < COUNT  # There are images of both kinds.
     return jax.jit(logits_fn), twin, x, y, right
 
 
