@@ -77,7 +77,7 @@ def run_torch(network, images, labels, epsilon, batch_size, memory_format):
     y = torch.from_numpy(labels).long()
     began = time.perf_counter()
     attack = AutoAttack(network, eps=epsilon, norm="Linf", version="standard", seed=0, device="cpu")
-    x_adv = attack.run_standard_evaluation(x, y, batch_size=batch_size)
+    x_adv, _ = attack.run_standard_evaluation(x, y, batch_size=batch_size)
     seconds = time.perf_counter() - began
     with torch.no_grad():
         return (network(x_adv).argmax(1) == y).numpy(), seconds

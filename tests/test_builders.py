@@ -54,6 +54,15 @@ def test_papers_learning_rates(architecture, rates):
         np.testing.assert_allclose(builders.learning_rate(config, epoch), rate, rtol=1e-12)
 
 
+def test_the_papers_surrogate():
+    """A ResNet50, standard training on clean images for 200 epochs; and one for a CPU with the quickstart's settings."""
+    config = load("cifar10", "resnet50,standard")
+    assert (config.model.name, config.method, config.epochs) == ("resnet50", "standard", 200)
+    assert builders.forwards(config) == ("natural",)
+    small = load("quickstart", "resnet8,standard")
+    assert (small.model.name, small.method, small.epochs) == ("resnet8", "standard", 5)
+
+
 def test_papers_numbers():
     config = load("cifar10")
     assert (config.batch_size, config.epochs) == (8, 100)

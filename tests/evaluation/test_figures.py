@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 
 from morel_jax.evaluation import figures
@@ -32,3 +34,15 @@ def test_curves_show_judged_epochs_in_percent():
     assert loss == [[1, 2.0], [2, 1.0]]
     assert clean == [[2, 50.0]]
     assert robust == [[2, 25.0]]
+
+
+def test_robustness_curves_mark_the_radius():
+    card = SimpleNamespace(norm="linf", epsilon=0.1, epsilons=[0, 0.05, 0.1, 1.0], epsilon_accuracies=[0.8, 0.7, 0.5, 0],
+                           iterations=[0, 1, 2], iteration_accuracies=[0.8, 0.6, 0.5], iteration_margins=[-2, -1, 0.5])
+    figure = figures.new_figure(9, 3)
+    figures.robustness_curves(figure, card)
+    by_radius, by_step, margin = figure.axes
+    np.testing.assert_allclose(by_radius.lines[0].get_ydata(), [80, 70, 50, 0])
+    assert by_radius.lines[1].get_xdata()[0] == 0.1
+    np.testing.assert_allclose(by_step.lines[0].get_ydata(), [80, 60, 50])
+    np.testing.assert_allclose(margin.lines[0].get_ydata(), [-2, -1, 0.5])
