@@ -1,5 +1,13 @@
+import os
+
 import jax
 import pytest
+
+
+def pytest_configure(config):
+    """The fast tests compile much and run little: less optimisation. The slow ones compile as users do."""
+    if "not slow" in config.option.markexpr:
+        os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 
 
 @pytest.fixture(scope="session", autouse=True)

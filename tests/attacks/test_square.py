@@ -175,11 +175,11 @@ class TestL2Proposals:
         np.testing.assert_array_equal(np.sum(alike, axis=0), 1)
         assert min(np.mean(alike, axis=1)) > 0.15
 
-    def test_move_keeps_the_length_and_empties_a_window(self):
+    def test_move_fills_the_ball_and_empties_a_window(self):
         random = np.random.default_rng(0)
         x = np.full((3, 8, 7, 2), 0.5, np.float32)
         delta = random.normal(size=x.shape).astype(np.float32)
-        delta *= 0.4 / np.sqrt((delta**2).sum((1, 2, 3), keepdims=True))
+        delta *= 0.3 / np.sqrt((delta**2).sum((1, 2, 3), keepdims=True))
         into, out_of = np.zeros((2, 3, 8, 7, 1), bool)
         into[:, 1:4, 1:4], out_of[:, 3:6, 2:5] = True, True
         fresh = np.zeros_like(x)
@@ -191,7 +191,8 @@ class TestL2Proposals:
         np.testing.assert_allclose(moved[others], delta[others], atol=1e-6)
         for channel in range(2):
             union = ((delta * (into | out_of)) ** 2)[..., channel].sum((1, 2))
-            np.testing.assert_allclose(((moved * into) ** 2)[..., channel].sum((1, 2)), union, rtol=1e-4)
+            filled = union + (0.4**2 - 0.3**2) / 2
+            np.testing.assert_allclose(((moved * into) ** 2)[..., channel].sum((1, 2)), filled, rtol=1e-4)
             window = delta[:, 1:4, 1:4, channel]
             mixed = fresh[:, 1:4, 1:4, channel] + window / np.sqrt((window**2).sum((1, 2), keepdims=True))
             there = moved[:, 1:4, 1:4, channel]
@@ -308,6 +309,20 @@ def test_a_restart_begins_anew(norm):
     assert states.queries[:, 0].tolist() == [0, 1, 2, 3, 4, 5, 6]
     assert states.done[-1].all()
     assert not states.done[:-1].any()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_restart_draws_other_squares(norm):
+    problem = linear(**IMAGES)
+    attack = Square(0.05, 1000, norm, num_restarts=2)
+    first = attack.first(problem.logits, keys_of(16), problem.x, problem.y)
+    number = jnp.full(16, 600)
+
+    @jax.jit
+    def proposed(queries):
+        return square._SEARCHES[norm].propose(attack, keys_of(16), problem.x, first.replace(queries=queries), number)[0]
+
+    assert (proposed(number) != proposed(number + 1001)).any((1, 2, 3)).mean() > 0.8
 
 
 def test_restarts_find_more_and_keep_what_one_run_finds():

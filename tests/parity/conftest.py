@@ -9,6 +9,14 @@ def pytest_ignore_collect(config):
     return True if "not parity" in config.option.markexpr else None
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    """PyTorch's threads wait for one another spinning: beside other workers that costs many times what they bring."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def quickstart_network(tmp_path_factory, worker_id):
     """(logits_fn, variables, dataset) of the MOREL network that the quickstart trains; trained once for all workers."""
