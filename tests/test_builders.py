@@ -55,7 +55,7 @@ def test_papers_learning_rates(architecture, rates):
 
 
 def test_the_papers_surrogate():
-    """A ResNet50, standard training on clean images for 200 epochs; and one for a CPU with the quickstart's settings."""
+    """A ResNet50 trained for 200 epochs on clean images; and one for a CPU with the quickstart's settings."""
     config = load("cifar10", "resnet50,standard")
     assert (config.model.name, config.method, config.epochs) == ("resnet50", "standard", 200)
     assert builders.forwards(config) == ("natural",)

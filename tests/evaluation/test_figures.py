@@ -37,7 +37,8 @@ def test_curves_show_judged_epochs_in_percent():
 
 
 def test_robustness_curves_mark_the_radius():
-    card = SimpleNamespace(norm="linf", epsilon=0.1, epsilons=[0, 0.05, 0.1, 1.0], epsilon_accuracies=[0.8, 0.7, 0.5, 0],
+    card = SimpleNamespace(norm="linf", epsilon=0.1, epsilons=[0, 0.05, 0.1, 1.0],
+                           epsilon_accuracies=[0.8, 0.7, 0.5, 0.0],
                            iterations=[0, 1, 2], iteration_accuracies=[0.8, 0.6, 0.5], iteration_margins=[-2, -1, 0.5])
     figure = figures.new_figure(9, 3)
     figures.robustness_curves(figure, card)
