@@ -153,11 +153,10 @@ class Images:
 
     def add(self, finished):
         """Writes the images of a list of :class:`~morel_jax.evaluation.pool.Finished`."""
+        # Mapped from the files: a kill of the program loses nothing that was written here.
         for one in finished:
             for array, name in zip(self._arrays, ("judged", "rounded"), strict=True):
                 array[one.index] = one.verdict[name]
-        for array in self._arrays:
-            array.flush()
 
 
 def _mapped(path, dtype, shape):
