@@ -20,8 +20,7 @@ class FABState(AttackState):
     Attributes:
         number: int32[n], which run is under way.
         order: int32[n, classes], classes by falling logit on the clean image.
-        point: float[n, h, w, c], where the network is evaluated next.
-        fresh: bool[n], whether ``point`` comes from a move onto a boundary, and is a candidate to be checked.
+        point: float[n, h, w, c], from where the next move goes.
         moves: int32[n], moves of this run so far.
         best: float[n, h, w, c], the nearest adversarial image of all runs; the image itself until there is one.
         best_distance: float[n], its distance; infinity until there is one, 0 for a misclassified example.
@@ -29,7 +28,6 @@ class FABState(AttackState):
     number: Any
     order: Any
     point: Any
-    fresh: Any
     moves: Any
     best: Any
     best_distance: Any
@@ -37,6 +35,7 @@ class FABState(AttackState):
 
 class _BoundaryAttack(IterativeAttack):
     """What both attacks share; they differ in the boundary that a move aims at and in what their runs are."""
+    passes = 2
 
     def _boundary(self, difference, num_classes, y, state):
         """The boundary to move onto: (gap float[n], gradient float[n, h, w, c]) of another class's logit less y's.
@@ -60,49 +59,50 @@ class _BoundaryAttack(IterativeAttack):
         fields = begin(x, clean_logits, y)
         count = jnp.zeros(x.shape[0], jnp.int32)
         return FABState(**fields, number=count, order=jnp.argsort(-clean_logits, axis=-1).astype(jnp.int32), point=x,
-                        fresh=count > 0, moves=count, best=x,
+                        moves=count, best=x,
                         best_distance=jnp.where(fields["found"], 0, jnp.inf).astype(x.dtype))
 
     def step(self, logits_fn, keys, x, y, state):
         """See :class:`IterativeAttack`."""
         logits, pull_back = jax.vjp(logits_fn, state.point)
         num_classes = logits.shape[-1]
-        runs = self._runs(num_classes)
 
         def difference(other):
             sign = jax.nn.one_hot(other, num_classes) - jax.nn.one_hot(y, num_classes)
             sign = sign.astype(logits.dtype)
             return jnp.sum(sign * logits, axis=-1).astype(x.dtype), pull_back(sign)[0]
 
-        distance = norm(self.norm).distance(state.point, x)
-        hit = state.fresh & (jnp.argmax(logits, axis=-1) != y)
+        moved = self._move(x, state.point, *self._boundary(difference, num_classes, y, state))
+        hit = jnp.argmax(logits_fn(moved), axis=-1) != y
+        distance = norm(self.norm).distance(moved, x)
         nearer = hit & (distance < state.best_distance)
-        best, best_distance = select(nearer, (state.point, distance), (state.best, state.best_distance))
+        best, best_distance = select(nearer, (moved, distance), (state.best, state.best_distance))
         found = best_distance <= self.epsilon
 
-        moved = self._move(x, state.point, *self._boundary(difference, num_classes, y, state))
-        point = select(hit, x + self.beta * (state.point - x), moved)
-        ended = state.moves == self.num_steps
-        number = state.number + ended
+        moves = state.moves + 1
+        ended = moves == self.num_steps
+        number, runs = state.number + ended, self._runs(num_classes)
         done = (number == runs) | (found & (not self.thorough))
+        point = select(hit, x + self.beta * (moved - x), moved)
         point = self._with_starts(keys, x, ended & ~done, number, best_distance, point)
         return state.replace(
             done=done, found=found, x_adv=select(found, best, x), best=best, best_distance=best_distance,
-            number=jnp.minimum(number, runs - 1), point=point, fresh=~(hit | ended),
-            moves=jnp.where(ended, 0, state.moves + ~hit),
+            number=jnp.minimum(number, runs - 1), point=point, moves=jnp.where(ended, 0, moves),
         )
 
     def _move(self, x, point, gap, gradient):
         """From ``point`` over the linearised boundary, drawn to where the image itself would meet it."""
-        flat = gradient.reshape(gradient.shape[0], -1)
-        both = jnp.concatenate([point.reshape(flat.shape), x.reshape(flat.shape)])
-        offset = jnp.sum(flat * point.reshape(flat.shape), axis=-1) - gap
-        moves = PROJECTIONS[self.norm](both, jnp.tile(flat, (2, 1)), jnp.tile(offset, 2))
-        lengths = jnp.maximum(norm(self.norm).distance(moves, jnp.zeros_like(moves)), _SHORTEST)
-        from_point, from_image = jnp.split(lengths, 2)
+        flat, point, image = (a.reshape(a.shape[0], -1) for a in (gradient, point, x))
+        offset = jnp.sum(flat * point, axis=-1) - gap
+
+        def onto_plane(start):
+            move = PROJECTIONS[self.norm](start, flat, offset)
+            length = norm(self.norm).distance(move, jnp.zeros_like(move))
+            return start + self.eta * move, jnp.maximum(length, _SHORTEST)[:, None]
+
+        (over_point, from_point), (over_image, from_image) = onto_plane(point), onto_plane(image)
         alpha = jnp.minimum(from_point / (from_point + from_image), self.alpha_max)
-        over_point, over_image = jnp.split(both + self.eta * moves, 2)
-        drawn = over_point * (1 - alpha)[:, None] + over_image * alpha[:, None]
+        drawn = over_point * (1 - alpha) + over_image * alpha
         return jnp.clip(drawn, 0.0, 1.0).reshape(x.shape)
 
     def _with_starts(self, keys, x, new, number, best_distance, point):
@@ -142,7 +142,7 @@ class FAB(_BoundaryAttack):
     begins between it and the image. The image found counts if it is within ``epsilon``; an example is finished as soon
     as there is one.
 
-    A step of the machine is one gradient of every logit: a move, or the way back from an adversarial point.
+    A step is one move: a gradient of every logit where it begins, and a look at where it leads.
 
     Attributes:
         epsilon: radius, in pixel units of images in [0, 1].
@@ -189,7 +189,7 @@ class FAB(_BoundaryAttack):
 class FABTargeted(_BoundaryAttack):
     """FAB on the boundary to one class at a time: the likeliest wrong classes on the clean image, one after another.
 
-    A step of the machine is one gradient, whatever the number of classes; else as :class:`FAB`.
+    A step takes one gradient, whatever the number of classes; else as :class:`FAB`.
 
     Attributes:
         epsilon: radius, in pixel units of images in [0, 1].

@@ -23,7 +23,7 @@ def project_linf(x, w, b):
 
     Reference: the projection that Croce and Hein, arXiv:1907.02044, attack with; solved differently.
     """
-    return _project(x, w, b, lambda weights: jnp.where(weights > 0, 1.0, 0.0).astype(weights.dtype))
+    return _project(x, w, b, lambda weights: 1.0)
 
 
 def project_l2(x, w, b):
@@ -40,26 +40,27 @@ def _project(x, w, b, speeds):
     scale = jnp.where(scale > 0, scale, 1)  # So that products of tiny weights don't vanish.
     w = w / scale
     above = jnp.sum(w * x, axis=-1, keepdims=True) - b[:, None] / scale
-    direction = jnp.sign(w) * jnp.where(above >= 0, -1, 1)
-    room = jnp.maximum(jnp.where(direction > 0, 1 - x, x), 0) * (direction != 0)
+    falls = (w > 0) == (above >= 0)
+    room = jnp.where(w == 0, 0, jnp.maximum(jnp.where(falls, x, 1 - x), 0))
     weights = jnp.abs(w)
-    return direction * _lengths(weights, speeds(weights), room, jnp.abs(above))
+    return jnp.where(falls, -1, 1) * _lengths(weights, speeds(weights), room, jnp.abs(above))
 
 
 def _lengths(weights, speeds, room, need):
     """Lengths min(t speeds, room) with the t for which the sum of weights * lengths is ``need`` float[n, 1]."""
-    def newton(free):
-        covered = jnp.sum(jnp.where(free, 0, weights * room), axis=-1, keepdims=True)
-        slope = jnp.sum(jnp.where(free, weights * speeds, 0), axis=-1, keepdims=True)
-        t = jnp.maximum(need - covered, 0) / jnp.where(slope > 0, slope, 1)
-        return jnp.where(free, t * speeds, room)
+    cover, slopes = weights * room, weights * speeds
 
-    def narrow(carry):
-        free, _ = carry
-        still = free & (newton(free) < room)
-        return still, jnp.any(still != free)
+    def newton(carry):
+        t, _ = carry
+        free = t * speeds < room
+        covered = jnp.sum(jnp.where(free, 0, cover), axis=-1, keepdims=True)
+        slope = jnp.sum(jnp.where(free, slopes, 0), axis=-1, keepdims=True)
+        onto = (need - covered) / jnp.where(slope > 0, slope, 1)
+        # Rounding may put the answer a hair below t: then t is the answer.
+        further = (slope > 0) & (onto > t)
+        return jnp.where(further, onto, t), jnp.any(further)
 
-    # A pixel that has met the box stays there, so there are at most d + 1 turns; a row that has come to its end only
-    # repeats its last one.
-    free, _ = jax.lax.while_loop(lambda carry: carry[1], narrow, (room > 0, jnp.array(True)))
-    return newton(free)
+    # A pixel that has met the box stays there, so there are at most d + 1 turns; a row that has come to its end keeps
+    # its t.
+    t, _ = jax.lax.while_loop(lambda carry: carry[1], newton, (jnp.zeros_like(need), jnp.array(True)))
+    return jnp.minimum(t * speeds, room)

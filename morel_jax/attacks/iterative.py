@@ -1,4 +1,4 @@
-"""Attacks that move an example on by one pass through the network at a time.
+"""Attacks that move an example on by one step, a pass through the network or two, at a time.
 
 Each example stands alone in such an attack: it has its own key, its own counters and its own end. So examples that
 are at different places of their attacks can share a batch, one that is finished can make room for another
@@ -21,7 +21,7 @@ class AttackState:
         done: bool[n]; an example that is done stays as it is.
         found: bool[n]; whether ``x_adv`` is an adversarial image within the attack's bounds.
         x_adv: float[n, h, w, c]; the image itself until something is found.
-        steps: int32[n], passes through the network so far, the first one on the clean image not counted.
+        steps: int32[n], steps so far; the pass on the clean image before the first is none.
     """
     done: Any
     found: Any
@@ -46,12 +46,16 @@ def begin(x, clean_logits, y):
 class IterativeAttack:
     """Base of the attacks that work step by step.
 
-    A subclass is a frozen pytree with two methods, free of any network evaluation but the one in ``step``:
+    A subclass is a frozen pytree with two methods, free of any network evaluation but those in ``step``:
 
     - ``start(keys, x, y, clean_logits) -> state``, an :class:`AttackState` that :func:`begin` has begun;
-    - ``step(logits_fn, keys, x, y, state) -> state``, which evaluates the network once on one image an example.
+    - ``step(logits_fn, keys, x, y, state) -> state``, which evaluates the network on ``passes`` images an example.
       What it gives for an example that is done, or for its ``steps``, does not matter: :meth:`advance` sees to them.
+
+    Attributes:
+        passes: through the network, forwards or with a gradient, in one step; the same for every example and step.
     """
+    passes = 1
 
     def clean_logits(self, logits_fn, keys, x):
         """Logits on the clean images; a subclass that knows random networks gives them their keys here."""

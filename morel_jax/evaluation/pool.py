@@ -88,11 +88,16 @@ def _workers():
 
 
 @jax.jit
-def _refill(attack, logits_fn, block, taken, empty, key, index, x, y):
-    """The block with new examples, begun, in the rows ``taken``; those that are ``empty`` are done."""
+def _begin(attack, logits_fn, key, index, x, y):
+    """A block of new examples."""
     keys = fold_in_each(key, index)
-    new = _Block(keys, x, y, attack.first(logits_fn, keys, x, y))
-    block = new if block is None else select(taken, new, block)
+    return _Block(keys, x, y, attack.first(logits_fn, keys, x, y))
+
+
+@jax.jit
+def _put(block, new, taken, empty):
+    """The block with new examples in the rows ``taken``; those that are ``empty`` are done."""
+    block = select(taken, new, block)
     return block.replace(state=block.state.replace(done=block.state.done | empty))
 
 
@@ -157,9 +162,9 @@ class _Worker:
         self._index[rows] = taken
         # Rows that hold nothing repeat a taken example; they are not read.
         index = np.where(mask, self._index, taken[0])
-        self._block = _refill(self._attack, self._crafted_on, self._block, mask, self._index < 0,
-                              *jax.device_put((self._pool.key, index, self._pool.images(index),
-                                               self._pool.labels[index]), self._device))
+        new = _begin(self._attack, self._crafted_on, *jax.device_put(
+            (self._pool.key, index, self._pool.images(index), self._pool.labels[index]), self._device))
+        self._block = _put(new if self._block is None else self._block, new, mask, self._index < 0)
 
     def _move(self):
         occupied = int(np.sum(self._index >= 0))
@@ -178,7 +183,7 @@ class _Worker:
             return
         verdict = jax.device_get(judge_jit(self._target, self._block.x, state.x_adv, self._block.y,
                                            self._pool.radius, norm_name=self._pool.norm))
-        steps = np.asarray(getattr(state, "queries", state.steps)) * getattr(self._pool.attack, "passes", 1)
+        steps = np.asarray(getattr(state, "queries", state.steps)) * self._pool.attack.passes
         self._report([Finished(int(self._index[row]), int(steps[row]),
                                {name: np.array(values[row]) for name, values in vars(verdict).items()})
                       for row in rows])

@@ -10,9 +10,9 @@ transposition, take the place of ``lax.conv_general_dilated``:
     kernel gradient  DW(x, g)                                                       -> shaped like w
 
 Transposed, F gives DX and DW, DX gives F and DW, and DW gives DX and F. How each is computed is decided when
-the program is lowered, not when it is traced: on CPU by Winograd's algorithm where that suits, and else as an
-ordinary convolution in the fast layout and, for the kernel gradient, one matrix product; on every other platform
-by JAX's own rules (cuDNN knows its own gradients).
+the program is lowered, not when it is traced: on CPU by Winograd's algorithm or over blocks of the image
+(`morel_jax.models.strided`) where that suits, and else as an ordinary convolution in the fast layout and, for the
+kernel gradient, one matrix product; on every other platform by JAX's own rules (cuDNN knows its own gradients).
 
 Each primitive also takes operands with one more leading axis, of independent convolutions. ``vmap`` needs it
 only where both operands are batched (a population of models, gradients of single examples); where one is, its
@@ -29,7 +29,7 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from morel_jax.models import winograd
+from morel_jax.models import strided, winograd
 from morel_jax.models.linear import uniform_fan_in
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -166,12 +166,16 @@ def _wide(function, a, b, *arguments):
 def _canonical_forward(x, w, *, strides, padding, precision):
     if winograd.suits(w.shape[:2], strides, *w.shape[2:]):
         return _wide(winograd.forward, x, w, padding)
+    if strided.suits(w.shape[:2], strides):
+        return _wide(strided.forward, x, w, strides, padding, precision)
     return _canonical(x, w, strides, padding, precision)
 
 
 def _canonical_input_gradient(g, w, *, strides, padding, precision, input_size):
     if winograd.suits(w.shape[:2], strides, *w.shape[2:]):
         return _wide(winograd.input_gradient, g, w, padding, input_size)
+    if strided.suits(w.shape[:2], strides):
+        return _wide(strided.input_gradient, g, w, strides, padding, precision, input_size)
     pads = []
     for i in (0, 1):
         low = w.shape[i] - 1 - padding[i][0]

@@ -101,8 +101,8 @@ def test_stops_at_the_first_image_within_the_radius_unless_thorough():
     late = run(FAB(1.0, num_steps=20, thorough=True), curved, KEY, x, y)
     assert early.found.all()
     assert late.found.all()
-    assert (early.steps < 10).all()
-    assert (late.steps > 20).all()
+    assert (early.steps < 5).all()
+    assert (late.steps == 20).all()
     assert (late.best_distance <= early.best_distance).all()
     assert (late.best_distance < early.best_distance).any()
     np.testing.assert_array_equal(late.x_adv, late.best)
@@ -131,11 +131,10 @@ def test_a_misclassified_example_comes_back_unchanged(attack, norm):
 
 @BOTH
 def test_a_network_without_gradients_is_not_broken_and_every_run_ends(attack, norm):
-    """Of each run: every move, and the check of the last one."""
     x, y = np.full((3, 2, 2, 1), 0.5, np.float32), np.full(3, 3)
     runs = {FAB: 2, FABTargeted: 3 * 2}[attack]
     state = run(attack(0.1, num_steps=7, norm=norm, num_restarts=2, thorough=True), constant, KEY, x, y)
-    assert (state.steps == runs * 8).all()
+    assert (state.steps == runs * 7).all()
     assert not state.found.any()
     np.testing.assert_array_equal(state.best, x)
     assert np.isinf(state.best_distance).all()
@@ -144,7 +143,7 @@ def test_a_network_without_gradients_is_not_broken_and_every_run_ends(attack, no
 
 def test_fewer_targets_are_fewer_runs():
     x, y = np.full((3, 2, 2, 1), 0.5, np.float32), np.full(3, 3)
-    assert (run(FABTargeted(0.1, num_steps=7, num_targets=2), constant, KEY, x, y).steps == 2 * 8).all()
+    assert (run(FABTargeted(0.1, num_steps=7, num_targets=2), constant, KEY, x, y).steps == 2 * 7).all()
 
 
 def test_the_order_of_events():
@@ -164,7 +163,7 @@ def test_the_order_of_events():
     second = (1 - alpha) * (back + 1.05 * (0.5 - back)) + alpha * first
     assert alpha < 0.1  # Below its limit.
     np.testing.assert_allclose(seen, [0.3, 0.3, first, back, second], rtol=1e-5)
-    assert state.steps == 4
+    assert state.steps == 2
     np.testing.assert_allclose(state.best_distance, [min(first, second) - 0.3], rtol=1e-5)
 
 
