@@ -72,7 +72,10 @@ class _BoundaryAttack(IterativeAttack):
             sign = sign.astype(logits.dtype)
             return jnp.sum(sign * logits, axis=-1).astype(x.dtype), pull_back(sign)[0]
 
-        moved = self._move(x, state.point, *self._boundary(difference, num_classes, y, state))
+        # A branch, so that the gradient is computed once: XLA would compute its last operations anew in each of the many
+        # places that use it.
+        moved = jax.lax.cond(jnp.all(state.done), lambda *_: state.point, self._move, x, state.point,
+                             *self._boundary(difference, num_classes, y, state))
         hit = jnp.argmax(logits_fn(moved), axis=-1) != y
         distance = norm(self.norm).distance(moved, x)
         nearer = hit & (distance < state.best_distance)

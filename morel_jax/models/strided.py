@@ -40,15 +40,24 @@ def input_gradient(g, w, strides, padding, precision, input_size):
     """Transpose of :func:`forward` in x: float[n, h', w', c_out] -> float[n, *input_size, c_in]."""
     margins, blocks = _cut(input_size, strides, padding)
     n, c_in = g.shape[0], w.shape[2]
+    places = list(_places(w, strides))
+    kernels = [_slice(w, place, strides) for place in places]
+    if kernels[0].shape[0] <= _THIN:
+        products = jnp.split(_transposed(g, jnp.concatenate(kernels), precision), len(places), axis=3)
+    else:
+        products = [_transposed(g, kernel, precision) for kernel in kernels]
     x = 0
-    for i, j in _places(w, strides):
-        product = jnp.tensordot(g, _slice(w, (i, j), strides), axes=((3,), (1,)), precision=precision)
+    for (i, j), product in zip(places, products, strict=True):
         after = [blocks[axis] - g.shape[1 + axis] - offset for axis, offset in enumerate((i, j))]
         x += jnp.pad(product, ((0, 0), (i, after[0]), (j, after[1]), (0, 0)))
     x = x.reshape(n, *blocks, *strides, c_in).transpose(0, 1, 3, 2, 4, 5)
     x = x.reshape(n, blocks[0] * strides[0], blocks[1] * strides[1], c_in)
     back = ((-low, -high, 0) for low, high in margins)
     return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *back, (0, 0, 0)))
+
+
+def _transposed(g, kernel, precision):
+    return jnp.tensordot(g, kernel, axes=((3,), (1,)), precision=precision)
 
 
 def _cut(size, strides, padding):
