@@ -1,13 +1,25 @@
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import pytest
+
+ROOT = Path(__file__).parent.parent
 
 
 def pytest_configure(config):
     """The fast tests compile much and run little: less optimisation. The slow ones compile as users do."""
     if "not slow" in config.option.markexpr:
         os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
+
+
+def pytest_collection_modifyitems(items):
+    """What uses the quickstart's networks goes to one worker (``--dist loadgroup``), which trains them once."""
+    for item in items:
+        if "quickstart" in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group("quickstart"))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -17,3 +29,13 @@ def _compile_once(tmp_path_factory, worker_id):
     folder = (folder if worker_id == "master" else folder.parent) / "compiled"
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.fixture(scope="session")
+def quickstart(tmp_path_factory):
+    """(folder, standard output) of the quickstart's command, the README's first."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    outcome = subprocess.run([sys.executable, "-m", "morel_jax.quickstart", f"--workdir={folder}"], cwd=ROOT, text=True,
+                             capture_output=True)
+    assert outcome.returncode == 0, outcome.stderr
+    return folder, outcome.stdout

@@ -1,7 +1,4 @@
 """A run small enough for a test: real images, few of them, and a network of a few thousand weights."""
-import runpy
-from pathlib import Path
-
 import numpy as np
 
 from morel_jax import data
@@ -36,9 +33,3 @@ def images_and_labels(count=8, size=8, channels=3, classes=4, seed=0):
     random = np.random.default_rng(seed)
     return (random.integers(0, 256, (count, size, size, channels), np.uint8),
             random.integers(0, classes, count).astype(np.int32))
-
-
-def quickstart_config():
-    """What the quickstart trains MOREL's network with."""
-    path = Path(__file__).parent.parent / "configs" / "quickstart.py"
-    return runpy.run_path(str(path))["get_config"]()

@@ -1,6 +1,3 @@
-import os
-import time
-
 import pytest
 
 
@@ -18,31 +15,10 @@ def _one_thread():
 
 
 @pytest.fixture(scope="session")
-def quickstart_network(tmp_path_factory, worker_id):
-    """(logits_fn, variables, dataset) of the MOREL network that the quickstart trains; trained once for all workers."""
+def quickstart_network(quickstart):
+    """(logits_fn, variables, dataset) of the MOREL network that the quickstart trains."""
     from morel_jax.evaluation.trained import as_logits_fn, load_variables
 
-    folder = tmp_path_factory.getbasetemp()
-    folder = (folder if worker_id == "master" else folder.parent) / "quickstart"
-    try:
-        os.mkdir(folder)
-    except FileExistsError:
-        while not (folder / "trained").exists():
-            time.sleep(1)
-            assert not (folder / "failed").exists(), "training failed in another worker"
-    else:
-        _train(folder)
-    model, variables, _, dataset = load_variables(folder / "run", "best")
+    folder, _ = quickstart
+    model, variables, _, dataset = load_variables(folder / "morel", "best")
     return as_logits_fn(model, variables), variables, dataset
-
-
-def _train(folder):
-    from morel_jax.training import fit
-    from tests.small import quickstart_config
-
-    try:
-        fit(quickstart_config(), folder / "run", progress=False)
-    except BaseException:
-        (folder / "failed").touch()
-        raise
-    (folder / "trained").touch()
