@@ -72,8 +72,8 @@ class _BoundaryAttack(IterativeAttack):
             sign = sign.astype(logits.dtype)
             return jnp.sum(sign * logits, axis=-1).astype(x.dtype), pull_back(sign)[0]
 
-        # A branch, so that the gradient is computed once: XLA would compute its last operations anew in each of the many
-        # places that use it.
+        # A branch, so that the gradient is computed once: XLA would compute its last operations anew in each of the
+        # many places that use it.
         moved = jax.lax.cond(jnp.all(state.done), lambda *_: state.point, self._move, x, state.point,
                              *self._boundary(difference, num_classes, y, state))
         hit = jnp.argmax(logits_fn(moved), axis=-1) != y

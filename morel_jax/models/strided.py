@@ -2,9 +2,10 @@
 
 With a kernel of ``a * s`` by ``b * t`` taps and strides ``s``, ``t``, each result sees a by b whole blocks of s by t
 pixels: cut the image into such blocks, with the pixels of one side by side as its channels (space to depth), and what
-is left is a by b products of all blocks with one slice of the kernel each. The input gradient is the transpose: the same
-products the other way, added up where they belong, and the blocks laid out again. XLA's CPU backend runs these products
-faster than its strided convolution, and much faster than its dilated one; rounding differs in the last places.
+is left is a by b products of all blocks with one slice of the kernel each. The input gradient is the transpose: the
+same products the other way, added up where they belong, and the blocks laid out again. XLA's CPU backend runs these
+products faster than its strided convolution, and much faster than its dilated one; rounding differs in the last
+places.
 """
 import itertools
 
