@@ -1,3 +1,4 @@
+import importlib
 import os
 import subprocess
 import sys
@@ -11,8 +12,12 @@ ROOT = Path(__file__).parent.parent
 
 def pytest_configure(config):
     """The fast tests compile much and run little: less optimisation. The slow ones compile as users do."""
-    if "not slow" in config.option.markexpr:
+    expression = config.option.markexpr
+    if "not slow" in expression:
         os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
+    if "parity" in expression and "not parity" not in expression and not hasattr(config, "workerinput"):
+        # ART's first import writes its settings; before the workers start, or one reads what another has half written.
+        importlib.import_module("art")
 
 
 def pytest_collection_modifyitems(items):
