@@ -28,6 +28,7 @@ _RULES = {
     "method": _one_of(*METHODS),
     "epochs": _AT_LEAST_1,
     "batch_size": _AT_LEAST_1,
+    "accumulate": _AT_LEAST_1,
     "ema_decay": _SHARE,
     "data.crop_padding": _NOT_NEGATIVE,
     "data.placement": _one_of("auto", "device", "host"),
@@ -67,6 +68,9 @@ _RULES = {
     "validation.num_steps": _AT_LEAST_1,
     "validation.start": _one_of(*STARTS),
     "validation.loss": _one_of(*LOSSES),
+    "mesh.data": _NOT_NEGATIVE,
+    "mesh.fsdp": _AT_LEAST_1,
+    "mesh.fsdp_min_size": _NOT_NEGATIVE,
     "checkpoint.every_seconds": _POSITIVE,
 }
 
@@ -124,7 +128,23 @@ def check(config):
     _check_combinations(config)
 
 
+# Methods whose loss of an example depends on the others of the batch, and through what.
+_COUPLED = {"morel_": "contrastive loss and class attention", "loat": "means over the images classified right or wrong"}
+
+
+def _check_memory(config):
+    for start, what in _COUPLED.items():
+        if config.accumulate > 1 and config.method.startswith(start):
+            raise _error("accumulate", f"be 1 for {config.method}, whose {what} need the whole batch at once",
+                         config.accumulate)
+    if config.batch_size % config.accumulate:
+        raise _error("batch_size", f"be a multiple of accumulate ({config.accumulate})", config.batch_size)
+    if config.model.remat and config.model.name == "convnet_small":
+        raise _error("model.remat", "be False for convnet_small, which has no residual blocks", config.model.remat)
+
+
 def _check_combinations(config):
+    _check_memory(config)
     if config.embedding.embed_dim % config.embedding.num_heads:
         raise _error("embedding.embed_dim", f"be a multiple of embedding.num_heads ({config.embedding.num_heads})",
                      config.embedding.embed_dim)
@@ -172,8 +192,9 @@ def forwards(config):
 
 def model(config, num_classes):
     """The classifier, a Flax module."""
+    options = {"remat": True} if config.model.remat else {}  # Networks without residual blocks have no such attribute.
     return models.create(config.model.name, num_classes, dtype=config.model.dtype,
-                         mean=tuple(config.model.mean) or None, std=tuple(config.model.std) or None)
+                         mean=tuple(config.model.mean) or None, std=tuple(config.model.std) or None, **options)
 
 
 def pgd(section):
@@ -187,6 +208,12 @@ def dataset(config):
     return data.load(config.data.name, data_dir=config.data.data_dir or None,
                      archive_dir=config.data.archive_dir or None, cache_dir=config.data.cache_dir or None,
                      test_split=config.data.test_split or None)
+
+
+def blank_dataset(config):
+    """A data.Dataset of the shapes that :func:`dataset` would give, for which nothing is downloaded or decoded."""
+    return data.blank(config.data.name, data_dir=config.data.data_dir or None,
+                      test_split=config.data.test_split or None)
 
 
 def splits(config, dataset):

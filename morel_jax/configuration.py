@@ -21,6 +21,7 @@ def defaults():
     config.method = "morel_mart"
     config.epochs = 100  # Paper, 4.1.
     config.batch_size = 8  # Paper, 4.1: all MOREL runs. An epoch's last, incomplete batch is dropped.
+    config.accumulate = 1  # Equal parts of a batch that are attacked and differentiated one after another.
     config.ema_decay = 0.0  # Weights averaged over steps with this decay are what is judged; 0: off.
 
     config.data = ml_collections.ConfigDict(dict(
@@ -38,6 +39,7 @@ def defaults():
         dtype="float32",  # Of the computation; parameters and statistics are always float32.
         mean=(),  # Per channel, of images in [0, 1]. Reference: no normalisation.
         std=(),
+        remat=False,  # Less memory in the update: residual blocks' insides are computed twice, not kept.
     ))
     config.embedding = ml_collections.ConfigDict(dict(embed_dim=128, num_heads=2))  # Paper, 4.1: b and m.
     config.batch_norm = ml_collections.ConfigDict(dict(
@@ -89,6 +91,11 @@ def defaults():
         num_steps=20,
         start="uniform",  # Not in the paper; reference.
         loss="ce",
+    ))
+    config.mesh = ml_collections.ConfigDict(dict(
+        data=0,  # Devices with a whole copy of the parameters each, among which the batch is cut; 0: all there are.
+        fsdp=1,  # Devices that share one copy; the batch is cut among them too.
+        fsdp_min_size=1024,  # Arrays of fewer elements stay whole.
     ))
     config.checkpoint = ml_collections.ConfigDict(dict(
         every_seconds=600.0,  # Between saves of `last` within an epoch; each epoch's end is saved anyway.

@@ -7,8 +7,8 @@ from morel_jax.attacks.keys import fold_in_each
 from morel_jax.data.augment import to_float
 
 
-def compile_correct(model):
-    """A jitted function that tells which examples are classified right, clean and attacked.
+def build_correct(model):
+    """A function that tells which examples are classified right, clean and attacked.
 
     Args:
         model: Flax classifier, applied with running statistics and in float32 whatever it was trained in.
@@ -27,33 +27,50 @@ def compile_correct(model):
         x_adv = attack(logits_fn, fold_in_each(key, index), x, labels)
         return (jnp.argmax(logits_fn(x), axis=-1) == labels), (jnp.argmax(logits_fn(x_adv), axis=-1) == labels)
 
-    return jax.jit(correct)
+    return correct
 
 
-def accuracies(correct, variables, attack, split, key, batch_size, after_batch=lambda done: None):
+def compile_correct(model, layout=None):
+    """What :func:`build_correct` gives for ``model``, jitted.
+
+    Args:
+        model: Flax classifier.
+        layout: :class:`~morel_jax.sharding.Layout` over whose devices the examples are cut; None: one device.
+    """
+    return jax.jit(build_correct(model), out_shardings=layout.replicated if layout else None)
+
+
+def accuracies(correct, variables, attack, split, key, batch_size, after_batch=lambda done: None, layout=None):
     """Clean and robust accuracy over a split.
 
     Args:
-        correct: what :func:`compile_correct` gave.
+        correct: what :func:`compile_correct` gave; or a function like it that judges m networks at once and returns
+            bool[m, n].
         variables: of the classifier.
         attack: pytree, ``attack(logits_fn, key, x, y)``.
         split: Split of m images.
         key: a key; example i is attacked with ``fold_in(key, i)``.
-        batch_size: the last batch is filled up and the filling not counted.
+        batch_size: the last batch is filled up and the filling not counted; so is each, to what the devices divide.
         after_batch: called with the number of images done.
+        layout: as given to :func:`compile_correct`.
 
     Returns:
-        dict of float: ``clean_accuracy`` and ``robust_accuracy`` in [0, 1].
+        dict of float: ``clean_accuracy`` and ``robust_accuracy`` in [0, 1]; of m networks, dict of lists of float.
     """
     count = len(split.labels)
     batch_size = min(batch_size, count)
+    if layout is not None:
+        batch_size += -batch_size % layout.devices
     clean = robust = 0
     for start in range(0, count, batch_size):
         index = np.arange(start, start + batch_size)
         inside = index < count
         rows = np.minimum(index, count - 1)
-        clean_right, robust_right = correct(variables, attack, split.images[rows], split.labels[rows], rows, key)
-        clean += int(np.sum(np.asarray(clean_right) & inside))
-        robust += int(np.sum(np.asarray(robust_right) & inside))
+        examples = split.images[rows], split.labels[rows], rows
+        if layout is not None:
+            examples = (layout.put(array, layout.batch()) for array in examples)
+        clean_right, robust_right = correct(variables, attack, *examples, key)
+        clean += np.sum(np.asarray(clean_right) & inside, axis=-1)
+        robust += np.sum(np.asarray(robust_right) & inside, axis=-1)
         after_batch(min(start + batch_size, count))
-    return {"clean_accuracy": clean / count, "robust_accuracy": robust / count}
+    return {"clean_accuracy": (clean / count).tolist(), "robust_accuracy": (robust / count).tolist()}

@@ -1,22 +1,51 @@
 """Command: ``python -m morel_jax.train --config=configs/cifar10.py:resnet18,morel_mart,paper --workdir=runs/a``."""
+import os
 import sys
 
 from absl import flags
 from ml_collections import config_flags
 
-from morel_jax import command
+from morel_jax import command, supervisor
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "File with get_config(), and after a colon its argument.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder. A run that is there already is gone on with.")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Compile the run's step without data, print what it needs, and stop.")
 _PROGRESS = flags.DEFINE_bool("progress", True, "Show a progress bar and a line an epoch.")
+_MAX_RESTARTS = flags.DEFINE_integer(
+    "max_restarts", 0, "Start the run again after a crash; give up after so many in a row without a new checkpoint.",
+    lower_bound=0)
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join other processes, as SLURM, Kubernetes or a TPU pod tell.")
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0; joins other processes.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which process this is, from 0.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes the run has.")
+_DETERMINISTIC = flags.DEFINE_bool("deterministic", False, "On a GPU, only kernels that repeat bit for bit; slower.")
 
 
 def main(argv):
-    """Trains as the flags say; a wrong config or folder is one line on standard error and exit status 2."""
+    """Trains as the flags say.
+
+    Exit status: 0 done; 2 a wrong config, or a folder or disk that cannot be used; 3 diverged; 128 + its number after
+    a signal. What is not 0 is one line on standard error.
+    """
     del argv
+    if _MAX_RESTARTS.value and not _DRY_RUN.value:
+        # The child is this command; of a flag given twice the last counts.
+        command_line = [sys.executable, *sys.orig_argv[1:], "--max_restarts=0"]
+        return supervisor.supervise(command_line, _MAX_RESTARTS.value,
+                                    lambda: supervisor.newest_checkpoint(_WORKDIR.value))
     # Imported here: --help and a wrong flag answer at once.
-    from morel_jax.training import Diverged, Interrupted, fit
+    from morel_jax import determinism, sharding
+    from morel_jax.training import Diverged, Interrupted, dry_run, fit
+    if _DETERMINISTIC.value:
+        determinism.use_deterministic_kernels()
     try:
+        if _DISTRIBUTED.value or _COORDINATOR.value or "JAX_COORDINATOR_ADDRESS" in os.environ:
+            sharding.start_processes(_COORDINATOR.value, _PROCESS_ID.value, _NUM_PROCESSES.value)
+        if _DRY_RUN.value:
+            found = dry_run(_CONFIG.value).to_text()
+            if sharding.is_first_process():
+                print(found)
+            return 0
         fit(_CONFIG.value, _WORKDIR.value, progress=_PROGRESS.value)
     except Interrupted as interruption:
         print(interruption, file=sys.stderr)
@@ -33,7 +62,10 @@ def main(argv):
 
 def run():
     """Entry point of the console script."""
-    command.run(main, required=["config", "workdir"])
+    flags.register_multi_flags_validator(
+        ["workdir", "dry_run"], lambda given: given["workdir"] is not None or given["dry_run"],
+        "Flag --workdir must be given, unless --dry_run is.")
+    command.run(main, required=["config"])
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def changed(**changes):
 
 
 def test_all_configs_are_there():
-    assert CONFIGS == ["cifar10", "cifar100", "fashion_mnist", "quickstart", "tiny_imagenet"]
+    assert CONFIGS == ["cifar10", "cifar100", "fashion_mnist", "quickstart", "small", "smoke", "tiny_imagenet"]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -110,6 +110,13 @@ def test_command_line_refuses(monkeypatch, override):
 @pytest.mark.parametrize(("change", "message"), [
     (dict(epochs=0), r"config\.epochs must be at least 1; got 0"),
     (dict(batch_size=2.5), r"config\.batch_size must be of type int; got 2\.5"),
+    (dict(accumulate=0), r"config\.accumulate must be at least 1; got 0"),
+    (dict(accumulate=2), r"config\.accumulate must be 1 for morel_mart, whose contrastive loss and class .*got 2"),
+    (dict(accumulate=2, method="loat"), r"config\.accumulate must be 1 for loat, whose means over the images .*got 2"),
+    (dict(accumulate=3, method="mart"), r"config\.batch_size must be a multiple of accumulate \(3\); got 8"),
+    (dict(model__remat=1), r"config\.model\.remat must be of type bool; got 1"),
+    (dict(model__remat=True, model__name="convnet_small"),
+     r"config\.model\.remat must be False for convnet_small, which has no residual blocks; got True"),
     (dict(seed=-1), r"config\.seed must be in \[0, 2\*\*32\); got -1"),
     (dict(method="morel"), r"config\.method must be one of standard, .*; got 'morel'"),
     (dict(variant="v2"), r"config\.variant must be one of paper, reference; got 'v2'"),
@@ -211,6 +218,7 @@ def test_every_field_is_read(monkeypatch):
         config = Watched(changed(method=method, validation__split="holdout", validation__holdout=2))
         builders.splits(config, builders.dataset(config))
         assemble.build_parts(config, 10)
+        assemble.build_layout(config)
         assemble.build_hparams(config, 1)
         builders.pgd(config.validation)
     # Read by the loop itself, whose own tests vary them, and by the report of a run.

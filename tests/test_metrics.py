@@ -44,3 +44,15 @@ def test_progress_is_told(judged):
     accuracies(correct, variables, PGD(np.float32(0), np.float32(0), num_steps=1), split, jax.random.key(0), 10,
                done.append)
     assert done == [10, 20, 23]
+
+
+def test_several_networks_at_once(judged):
+    correct, variables, split = judged
+    attack, keys = PGD(np.float32(0.03), np.float32(0.01), num_steps=2), jax.random.split(jax.random.key(0), 2)
+    other = jax.tree.map(jnp.negative, variables)
+    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), variables, other)
+    every = jax.vmap(correct, in_axes=(0, None, None, None, None, 0))
+    found = accuracies(every, both, attack, split, keys, 7)
+    for number, own in enumerate((variables, other)):
+        alone = accuracies(correct, own, attack, split, keys[number], 7)
+        assert {name: values[number] for name, values in found.items()} == alone

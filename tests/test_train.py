@@ -19,6 +19,8 @@ def train(*arguments, **environment):
     (["--config.batch_size=0"], "error: config.batch_size must be at least 1; got 0."),
     (["--config.morel.augmentation=0.5"], "error: config.morel.preference[0] must be"),
     (["--config.data.name=imagenette"], "imagenette"),
+    (["--config.mesh.data=3"], "error: config.mesh asks for data * fsdp = 3 * 1 = 3 devices; there are 1."),
+    (["--coordinator=localhost:1", "--process_id=0"], "error: Number of processes must be"),
 ])
 def test_a_wrong_config_is_one_line(tmp_path, arguments, message):
     outcome = train("--config=configs/quickstart.py", *arguments, f"--workdir={tmp_path}/run")
@@ -48,6 +50,14 @@ def test_offline_and_without_data(tmp_path):
     assert "cifar-10-binary.tar.gz" in outcome.stderr
     assert "http" in outcome.stderr
     assert "archive_dir" in outcome.stderr
+
+
+@pytest.mark.parametrize("workdir", ["/proc/run", "/dev/null/run"])
+def test_a_workdir_that_cannot_be_written_is_one_line(workdir):
+    outcome = train("--config=configs/quickstart.py", f"--workdir={workdir}")
+    assert outcome.returncode == 2
+    (line,) = outcome.stderr.splitlines()
+    assert line.startswith(f"error: workdir must be a folder that can be written; got {workdir}: ")
 
 
 @pytest.mark.slow

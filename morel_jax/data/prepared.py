@@ -109,6 +109,31 @@ def _decode(folder, output, test_split, tfds):
     return {"class_names": list(info.features[label_key].names)}
 
 
+def sizes(folder, test_split=None):
+    """What a prepared data set's metadata say of its arrays.
+
+    Args:
+        folder: what `find` returned.
+        test_split: as in `decode`.
+
+    Returns:
+        (training images, test images, (h, w, c), classes).
+
+    Raises:
+        ValueError: as `decode` for the features and splits; or the shape is known from the images only.
+    """
+    import tensorflow_datasets as tfds
+
+    info = tfds.builder_from_directory(folder).info
+    image_key, label_key = _feature_keys(folder, info, tfds)
+    shape = info.features[image_key].shape
+    if None in shape:
+        raise ValueError(f"The metadata in {folder} must give the images' shape; it is {shape} there.")
+    splits = _splits(folder, info.splits, test_split)
+    return (*(info.splits[splits[purpose]].num_examples for purpose in ("train", "test")), tuple(shape),
+            info.features[label_key].num_classes)
+
+
 def _feature_keys(folder, info, tfds):
     """The keys of the image and of the label feature."""
     features = dict(info.features.items()) if isinstance(info.features, tfds.features.FeaturesDict) else {}

@@ -10,6 +10,8 @@ import pathlib
 import re
 import sys
 
+import numpy as np
+
 from morel_jax.data import archives, cache, embedded, prepared
 from morel_jax.data.dataset import Dataset, Split
 
@@ -21,6 +23,14 @@ _BUILDERS = {
     "tiny_imagenet": ("tiny_imagenet", "TinyImagenet"),
 }
 KNOWN = (embedded.NAME, *_BUILDERS)
+# Of each: training and test images, shape of one, classes.
+_SIZES = {
+    embedded.NAME: (10_000, 2_000, (28, 28, 1), 10),
+    "cifar10": (50_000, 10_000, (32, 32, 3), 10),
+    "cifar100": (50_000, 10_000, (32, 32, 3), 100),
+    "fashion_mnist": (60_000, 10_000, (28, 28, 1), 10),
+    "tiny_imagenet": (100_000, 10_000, (64, 64, 3), 200),
+}
 _REVISION = 1  # Counts changes in what prepared files decode to; an entry of another revision is not used.
 _logger = logging.getLogger(__name__)
 
@@ -93,8 +103,35 @@ def load(name, data_dir=None, archive_dir=None, cache_dir=None, test_split=None)
     return dataset
 
 
+def blank(name, data_dir=None, test_split=None):
+    """A data set's shapes without its content, from what is known of it before anything is read.
+
+    Args:
+        name, data_dir, test_split: as for :func:`load`. What TFDS prepared in `data_dir` is described by its own
+            metadata.
+
+    Returns:
+        Dataset whose images and labels are all zero and take no memory; its classes are named by their numbers.
+
+    Raises:
+        ValueError: unknown name, or a prepared data set that `load` would refuse, or whose metadata do not give its
+            images' shape.
+    """
+    folder = None if data_dir is None else prepared.find(name, data_dir)
+    if folder is None:
+        _check_known(name)
+        train, test, shape, classes = _SIZES[name]
+    else:
+        train, test, shape, classes = prepared.sizes(folder, test_split)
+
+    def split(count):
+        return Split(np.broadcast_to(np.uint8(0), (count, *shape)), np.broadcast_to(np.int32(0), (count,)))
+
+    return Dataset(name, split(train), split(test), classes, tuple(map(str, range(classes))))
+
+
 def _check_known(name):
-    if name not in _BUILDERS:
+    if name not in KNOWN:
         raise ValueError(
             f"Unknown data set {name!r}; known are {', '.join(KNOWN)}. Any other image-label data set can be "
             "loaded once TFDS has prepared it with file_format='array_record': pass the folder as data_dir.")

@@ -21,7 +21,7 @@ class ConvNet(nn.Module):
     Attributes:
         num_classes: logits.
         width: channels of the first convolution; the second has twice as many.
-        dtype, mean, std, batch_norm_momentum: as in `morel_jax.models.resnet.ResNet`.
+        dtype, mean, std, batch_norm_momentum, batch_norm_axis_name: as in `morel_jax.models.resnet.ResNet`.
     """
     num_classes: int
     width: int = 16
@@ -29,12 +29,14 @@ class ConvNet(nn.Module):
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     batch_norm_momentum: float = 0.9
+    batch_norm_axis_name: str | None = None
 
     @nn.compact
     def __call__(self, images, train=False):
         """float[n, height, width, channels] in [0, 1] -> `Outputs`."""
         conv = partial(Conv, kernel_size=(4, 4), strides=(2, 2), padding=((1, 1), (1, 1)), dtype=self.dtype)
-        norm = partial(BatchNorm, not train, self.batch_norm_momentum, dtype=self.dtype)
+        norm = partial(BatchNorm, not train, self.batch_norm_momentum, dtype=self.dtype,
+                       axis_name=self.batch_norm_axis_name)
         x = standardise(images, self.mean, self.std, self.dtype)
         x = nn.relu(norm(name="bn1")(conv(self.width, name="conv1")(x)))
         x = nn.relu(norm(name="bn2")(conv(2 * self.width, name="conv2")(x)))

@@ -24,11 +24,11 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        """float[..., inputs] -> float32[..., features]."""
+        """float[..., inputs] -> float32[..., features]; float64 of float64."""
         def bias_like_kernel(key, shape, dtype):
             bound = x.shape[-1] ** -0.5
             return jax.random.uniform(key, shape, dtype, -bound, bound)
 
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", self.bias_init or bias_like_kernel, (self.features,), jnp.float32)
-        return x.astype(jnp.float32) @ kernel + bias
+        return x.astype(jnp.promote_types(x.dtype, jnp.float32)) @ kernel + bias

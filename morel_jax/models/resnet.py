@@ -73,6 +73,9 @@ class ResNet(nn.Module):
         dtype: compute type of convolutions and activations; parameters, statistics and outputs are float32.
         mean, std: tuples, a number a channel, to normalise images inside the model; or None.
         batch_norm_momentum: weight of the old running statistics.
+        batch_norm_axis_name: `axis_name` of BatchNorm.
+        remat: with ``train=True`` keep only the blocks' inputs for a gradient and compute the rest anew. A gradient
+            with running statistics, as in an attack, needs little more than the signs under each relu and keeps them.
     """
     num_classes: int
     block: type
@@ -82,19 +85,23 @@ class ResNet(nn.Module):
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     batch_norm_momentum: float = 0.9
+    batch_norm_axis_name: str | None = None
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images, train=False):
         """float[n, height, width, channels] in [0, 1] -> `Outputs`."""
         conv = partial(Conv, dtype=self.dtype)
-        norm = partial(BatchNorm, not train, self.batch_norm_momentum, dtype=self.dtype)
+        norm = partial(BatchNorm, not train, self.batch_norm_momentum, dtype=self.dtype,
+                       axis_name=self.batch_norm_axis_name)
+        block = nn.remat(self.block) if self.remat and train else self.block
         x = standardise(images, self.mean, self.std, self.dtype)
         x = conv(self.widths[0], (3, 3), padding=((1, 1), (1, 1)), name="conv1")(x)
         x = nn.relu(norm(name="bn1")(x))
         for stage, (width, size) in enumerate(zip(self.widths, self.stage_sizes, strict=True)):
             for i in range(size):
                 stride = 2 if stage > 0 and i == 0 else 1
-                x = self.block(width, stride, conv, norm, name=f"layer{stage + 1}_{i}")(x)
+                x = block(width, stride, conv, norm, name=f"layer{stage + 1}_{i}")(x)
         features = global_average_pool(x)
         return Outputs(features, Linear(self.num_classes, name="linear")(features))
 

@@ -45,7 +45,8 @@ class WideResNet(nn.Module):
         num_classes: logits.
         depth: 6n + 4, with n blocks in each group.
         width: factor on the groups' 16, 32 and 64 channels.
-        dtype, mean, std, batch_norm_momentum: as in `morel_jax.models.resnet.ResNet`.
+        dtype, mean, std, batch_norm_momentum, batch_norm_axis_name, remat: as in
+            `morel_jax.models.resnet.ResNet`.
 
     Raises:
         ValueError: depth is not 6n + 4, or width is below 1 (when called).
@@ -57,20 +58,23 @@ class WideResNet(nn.Module):
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     batch_norm_momentum: float = 0.9
+    batch_norm_axis_name: str | None = None
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images, train=False):
         """float[n, height, width, channels] in [0, 1] -> `Outputs`."""
         check_size(self.depth, self.width)
         conv = partial(Conv, dtype=self.dtype, kernel_init=normal_fan_out)
-        norm = partial(BatchNorm, not train, self.batch_norm_momentum, dtype=self.dtype)
+        norm = partial(BatchNorm, not train, self.batch_norm_momentum, dtype=self.dtype,
+                       axis_name=self.batch_norm_axis_name)
+        block = nn.remat(PreActivationBlock) if self.remat and train else PreActivationBlock
         x = standardise(images, self.mean, self.std, self.dtype)
         x = conv(16, (3, 3), padding=((1, 1), (1, 1)), name="conv1")(x)
         for group, channels in enumerate((16, 32, 64)):
             for i in range((self.depth - 4) // 6):
                 stride = 2 if group > 0 and i == 0 else 1
-                name = f"block{group + 1}_{i}"
-                x = PreActivationBlock(channels * self.width, stride, conv, norm, name=name)(x)
+                x = block(channels * self.width, stride, conv, norm, name=f"block{group + 1}_{i}")(x)
         features = global_average_pool(nn.relu(norm(name="bn1")(x)))
         head = Linear(self.num_classes, bias_init=nn.initializers.zeros, name="linear")
         return Outputs(features, head(features))

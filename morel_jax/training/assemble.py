@@ -3,7 +3,7 @@ from functools import partial
 
 import numpy as np
 
-from morel_jax import builders, losses, models
+from morel_jax import builders, losses, models, sharding
 from morel_jax.training import objective
 from morel_jax.training.state import HParams
 from morel_jax.training.step import Parts, sgd
@@ -40,7 +40,20 @@ def build_parts(config, num_classes):
         attack_batch_norm=config.attack.batch_norm,
         crop_padding=config.data.crop_padding,
         flip=config.data.flip,
+        accumulate=config.accumulate,
     )
+
+
+def build_layout(config):
+    """The run's devices and what lies where on them: :class:`~morel_jax.sharding.Layout`.
+
+    Raises:
+        ValueError: the devices are not there, or do not divide what they are to work on together.
+    """
+    layout = sharding.Layout(sharding.make_mesh(config.mesh.data, config.mesh.fsdp), config.mesh.fsdp_min_size)
+    field = "config.batch_size" if config.accumulate == 1 else "config.batch_size / config.accumulate"
+    layout.check_batch(config.batch_size // config.accumulate, field)
+    return layout
 
 
 def build_hparams(config, epoch):

@@ -1,14 +1,27 @@
 """Orbax checkpoints of a run: ``last``, from which it resumes, and ``best``, which is judged."""
+import concurrent.futures
+import contextlib
 import logging
+import shutil
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from morel_jax import sharding
+from morel_jax.training import checksums
 from morel_jax.training.state import TrainState
 
 # Two of `last`: should the newest be damaged, there is one before.
 _KEPT = {"last": 2, "best": 1}
+# What Orbax and the file system raise where something cannot be written.
+_WRITE_ERRORS = (OSError, ValueError, RuntimeError)
+_logger = logging.getLogger(__name__)
+
+
+class CheckpointError(OSError):
+    """A checkpoint could not be written, or is damaged."""
 
 
 def _split(state):
@@ -31,38 +44,74 @@ def _join(classifier, rest, average):
     return TrainState(**rest, params=params, batch_stats=classifier["batch_stats"])
 
 
-def _abstract(tree):
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), tree)
-
-
 def _manager(directory, which, read_only=False):
-    # Orbax reports each step of each save; a run prints its own line.
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    # Synchronous: the state is donated to the next step, and on a CPU the arrays Orbax writes are those very buffers.
-    options = ocp.CheckpointManagerOptions(max_to_keep=_KEPT[which], enable_async_checkpointing=False,
-                                           read_only=read_only, create=not read_only)
+    # Orbax reports each step of each save, and its errors, which it also raises; a run prints its own lines.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=_KEPT[which], read_only=read_only, create=not read_only,
+        # What a kill left half written.
+        cleanup_tmp_directories=not read_only,
+        # Else it reads every checkpoint's metadata at once, and fails where one is damaged.
+        lightweight_initialize=True,
+        multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=which))
     return ocp.CheckpointManager(Path(directory).absolute() / "checkpoints" / which, options=options)
 
 
+def _copied(tree):
+    # The state is donated to the next step, and on a CPU the arrays that Orbax writes are those very buffers.
+    # NumPy arrays are not, and a copy of one would be an array of this process's own, which Orbax refuses of several.
+    return ocp.args.StandardSave(jax.tree.map(lambda leaf: jnp.copy(leaf) if isinstance(leaf, jax.Array) else leaf,
+                                              tree))
+
+
+def _first_line(error):
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+
+
+def _read(manager, position, **items):
+    """The items of a checkpoint whose files are proven to be whole; of one without checksums, what Orbax can read."""
+    folder = Path(manager.directory) / str(position)
+    problem = checksums.problem(folder)
+    if problem:
+        raise CheckpointError(f"the checkpoint {folder} is damaged: {problem}.")
+    try:
+        return manager.restore(position, args=ocp.args.Composite(**items))
+    except Exception as error:  # Whatever Orbax's many readers raise.
+        if checksums.exist(folder):
+            raise  # It is whole: this is no damage.
+        raise CheckpointError(f"the checkpoint {folder} is damaged: {_first_line(error)}.") from error
+
+
 class Checkpoints:
-    """The two kinds of checkpoints in ``<workdir>/checkpoints``; a context manager that closes them.
+    """The two kinds of checkpoints in ``<workdir>/checkpoints``; a context manager that ends with all of them on disk.
 
     A checkpoint's number is the run's position: steps done plus validations done. It grows with either.
+
+    They are written while the run goes on, one at a time and in the order of the calls. Orbax makes each under another
+    name and renames it when it is whole; then sizes and hashes of its files are added.
     """
 
     def __init__(self, workdir):
+        self._folder = Path(workdir).absolute() / "checkpoints"
         self._managers = {which: _manager(workdir, which) for which in _KEPT}
+        self._writer = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checksums")
+        self._under_way = None
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        for manager in self._managers.values():
-            manager.close()
+        try:
+            self.wait()
+        finally:
+            self._writer.shutdown()
+            for manager in self._managers.values():
+                manager.close()
 
     def save(self, which, position, state, totals, record):
-        """Writes a checkpoint; it counts only when it is whole.
+        """Begins to write a checkpoint, once the one before is on disk; it counts only when it is whole.
+
+        Until then there is a copy of it on the devices.
 
         Args:
             which: ``last`` or ``best``.
@@ -70,38 +119,124 @@ class Checkpoints:
             state: TrainState.
             totals: Totals of the epoch under way.
             record: plain values (JSON): the history and the best accuracy so far.
+
+        Raises:
+            CheckpointError: this one, or the one before, could not be written.
         """
-        classifier, rest = _split(state)
-        items = {"classifier": ocp.args.StandardSave(classifier), "record": ocp.args.JsonSave(record)}
-        if which == "last":
-            items["training"] = ocp.args.StandardSave({"rest": rest, "totals": totals})
+        self.wait()
         manager = self._managers[which]
         if position in manager.all_steps():
-            # A `best` written just before a kill, and now by the resumed run again, with equal content.
+            if which == "last":
+                return  # What the run resumed from, or what it has just saved.
+            # A `best` written before a kill, and now again by the run that went on from a `last` before it.
             manager.delete(position)
-        manager.save(position, args=ocp.args.Composite(**items), force=True)
+        classifier, rest = _split(state)
+        items = {"classifier": _copied(classifier), "record": ocp.args.JsonSave(record)}
+        if which == "last":
+            items["training"] = _copied({"rest": rest, "totals": totals})
+        try:
+            manager.save(position, args=ocp.args.Composite(**items), force=True)
+        except _WRITE_ERRORS as error:
+            raise self._not_written(which, position, error) from error
+        self._under_way = which, position, self._writer.submit(self._finish, which, position)
+
+    def _finish(self, which, position):
+        self._managers[which].wait_until_finished()
+        if sharding.is_first_process():
+            checksums.write(self._folder / which / str(position))
+
+    def _not_written(self, which, position, error):
+        return CheckpointError(f"the checkpoint {self._folder / which / str(position)} could not be written "
+                               f"({_first_line(error)}); the same command goes on from the one before.")
+
+    def wait(self):
+        """Returns when what was saved is on disk.
+
+        Raises:
+            CheckpointError: it could not be written.
+        """
+        if self._under_way is None:
+            return
+        (which, position, written), self._under_way = self._under_way, None
+        error = written.exception()
+        # Orbax raises an error once in every thread that waits, and `close` waits in this one.
+        with contextlib.suppress(*_WRITE_ERRORS):
+            self._managers[which].wait_until_finished()
+        if isinstance(error, _WRITE_ERRORS):
+            raise self._not_written(which, position, error) from error
+        if error is not None:
+            raise error
+
+    def positions(self):
+        """Positions of ``last`` that are there, rising."""
+        return sorted(self._managers["last"].all_steps())
+
+    def delete_after(self, position):
+        """Removes what ``last`` has of later positions."""
+        for later in self.positions():
+            if later > position:
+                self._managers["last"].delete(later)
 
     def restore(self, state, totals):
-        """The newest ``last``.
+        """The newest ``last`` that is whole; newer ones that are not are reported and moved to ``checkpoints/damaged``.
 
         Args:
-            state, totals: arrays or shapes of what was saved.
+            state, totals: shapes of what was saved (``jax.ShapeDtypeStruct``), with the shardings to give it.
 
         Returns:
             (state, totals, record), or None where nothing was saved.
+
+        Raises:
+            CheckpointError: there are checkpoints, and all are damaged; they stay as they are.
         """
         manager = self._managers["last"]
-        position = manager.latest_step()
-        if position is None:
-            return None
         classifier, rest = _split(state)
-        items = manager.restore(position, args=ocp.args.Composite(
-            classifier=ocp.args.StandardRestore(_abstract(classifier)),
-            training=ocp.args.StandardRestore(_abstract({"rest": rest, "totals": totals})),
-            record=ocp.args.JsonRestore()))
+        damaged = {}
+        for position in sorted(manager.all_steps(), reverse=True):
+            try:
+                items = _read(manager, position, classifier=ocp.args.StandardRestore(classifier),
+                              training=ocp.args.StandardRestore({"rest": rest, "totals": totals}),
+                              record=ocp.args.JsonRestore())
+                break
+            except CheckpointError as error:
+                damaged[position] = error
+        else:
+            if damaged:
+                raise CheckpointError(
+                    f"no checkpoint in {manager.directory} can be used; put back a copy of one, or give another "
+                    "workdir to begin anew:\n" + "\n".join(f"  {error}" for error in damaged.values()))
+            return None
+        self._move_away(damaged)
+        self._report_best()
         training = items["training"]
         state = _join(items["classifier"], training["rest"], average=state.average is not None)
         return state, training["totals"], items["record"]
+
+    def _move_away(self, damaged):
+        """Makes room for saving at these positions again: {position of a ``last``: error}."""
+        if not damaged:
+            return
+        sharding.agree([0])  # Every process has read what it needs.
+        if sharding.is_first_process():
+            for position, error in damaged.items():
+                target = self._folder / "damaged" / f"last-{position}"
+                target.parent.mkdir(exist_ok=True)
+                shutil.rmtree(target, ignore_errors=True)
+                (self._folder / "last" / str(position)).rename(target)
+                _logger.warning("%s The run goes on from the checkpoint before; this one is now %s.", error, target)
+        sharding.agree([0])
+        self._managers["last"].reload()
+
+    def _report_best(self):
+        """Says early what :func:`load_classifier` would say when the run is over."""
+        position = self._managers["best"].latest_step()
+        if position is None or not sharding.is_first_process():
+            return
+        folder = self._folder / "best" / str(position)
+        problem = checksums.problem(folder)
+        if problem:
+            _logger.warning("the checkpoint %s is damaged: %s. Only an epoch that is better still will replace it.",
+                            folder, problem)
 
 
 def load_classifier(workdir, which, variables):
@@ -117,15 +252,17 @@ def load_classifier(workdir, which, variables):
 
     Raises:
         FileNotFoundError: the run has no such checkpoint.
+        CheckpointError: it is damaged; the message names the file.
     """
     directory = Path(workdir).absolute() / "checkpoints" / which
     if which not in _KEPT:
         raise ValueError(f"which must be one of {', '.join(sorted(_KEPT))}; got {which!r}.")
     if not directory.is_dir():
         raise FileNotFoundError(f"no checkpoint in {directory}; train first, or give another workdir.")
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    variables = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), variables)
     with _manager(workdir, which, read_only=True) as manager:
         position = manager.latest_step()
         if position is None:
             raise FileNotFoundError(f"no checkpoint in {directory}; train first, or give another workdir.")
-        return manager.restore(position, args=ocp.args.Composite(
-            classifier=ocp.args.StandardRestore(_abstract(variables))))["classifier"]
+        return _read(manager, position, classifier=ocp.args.StandardRestore(variables))["classifier"]

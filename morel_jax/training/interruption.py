@@ -1,6 +1,10 @@
 """Ctrl-C and SIGTERM as a request to save and stop."""
 import signal
 import threading
+import time
+
+# A terminal or scheduler signals a supervisor and its child at once, and the supervisor passes it on: one request.
+_SAME_REQUEST_SECONDS = 1.0
 
 
 class Interrupted(Exception):
@@ -18,18 +22,22 @@ class Interrupted(Exception):
 class InterruptionRequest:
     """Context manager that turns the first SIGINT or SIGTERM into ``request.signal_number``.
 
-    A second one acts as it would without us. Outside the main thread, where Python forbids handlers, it watches
-    nothing.
+    One that comes more than a second later acts as it would without us. Outside the main thread, where Python forbids
+    handlers, it watches nothing.
     """
 
     def __init__(self):
         self.signal_number = None
+        self._asked_at = None
         self._previous = {}
 
     def _handle(self, signal_number, frame):
         del frame
-        self.signal_number = signal_number
-        self._restore()
+        if self.signal_number is None:
+            self.signal_number, self._asked_at = signal_number, time.monotonic()
+        elif time.monotonic() - self._asked_at > _SAME_REQUEST_SECONDS:
+            self._restore()
+            signal.raise_signal(signal_number)
 
     def _restore(self):
         for number, handler in self._previous.items():

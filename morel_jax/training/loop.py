@@ -1,23 +1,25 @@
 """A whole run: epochs of training, validation, checkpoints, metrics, and its resumption."""
+import contextlib
 import dataclasses
 import time
 
 import jax
 import numpy as np
 
-from morel_jax import builders
+from morel_jax import builders, sharding
 from morel_jax.metrics import accuracies, compile_correct
-from morel_jax.training.assemble import build_hparams, build_parts
+from morel_jax.training.assemble import build_hparams, build_layout, build_parts
 from morel_jax.training.checkpoint import Checkpoints
 from morel_jax.training.feed import build_feed, epoch_order
 from morel_jax.training.interruption import Interrupted, InterruptionRequest
+from morel_jax.training.lock import hold
 from morel_jax.training.progress import Progress
 from morel_jax.training.state import create_state
 from morel_jax.training.step import Batch, compile_train_epoch, empty_totals
 from morel_jax.training.workdir import MetricsWriter, open_workdir
 
 # Purposes of randomness, folded into the seed's key.
-_INITIAL, _ORDER, _STEP, _VALIDATION = range(4)
+INITIAL, ORDER, STEP, VALIDATION = range(4)
 # Between two looks at the clock and at signals: short for a person who waits, long beside a dispatch.
 _SECONDS_PER_DISPATCH = 1.0
 
@@ -26,12 +28,18 @@ class Diverged(ArithmeticError):
     """A loss or parameter stopped being finite; the last good checkpoint stands."""
 
 
-def _purpose(seed, purpose):
+def purpose_key(seed, purpose):
+    """The key of one purpose: ``INITIAL``, ``ORDER``, ``STEP`` or ``VALIDATION``."""
     return jax.random.fold_in(jax.random.key(seed), purpose)
 
 
+def next_size(size, seconds):
+    """Steps of the next dispatch after one of ``size`` steps took ``seconds``."""
+    return max(1, min(2 * size, int(size * _SECONDS_PER_DISPATCH / seconds)))
+
+
 @dataclasses.dataclass
-class _Run:
+class Run:
     """What changes while a run goes on."""
     state: object
     totals: object
@@ -48,51 +56,111 @@ class _Run:
         """What a checkpoint keeps beside arrays."""
         return {"history": self.history, "best": self.best, "seconds": self.seconds}
 
+    def end_epoch(self, config, judged, no_totals):
+        """Adds the epoch's line to the history.
+
+        Args:
+            config: of the run.
+            judged: dict of accuracies, empty where there was no validation.
+            no_totals: Totals that the next epoch begins with.
+
+        Returns:
+            whether this epoch is the best so far. Reference: ties go to the later epoch.
+        """
+        epoch, count = len(self.history) + 1, int(self.totals.count)
+        line = {"epoch": epoch, "step": int(self.state.step), "learning_rate": builders.learning_rate(config, epoch)}
+        line |= {name: float(value) / count for name, value in sorted(self.totals.sums.items())}
+        line |= judged
+        line |= {"seconds": self.seconds, "images_per_second": count * config.batch_size / self.seconds}
+        self.history = [*self.history, line]
+        self.totals, self.seconds = no_totals, 0.0
+        best = "robust_accuracy" in judged and judged["robust_accuracy"] >= self.best
+        if best:
+            self.best = judged["robust_accuracy"]
+        return best
+
+
+def is_validated(config, epoch):
+    """Whether an epoch, counted from 1, ends with a validation."""
+    return epoch % config.validation.every == 0 or epoch == config.epochs
+
+
+def compile_new_state(config, parts, image_shape, key, shardings=None):
+    """The function key -> TrainState of a new run, compiled.
+
+    Args:
+        config: of the run; of what may be swept only whether there is an average matters.
+        parts: Parts.
+        image_shape: (h, w, c) of one image.
+        key: one like those it will be called with.
+        shardings: function of a tree of shapes that gives the state's shardings; None: where the key is.
+    """
+    hparams = build_hparams(config, epoch=1)
+
+    def create(key):
+        return create_state(parts, key, image_shape, hparams, config.ema_decay > 0)
+
+    create = jax.jit(create, out_shardings=shardings(jax.eval_shape(create, key)) if shardings else None)
+    # Run once: what optimising would save is far less than the seconds that it takes.
+    return create.lower(key).compile(compiler_options={"xla_backend_optimization_level": 0})
+
+
+def totals_of_no_step(config, parts, image_shape, state):
+    """Totals that an epoch begins with; ``state`` may be shapes."""
+    n = config.batch_size
+    batch = Batch(jax.ShapeDtypeStruct((n, *image_shape), np.uint8), jax.ShapeDtypeStruct((n,), np.int32),
+                  jax.ShapeDtypeStruct((n,), np.int32))
+    return empty_totals(state, build_hparams(config, epoch=1), batch, purpose_key(config.seed, STEP), parts=parts)
+
 
 class _Trainer:
     """The pieces of a run, and the things done with them."""
 
-    def __init__(self, config, workdir, checkpoints, request, progress):
-        self.config, self.workdir = config, workdir
+    def __init__(self, config, layout, workdir, checkpoints, request, progress):
+        self.config, self.layout, self.workdir = config, layout, workdir
         self.checkpoints, self.request, self.progress = checkpoints, request, progress
         dataset = builders.dataset(config)
         self.train, self.validation = builders.splits(config, dataset)
         self.parts = build_parts(config, dataset.num_classes)
-        self.feed = build_feed(self.train, config.data.placement)
-        self.train_epoch = compile_train_epoch(self.parts)
-        self.correct = compile_correct(self.parts.model)
-        self.step_key = _purpose(config.seed, _STEP)
+        self.feed = build_feed(self.train, config.data.placement, layout)
+        self.train_epoch = compile_train_epoch(self.parts, layout)
+        self.correct = compile_correct(self.parts.model, layout)
+        self.step_key = self.key(STEP)
         self.steps_per_epoch = len(self.train.labels) // config.batch_size
         self.saved_at = time.monotonic()
+
+    def key(self, purpose):
+        """The key of one purpose, on every device."""
+        words = jax.random.key_data(purpose_key(self.config.seed, purpose))
+        return jax.random.wrap_key_data(self.layout.put(words, self.layout.replicated))
 
     def start(self):
         """A new run, or the one that the workdir's newest checkpoint holds."""
         shape = self.train.images.shape[1:]
-        hparams = build_hparams(self.config, epoch=1)
-        create = jax.jit(lambda key: create_state(self.parts, key, shape, hparams, self.config.ema_decay > 0))
-        key = _purpose(self.config.seed, _INITIAL)
-        # Run once: what optimising would save is far less than the seconds that it takes.
-        state = create.lower(key).compile(compiler_options={"xla_backend_optimization_level": 0})(key)
-        n = self.config.batch_size
-        batch = Batch(jax.ShapeDtypeStruct((n, *shape), np.uint8), jax.ShapeDtypeStruct((n,), np.int32),
-                      jax.ShapeDtypeStruct((n,), np.int32))
-        self.no_totals = empty_totals(state, hparams, batch, self.step_key, parts=self.parts)
-        restored = self.checkpoints.restore(state, self.no_totals)
+        key = self.key(INITIAL)
+        state = compile_new_state(self.config, self.parts, shape, key, self.layout.state)(key)
+        self.no_totals = totals_of_no_step(self.config, self.parts, shape, state)
+        restored = self.checkpoints.restore(
+            self.layout.abstract(state, self.layout.state(state)),
+            self.layout.abstract(self.no_totals, self.layout.replicated))
         if restored is None:
-            return _Run(state, self.no_totals, history=[], best=-1.0)
+            return Run(state, self.no_totals, history=[], best=-1.0)
         state, totals, record = restored
-        return _Run(state, totals, **record)
+        return Run(state, totals, **record)
 
     def save(self, run, which="last"):
-        """Writes a checkpoint."""
+        """Begins to write a checkpoint."""
         self.checkpoints.save(which, run.position, run.state, run.totals, run.record())
         self.saved_at = time.monotonic()
 
     def stop_if_asked(self, run):
         """Saves and raises Interrupted after a signal."""
-        if self.request.signal_number is not None:
+        # Every process stops when one was told to.
+        signal_number = int(*sharding.agree([self.request.signal_number or 0]))
+        if signal_number:
             self.save(run)
-            raise Interrupted(self.request.signal_number,
+            self.checkpoints.wait()
+            raise Interrupted(signal_number,
                               f"stopped and saved at step {int(run.state.step)} in {self.workdir}; "
                               "the same command goes on from there.")
 
@@ -108,7 +176,7 @@ class _Trainer:
         epoch = len(run.history) + 1
         done = int(run.state.step) - (epoch - 1) * self.steps_per_epoch
         hparams = build_hparams(self.config, epoch)
-        order = epoch_order(_purpose(self.config.seed, _ORDER), epoch, len(self.train.labels), self.config.batch_size)
+        order = epoch_order(purpose_key(self.config.seed, ORDER), epoch, len(self.train.labels), self.config.batch_size)
         self.progress.start_epoch(epoch, done)
         size = 1
         for piece in self.feed.pieces(order, done):
@@ -120,44 +188,39 @@ class _Trainer:
                     run.state, run.totals, hparams, piece.images, piece.labels, piece.rows, piece.index,
                     self.step_key, np.int32(done - piece.first), np.int32(stop - piece.first))
                 self.check_finite(run)
-                elapsed = time.monotonic() - began
+                now = time.monotonic()
+                # All processes must take the same steps and save at the same ones: the slowest clock decides.
+                elapsed, since_saved = sharding.agree([now - began, now - self.saved_at])
                 run.seconds += elapsed
-                size = max(1, min(2 * size, int(size * _SECONDS_PER_DISPATCH / elapsed)))
+                size = next_size(size, elapsed)
                 done = stop
                 self.progress.steps(done, run.totals)
-                if (done < self.steps_per_epoch
-                        and time.monotonic() - self.saved_at > self.config.checkpoint.every_seconds):
+                if done < self.steps_per_epoch and since_saved > self.config.checkpoint.every_seconds:
                     self.save(run)
 
     def finish_epoch(self, run):
         """Validates where the config says so, and saves; the history grows by one line."""
-        epoch = len(run.history) + 1
-        count = int(run.totals.count)
-        line = {"epoch": epoch, "step": int(run.state.step),
-                "learning_rate": builders.learning_rate(self.config, epoch)}
-        line |= {name: float(value) / count for name, value in sorted(run.totals.sums.items())}
-        best = False
-        if epoch % self.config.validation.every == 0 or epoch == self.config.epochs:
+        judged = {}
+        if is_validated(self.config, len(run.history) + 1):
             def after_batch(images):
                 self.stop_if_asked(run)
                 self.progress.validation(images, len(self.validation.labels))
 
-            line |= accuracies(self.correct, run.state.inference_variables(), builders.pgd(self.config.validation),
-                               self.validation, _purpose(self.config.seed, _VALIDATION),
-                               self.config.validation.batch_size, after_batch)
-            best = line["robust_accuracy"] >= run.best  # Reference: ties go to the later epoch.
-        line |= {"seconds": run.seconds, "images_per_second": count * self.config.batch_size / run.seconds}
-        run.history = [*run.history, line]
-        run.totals, run.seconds = self.no_totals, 0.0
+            judged = accuracies(self.correct, run.state.inference_variables(), builders.pgd(self.config.validation),
+                                self.validation, self.key(VALIDATION), self.config.validation.batch_size, after_batch,
+                                self.layout)
+        best = run.end_epoch(self.config, judged, self.no_totals)
         if best:
-            run.best = line["robust_accuracy"]
             self.save(run, "best")
         self.save(run)
-        self.progress.end_epoch(line, best)
+        self.progress.end_epoch(run.history[-1], best)
 
 
 def fit(config, workdir, progress=True):
     """Trains, or goes on with the run in ``workdir``; bitwise the same whether or not it was interrupted.
+
+    Runs on the devices that ``config.mesh`` asks for, those of all processes; every process must call it alike. Another
+    number of devices, from the start or from a resumption on, changes nothing but rounding.
 
     Args:
         config: ConfigDict with every field of ``morel_jax.configuration.defaults()``.
@@ -170,20 +233,32 @@ def fit(config, workdir, progress=True):
         validation split where it was judged, ``seconds`` and ``images_per_second``.
 
     Raises:
-        ValueError: a config that cannot work, or not the one that the workdir's run has.
+        ValueError: a config that cannot work, or not the one that the workdir's run has, or a workdir that another
+            run is using.
+        OSError: the workdir cannot be written, the disk is full, or no checkpoint there is whole. The last good
+            checkpoint stands.
         Diverged: a loss or parameter stopped being finite.
         Interrupted: SIGINT or SIGTERM came, and the run was saved.
     """
     builders.check(config)
-    workdir = open_workdir(config, workdir)
-    with Checkpoints(workdir) as checkpoints, InterruptionRequest() as request, Progress(config, progress) as bar:
-        trainer = _Trainer(config, workdir, checkpoints, request, bar)
+    layout = build_layout(config)
+    first = sharding.is_first_process()
+    with contextlib.ExitStack() as stack:
+        if first:
+            stack.enter_context(hold(workdir))
+        workdir = open_workdir(config, workdir, write=first)
+        checkpoints = stack.enter_context(Checkpoints(workdir))
+        request = stack.enter_context(InterruptionRequest())
+        bar = stack.enter_context(Progress(config, progress and first))
+        trainer = _Trainer(config, layout, workdir, checkpoints, request, bar)
         bar.steps_per_epoch = trainer.steps_per_epoch
         run = trainer.start()
-        writer = MetricsWriter(workdir, run.history)
+        writer = MetricsWriter(workdir, run.history) if first else None
         while len(run.history) < config.epochs:
             trainer.train_one_epoch(run)
             trainer.finish_epoch(run)
-            writer.write(run.history)
-        writer.close()
+            if writer:
+                writer.write(run.history)
+        if writer:
+            writer.close()
     return run.state, run.history

@@ -15,10 +15,13 @@ class Progress:
     Args:
         config: of the run.
         shown: False writes nothing.
+        runs: how many are trained at once; what is shown is their mean, and the images of all.
     """
 
-    def __init__(self, config, shown):
+    def __init__(self, config, shown, runs=1):
         self._config, self._shown = config, shown
+        self._images_per_step = config.batch_size * runs
+        self._whose = f", mean of {runs}" if runs > 1 else ""
         self.steps_per_epoch = 0
         self._bar = None
         self._began = self._steps_then = None
@@ -37,7 +40,7 @@ class Progress:
     def start_epoch(self, epoch, done):
         """Opens the bar of an epoch, ``done`` steps of which are done."""
         self._epoch = epoch
-        self._bar = tqdm(total=self.steps_per_epoch * self._config.batch_size, initial=done * self._config.batch_size,
+        self._bar = tqdm(total=self.steps_per_epoch * self._images_per_step, initial=done * self._images_per_step,
                          desc=f"epoch {epoch}/{self._config.epochs}", unit="img", unit_scale=True, leave=False,
                          disable=not self._shown, file=sys.stderr)
 
@@ -56,7 +59,7 @@ class Progress:
         shown = {name.removesuffix("_loss"): f"{float(value) / count:.3f}" for name, value in totals.sums.items()
                  if name.endswith("loss")}
         self._bar.set_postfix(shown | {"run left": left}, refresh=False)
-        self._bar.update(done * self._config.batch_size - self._bar.n)
+        self._bar.update(done * self._images_per_step - self._bar.n)
 
     def validation(self, images, total):
         """Says how far the validation is."""
@@ -67,7 +70,7 @@ class Progress:
         self._close()
         if not self._shown:
             return
-        text = f"epoch {line['epoch']}/{self._config.epochs}  loss {line['loss']:.4f}"
+        text = f"epoch {line['epoch']}/{self._config.epochs}{self._whose}  loss {line['loss']:.4f}"
         if "robust_accuracy" in line:
             text += f"  clean {100 * line['clean_accuracy']:.2f} %  robust {100 * line['robust_accuracy']:.2f} %"
         text += f"  {line['images_per_second']:.0f} img/s  {_clock(line['seconds'])}" + ("  best" if best else "")

@@ -33,6 +33,7 @@ class Parts:
         moves: whose statistics move the running ones, in this order; each in ``forwards``.
         attack_batch_norm: ``running`` or ``batch`` statistics in the attack.
         crop_padding, flip: augmentation.
+        accumulate: into how many equal parts a batch is cut, see :func:`train_step`.
     """
     model: nn.Module
     embedding: nn.Module | None
@@ -43,6 +44,7 @@ class Parts:
     attack_batch_norm: str = "running"
     crop_padding: int = 4
     flip: bool = True
+    accumulate: int = 1
 
 
 @struct.dataclass
@@ -90,13 +92,25 @@ def _attack(state, hparams, x, labels, keys, parts):
     return hparams.attack(logits_fn, keys, x, labels)
 
 
-def _forward(params, batch_stats, x, labels, parts):
+def _everywhere(rows, layout):
+    """An array with one row an example, whole on every device."""
+    return rows if layout is None else jax.lax.with_sharding_constraint(rows, layout.replicated)
+
+
+def _laid_out(state, layout):
+    return state if layout is None else jax.lax.with_sharding_constraint(state, layout.state(state))
+
+
+def _forward(params, batch_stats, x, labels, parts, layout):
     """(logits, projected, attended, the batch's own statistics) of one kind of images."""
     outputs, moved = parts.model.apply({"params": params["classifier"], "batch_stats": batch_stats}, x,
                                        train=True, mutable=["batch_stats"])
     projected = attended = None
     if parts.embedding is not None:
-        projected, attended = parts.embedding.apply({"params": params["embedding"]}, outputs.features, labels)
+        # Every row meets every other here. That is little work beside the network's: each device does all of it, and
+        # what is sent is the features, once.
+        features = _everywhere(outputs.features, layout)
+        projected, attended = parts.embedding.apply({"params": params["embedding"]}, features, labels)
     return outputs.logits, projected, attended, moved.get("batch_stats", {})
 
 
@@ -112,20 +126,8 @@ def _accuracy(logits, labels):
     return jnp.mean(jnp.argmax(logits, axis=-1) == labels)
 
 
-def train_step(state, hparams, batch, key, *, parts):
-    """One update: augment, attack, and descend.
-
-    Args:
-        state: TrainState.
-        hparams: HParams of this epoch.
-        batch: Batch of n examples.
-        key: the run's key; the step's number and the examples' indices are folded in.
-        parts: Parts.
-
-    Returns:
-        (TrainState, metrics): metrics is a dict of float32[], means over the batch.
-    """
-    step_key = jax.random.fold_in(key, state.step)
+def _gradients(state, hparams, step_key, parts, layout, batch):
+    """(gradients, metrics, {kind: the batch's own statistics}) of examples that go through the network together."""
     augment_keys = fold_in_each(jax.random.fold_in(step_key, _AUGMENT), batch.index)
     x = to_float(crop_and_flip(augment_keys, batch.images, parts.crop_padding, parts.flip))
     images = {"natural": x}
@@ -133,18 +135,57 @@ def train_step(state, hparams, batch, key, *, parts):
         attack_keys = fold_in_each(jax.random.fold_in(step_key, _ATTACK), batch.index)
         images["adversarial"] = _attack(state, hparams, x, batch.labels, attack_keys, parts)
 
+    labels = batch.labels if parts.embedding is None else _everywhere(batch.labels, layout)
+
     def loss(params):
-        outputs = {kind: _forward(params, state.batch_stats, images[kind], batch.labels, parts)
+        outputs = {kind: _forward(params, state.batch_stats, images[kind], labels, parts, layout)
                    for kind in parts.forwards}
         logits, projected, attended, _ = outputs.get("natural", (None,) * 4)
         logits_adv, projected_adv, attended_adv, _ = outputs.get("adversarial", (None,) * 4)
         value, metrics = parts.objective(
-            Views(logits, logits_adv, projected, projected_adv, attended, attended_adv), batch.labels, hparams)
+            Views(logits, logits_adv, projected, projected_adv, attended, attended_adv), labels, hparams)
         for kind, (kind_logits, *_) in outputs.items():
-            metrics[f"{kind}_accuracy"] = _accuracy(kind_logits, batch.labels)
+            metrics[f"{kind}_accuracy"] = _accuracy(kind_logits, labels)
         return value, (metrics, {kind: stats for kind, (*_, stats) in outputs.items()})
 
     grads, (metrics, batch_stats) = jax.grad(loss, has_aux=True)(state.params)
+    return grads, metrics, batch_stats
+
+
+def _mean_over_parts(function, batch, count):
+    """Mean of ``function`` over ``count`` equal parts of a batch, one after another.
+
+    Example i is of part i % count: each device then holds its share of every part, and no part depends on how many
+    devices there are.
+    """
+    if count == 1:
+        return function(batch)
+    cut = jax.tree.map(lambda a: jnp.moveaxis(a.reshape(-1, count, *a.shape[1:]), 1, 0), batch)
+    zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(function, jax.tree.map(lambda a: a[0], cut)))
+    total, _ = jax.lax.scan(lambda total, part: (jax.tree.map(jnp.add, total, function(part)), None), zeros, cut)
+    return jax.tree.map(lambda a: a / count, total)
+
+
+def train_step(state, hparams, batch, key, *, parts, layout=None):
+    """One update: augment, attack, and descend.
+
+    With ``parts.accumulate`` > 1 the batch is worked on in so many equal parts, one after another, and the update takes
+    the means of their gradients and of their BatchNorm statistics: memory falls, and BatchNorm normalises over a part.
+
+    Args:
+        state: TrainState.
+        hparams: HParams of this epoch.
+        batch: Batch of n examples.
+        key: the run's key; the step's number and the examples' indices are folded in.
+        parts: Parts.
+        layout: :class:`~morel_jax.sharding.Layout` of the run's devices; None: XLA decides what is computed where.
+
+    Returns:
+        (TrainState, metrics): metrics is a dict of float32[] (float64[] of float64 parameters), means over the batch.
+    """
+    step_key = jax.random.fold_in(key, state.step)
+    grads, metrics, batch_stats = _mean_over_parts(
+        partial(_gradients, state, hparams, step_key, parts, layout), batch, parts.accumulate)
     metrics["gradient_norm"] = optax.tree.norm(grads)
     updates, opt_state = parts.optimizer(hparams).update(grads, state.opt_state, state.params)
     params = jax.tree.map(lambda p, u: p - hparams.learning_rate * u, state.params, updates)
@@ -155,18 +196,18 @@ def train_step(state, hparams, batch, key, *, parts):
     if state.average is not None:
         latest = {"params": params["classifier"], "batch_stats": running}
         state = state.replace(average=_move(state.average, latest, hparams.ema_decay))
-    return state, jax.tree.map(lambda metric: metric.astype(jnp.float32), metrics)
+    return state, jax.tree.map(lambda metric: metric.astype(jnp.promote_types(metric.dtype, jnp.float32)), metrics)
 
 
 def empty_totals(state, hparams, batch, key, *, parts):
     """Totals of no step, with the metrics that `parts` gives; arguments may be shapes (ShapeDtypeStruct)."""
     _, metrics = jax.eval_shape(partial(train_step, parts=parts), state, hparams, batch, key)
     # NumPy, so that donating them to the first step leaves them whole for the next epoch.
-    return Totals(sums={name: np.zeros((), np.float32) for name in metrics}, count=np.zeros((), np.int32),
-                  first_bad_step=np.full((), -1, np.int32))
+    return Totals(sums={name: np.zeros((), metric.dtype) for name, metric in metrics.items()},
+                  count=np.zeros((), np.int32), first_bad_step=np.full((), -1, np.int32))
 
 
-def train_epoch(state, totals, hparams, images, labels, rows, index, key, start, stop, *, parts):
+def train_epoch(state, totals, hparams, images, labels, rows, index, key, start, stop, *, parts, layout=None):
     """The steps ``start`` to ``stop`` of an epoch, or of a piece of it, in one compiled loop.
 
     The bounds are traced: an epoch may be cut anywhere, for a progress bar or a checkpoint, by the one compiled
@@ -176,29 +217,47 @@ def train_epoch(state, totals, hparams, images, labels, rows, index, key, start,
         state: TrainState; donate it.
         totals: Totals of the epoch's earlier steps; donate it.
         hparams: HParams of this epoch.
-        images: uint8[m, h, w, c], the data set, or the piece of it that these steps use.
-        labels: int32[m].
-        rows: int32[k, n], for each step where in ``images`` its examples are.
+        images: uint8[m, h, w, c], the data set; or uint8[k, n, h, w, c], the examples of each step.
+        labels: int32[m], or int32[k, n].
+        rows: int32[k, n], for each step where in ``images`` its examples are; None for the second form.
         index: int32[k, n], the same examples' places in the data set.
         key: the run's key.
         start, stop: int32[], the first row to use and the one to stop before.
         parts: Parts.
+        layout: :class:`~morel_jax.sharding.Layout` of the run's devices; None: whatever the arguments have.
 
     Returns:
         (TrainState, Totals).
     """
     def body(i, carry):
         state, totals = carry
-        batch = Batch(images[rows[i]], labels[rows[i]], index[i])
-        new_state, metrics = train_step(state, hparams, batch, key, parts=parts)
+        place = i if rows is None else rows[i]
+        batch = Batch(images[place], labels[place], index[i])
+        if layout is not None:
+            batch = jax.lax.with_sharding_constraint(batch, layout.batch())
+        new_state, metrics = train_step(state, hparams, batch, key, parts=parts, layout=layout)
+        new_state = _laid_out(new_state, layout)
         finite = jnp.isfinite(metrics["loss"]) & _all_finite(new_state.params)
         first_bad_step = jnp.where((totals.first_bad_step < 0) & ~finite, state.step, totals.first_bad_step)
         return new_state, Totals(sums=jax.tree.map(jnp.add, totals.sums, metrics), count=totals.count + 1,
                                  first_bad_step=first_bad_step)
 
-    return jax.lax.fori_loop(start, stop, body, (state, totals))
+    state, totals = jax.lax.fori_loop(start, stop, body, (state, totals))
+    # Again: left to itself XLA cuts what should be whole, and the next call would be another program.
+    return _laid_out(state, layout), totals
 
 
-def compile_train_epoch(parts):
+def compiler_options(parts):
+    """What XLA must be told to compile a step of ``parts`` as it is meant; None for nothing.
+
+    On a CPU it takes out the barriers around what is to be computed twice (``model.remat``), and then merges the two.
+    """
+    if getattr(parts.model, "remat", False) and jax.default_backend() == "cpu":
+        return {"xla_disable_hlo_passes": "cse_barrier_expander"}
+    return None
+
+
+def compile_train_epoch(parts, layout=None):
     """:func:`train_epoch` as one jitted function that donates state and totals."""
-    return jax.jit(partial(train_epoch, parts=parts), donate_argnums=(0, 1))
+    return jax.jit(partial(train_epoch, parts=parts, layout=layout), donate_argnums=(0, 1),
+                   compiler_options=compiler_options(parts))

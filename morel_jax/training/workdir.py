@@ -2,16 +2,20 @@
 import json
 import os
 import subprocess
+import time
 from importlib import metadata
 from pathlib import Path
 
 import ml_collections
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
 from morel_jax import builders
 
-# Where things lie, not what is computed: these may change between a run and its resumption.
-_MAY_DIFFER = ("data.data_dir", "data.archive_dir", "data.cache_dir", "data.placement", "checkpoint.every_seconds")
+# Where things lie and what is kept, not what is computed: these may change between a run and its resumption.
+_MAY_DIFFER = ("data.data_dir", "data.archive_dir", "data.cache_dir", "data.placement", "checkpoint.every_seconds",
+               "mesh.data", "mesh.fsdp", "mesh.fsdp_min_size", "model.remat")
 _VERSIONS_OF = ("morel_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -30,15 +34,16 @@ def _commit():
         return None  # Installed from a wheel: the version says what it is.
 
 
-def open_workdir(config, workdir):
+def open_workdir(config, workdir, write=True):
     """Makes the folder, or checks that the run in it has this config.
 
     Args:
         config: checked ConfigDict.
         workdir: path.
+        write: whether this process is the one that writes; the others only check.
 
     Returns:
-        Path of the folder, in which ``config.json`` now is.
+        Path of the folder, in which ``config.json`` now is, if this process writes.
 
     Raises:
         ValueError: the folder holds a run with another config; the message lists the fields that differ.
@@ -54,10 +59,39 @@ def open_workdir(config, workdir):
         if different:
             raise ValueError(f"{workdir} holds a run with another config; give another workdir, or these values:\n"
                              + "\n".join(different))
-    else:
+    elif write:
         content = {"config": config.to_dict(), "commit": _commit(),
                    "versions": {name: metadata.version(name) for name in _VERSIONS_OF}}
         write_atomically(path, json.dumps(content, indent=1))
+    return workdir
+
+
+def open_sweep(changes, workdir):
+    """Makes a sweep's folder, or checks that the sweep in it has these members.
+
+    Args:
+        changes: {member's name: its {"section.field": value}}.
+        workdir: path.
+
+    Returns:
+        Path of the folder, in which ``sweep.json`` now is.
+
+    Raises:
+        ValueError: the folder holds a single run, or a sweep of other members.
+    """
+    workdir = Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    path = workdir / "sweep.json"
+    if (workdir / "config.json").exists():
+        raise ValueError(f"{workdir} holds a single run; give a sweep another workdir.")
+    if not path.exists():
+        write_atomically(path, json.dumps(changes, indent=1))
+    stored = json.loads(path.read_text())
+    different = ([f"  {name}: there, not given" for name in stored if name not in changes]
+                 + [f"  {name}: given, not there" for name in changes if name not in stored])
+    if different:
+        raise ValueError(f"{workdir} holds a sweep of other members, and a sweep keeps those it began with; give "
+                         "another workdir, or the same members:\n" + "\n".join(different))
     return workdir
 
 
@@ -92,17 +126,22 @@ class MetricsWriter:
 
     def __init__(self, workdir, history):
         self._path = workdir / "metrics.jsonl"
+        # Not SummaryWriter: its thread dies of a full disk, and whoever waits for it then waits for ever.
+        self._events = EventsWriter(str(workdir / "events"))
         # The last line is written again: a kill may have come between its checkpoint and its event.
-        self._events = SummaryWriter(str(workdir), purge_step=history[-1]["step"] if history else 0)
+        self._add_event(history[-1]["step"] if history else 0, session_log=SessionLog(status=SessionLog.START))
         if history:
             self.write(history)
+
+    def _add_event(self, step, **content):
+        self._events.write_event(Event(wall_time=time.time(), step=step, **content))
 
     def write(self, history):
         """Brings both up to ``history``, a list of flat dicts, whose last entry is new."""
         write_atomically(self._path, "".join(json.dumps(line) + "\n" for line in history))
         latest = history[-1]
         for name, value in latest.items():
-            self._events.add_scalar(name, value, latest["step"])
+            self._add_event(latest["step"], summary=scalar(name, value))
         self._events.flush()
 
     def close(self):

@@ -65,6 +65,20 @@ def test_is_read_as_it_is(tmp_path):
     np.testing.assert_array_equal(dataset.train.labels, [example["label"] for example in source])
 
 
+def test_blank_is_described_by_the_metadata(tmp_path):
+    prepare(tmp_path / "tfds", splits=("train", "test", "extra"), rows=9)
+    blank, loaded = data.blank("shapes", data_dir=tmp_path / "tfds"), load(tmp_path)
+    assert (blank.image_shape, blank.num_classes) == (loaded.image_shape, loaded.num_classes) == ((8, 8, 3), 3)
+    assert (len(blank.train), len(blank.test)) == (len(loaded.train), len(loaded.test)) == (9, 9)
+    assert not blank.train.images.any()
+
+
+def test_blank_needs_a_shape_in_the_metadata(tmp_path):
+    prepare(tmp_path / "tfds", features={"image": F.Image(shape=(None, None, 3)), "label": LABEL})
+    with pytest.raises(ValueError, match=r"must give the images' shape; it is \(None, None, 3\) there"):
+        data.blank("shapes", data_dir=tmp_path / "tfds")
+
+
 def test_is_decoded_again_when_its_files_change(tmp_path):
     prepare(tmp_path / "tfds")
     assert len(load(tmp_path).train) == 9

@@ -1,3 +1,4 @@
+import importlib
 import json
 import logging
 import os
@@ -184,6 +185,35 @@ def test_default_cache_dir(folders, cifar10, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     data.load("cifar10", archive_dir=folders[0])
     assert entry(tmp_path / "xdg" / "morel_jax").name.startswith("cifar10-")
+
+
+@pytest.mark.parametrize("name", sources.KNOWN)
+def test_blank_has_the_declared_shapes(name, tmp_path):
+    blank = data.blank(name)
+    if name == "fashion_mnist_small":
+        declared = data.load(name)
+        shape, classes = declared.image_shape, declared.num_classes
+        assert (len(blank.train), len(blank.test)) == (len(declared.train), len(declared.test))
+    else:
+        module, builder = sources._BUILDERS[name]
+        builder = getattr(importlib.import_module(f"morel_jax.data.{module}"), builder)
+        features = builder(data_dir=tmp_path, archive_checksums={}).info.features
+        shape, classes = features["image"].shape, features["label"].num_classes
+    assert (blank.image_shape, blank.num_classes) == (shape, classes)
+    assert blank.test.images.strides == (0, 0, 0, 0)
+
+
+def test_blank_has_the_published_numbers_of_images():
+    numbers = {name: (len(data.blank(name).train), len(data.blank(name).test)) for name in sources.KNOWN}
+    assert numbers == {"fashion_mnist_small": (10_000, 2_000), "fashion_mnist": (60_000, 10_000),
+                       "cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000), "tiny_imagenet": (100_000, 10_000)}
+
+
+def test_blank_of_an_unknown_name(tmp_path):
+    with pytest.raises(ValueError, match="Unknown data set 'imagenette'"):
+        data.blank("imagenette")
+    with pytest.raises(ValueError, match="Unknown data set 'imagenette'"):
+        data.blank("imagenette", data_dir=tmp_path)
 
 
 def test_importing_the_package_imports_no_tfds():

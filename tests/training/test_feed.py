@@ -3,10 +3,12 @@ import numpy as np
 import pytest
 
 from morel_jax.data import Split
-from morel_jax.training.feed import DeviceFeed, HostFeed, build_feed, epoch_order
+from morel_jax.sharding import Layout, make_mesh
+from morel_jax.training.feed import DeviceFeed, HostFeed, abstract_piece, build_feed, epoch_order
 from tests.small import images_and_labels
 
 KEY = jax.random.key(0)
+LAYOUT = Layout(make_mesh())
 
 
 def split(count=50):
@@ -26,9 +28,10 @@ def batches(feed, order, start):
     found = {}
     for piece in feed.pieces(order, start):
         for step in range(max(piece.first, start), piece.stop):
-            rows = np.asarray(piece.rows[step - piece.first])
-            found[step] = (np.asarray(piece.images)[rows], np.asarray(piece.labels)[rows],
-                           np.asarray(piece.index[step - piece.first]))
+            row = step - piece.first
+            place = row if piece.rows is None else np.asarray(piece.rows[row])
+            found[step] = (np.asarray(piece.images)[place], np.asarray(piece.labels)[place],
+                           np.asarray(piece.index[row]))
     return found
 
 
@@ -37,8 +40,8 @@ def batches(feed, order, start):
 def test_streamed_batches_are_those_of_the_device(start, steps_a_piece):
     data = split()
     order = epoch_order(KEY, 1, 50, 8)
-    streamed = batches(HostFeed(data, piece_bytes=steps_a_piece * 8 * data.images[0].nbytes), order, start)
-    resident = batches(DeviceFeed(data), order, start)
+    streamed = batches(HostFeed(data, LAYOUT, piece_bytes=steps_a_piece * 8 * data.images[0].nbytes), order, start)
+    resident = batches(DeviceFeed(data, LAYOUT), order, start)
     assert list(streamed) == list(range(start, 6))
     for step, got in streamed.items():
         for ours, theirs in zip(got, resident[step], strict=True):
@@ -48,14 +51,28 @@ def test_streamed_batches_are_those_of_the_device(start, steps_a_piece):
 
 def test_pieces_have_one_shape():
     data = split()
-    feed = HostFeed(data, piece_bytes=4 * 8 * data.images[0].nbytes)
-    assert {piece.images.shape for piece in feed.pieces(epoch_order(KEY, 1, 50, 8), 0)} == {(32, 8, 8, 3)}
+    feed = HostFeed(data, LAYOUT, piece_bytes=4 * 8 * data.images[0].nbytes)
+    assert {piece.images.shape for piece in feed.pieces(epoch_order(KEY, 1, 50, 8), 0)} == {(4, 8, 8, 8, 3)}
 
 
 def test_placement():
-    assert isinstance(build_feed(split(), "auto"), DeviceFeed)
-    assert isinstance(build_feed(split(), "host"), HostFeed)
-    assert isinstance(build_feed(split(), "device"), DeviceFeed)
+    assert isinstance(build_feed(split(), "auto", LAYOUT), DeviceFeed)
+    assert isinstance(build_feed(split(), "host", LAYOUT), HostFeed)
+    assert isinstance(build_feed(split(), "device", LAYOUT), DeviceFeed)
     huge = Split(np.broadcast_to(np.uint8(0), (40_000_000, 32, 32, 3)),  # 123 GB that take no memory.
                  np.broadcast_to(np.int32(0), (40_000_000,)))
-    assert isinstance(build_feed(huge, "auto"), HostFeed)
+    assert isinstance(build_feed(huge, "auto", LAYOUT), HostFeed)
+
+
+@pytest.mark.parametrize("placement", ["device", "host"])
+def test_an_abstract_piece_is_like_the_feeds(placement):
+    abstract = abstract_piece(split(), placement, LAYOUT, batch_size=8)
+    (piece,) = build_feed(split(), placement, LAYOUT).pieces(epoch_order(KEY, 1, 50, 8), 0)
+    for field in ("images", "labels", "rows", "index"):
+        expected, array = getattr(abstract, field), getattr(piece, field)
+        if expected is None:
+            assert array is None
+        else:
+            assert (expected.shape, expected.dtype) == (array.shape, array.dtype)
+            assert expected.sharding.is_equivalent_to(array.sharding, array.ndim)
+    assert (abstract.first, abstract.stop) == (piece.first, piece.stop)

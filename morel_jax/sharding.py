@@ -1,0 +1,153 @@
+"""Many devices: the mesh, what of a run lies where, and the start of several processes.
+
+The program is the same for one device and for many (GSPMD): the batch is cut along both mesh axes, the images' losses
+see all of it, and XLA puts in the communication. With ``fsdp`` > 1 parameters and optimiser state are cut too, along
+that axis.
+"""
+import dataclasses
+import math
+import os
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+AXES = ("data", "fsdp")
+
+
+def make_mesh(data=0, fsdp=1, devices=None):
+    """The mesh of a run.
+
+    Args:
+        data: devices along the axis that holds whole copies of the parameters; 0: as many as there are.
+        fsdp: devices that share one copy.
+        devices: of the mesh; None: those of all processes.
+
+    Returns:
+        ``jax.sharding.Mesh`` with the axes ``data`` and ``fsdp``, both of type Auto. Of one process, the first
+        ``data * fsdp`` devices; several processes must use all.
+
+    Raises:
+        ValueError: more devices asked for than there are, or a number that does not come out even.
+    """
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
+    if fsdp < 1 or data < 0:
+        raise ValueError(f"config.mesh.fsdp must be 1 or more and config.mesh.data 0 or more; got {fsdp} and {data}.")
+    if data == 0:
+        if count % fsdp:
+            raise ValueError(f"config.mesh.fsdp must divide the number of devices, {count}, where config.mesh.data is "
+                             f"0; got {fsdp}.")
+        data = count // fsdp
+    if data * fsdp > count or (jax.process_count() > 1 and data * fsdp != count):
+        rule = f", of {jax.process_count()} processes, which must all be used" if jax.process_count() > 1 else ""
+        raise ValueError(f"config.mesh asks for data * fsdp = {data} * {fsdp} = {data * fsdp} devices; there are "
+                         f"{count}{rule}.")
+    return jax.make_mesh((data, fsdp), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices[:data * fsdp])
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where the arrays of a run lie; equal for equal meshes, and hashable.
+
+    Attributes:
+        mesh: from :func:`make_mesh`.
+        min_size: arrays of fewer elements are not cut along ``fsdp``: the latency of gathering them costs more than
+            the memory they take.
+    """
+    mesh: Mesh
+    min_size: int = 1024
+
+    @property
+    def devices(self):
+        """How many devices the mesh has."""
+        return self.mesh.size
+
+    @property
+    def replicated(self):
+        """Whole on every device."""
+        return NamedSharding(self.mesh, P())
+
+    def batch(self, axis=0):
+        """Cut along ``axis``, that of the examples, over all devices."""
+        return NamedSharding(self.mesh, P(*[None] * axis, AXES))
+
+    def parameter(self, shape):
+        """Of one array of parameters or optimiser state: cut along ``fsdp``, or whole.
+
+        Vectors (biases, BatchNorm) and small arrays stay whole. Of the others the longest axis that ``fsdp`` divides
+        is cut, the last of equals: output channels rather than inputs.
+        """
+        ways = self.mesh.shape["fsdp"]
+        fitting = [axis for axis, size in enumerate(shape) if size % ways == 0]
+        if ways == 1 or len(shape) < 2 or math.prod(shape) < self.min_size or not fitting:
+            return self.replicated
+        cut = max(fitting, key=lambda axis: (shape[axis], axis))
+        return NamedSharding(self.mesh, P(*(("fsdp" if axis == cut else None) for axis in range(len(shape)))))
+
+    def state(self, state):
+        """A tree of shardings for a TrainState, or a tree of arrays or shapes like one."""
+        return jax.tree.map(lambda leaf: self.parameter(leaf.shape), state)
+
+    def abstract(self, tree, shardings):
+        """Shapes of ``tree`` with ``shardings``, a tree like it or one sharding for all."""
+        if isinstance(shardings, NamedSharding):
+            shardings = jax.tree.map(lambda _: shardings, tree)
+        return jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+                            tree, shardings)
+
+    def put(self, array, sharding):
+        """A numpy array that every process has whole, as a global array; each device gets its part only."""
+        array = np.asarray(array)
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+    def check_batch(self, batch_size, field="config.batch_size"):
+        """Raises ValueError unless the devices divide ``batch_size``."""
+        if batch_size % self.devices:
+            data, fsdp = (self.mesh.shape[axis] for axis in AXES)
+            raise ValueError(f"{field} must be a multiple of the {self.devices} devices of the mesh "
+                             f"(config.mesh: data {data} x fsdp {fsdp}); got {batch_size}.")
+
+
+def start_processes(coordinator=None, process_id=None, num_processes=None):
+    """Joins this process to the others of a run; must come before anything else asks JAX for devices.
+
+    Args:
+        coordinator: "host:port" of process 0; None: from JAX_COORDINATOR_ADDRESS, or as SLURM, Open MPI, Kubernetes
+            or a TPU pod tell JAX.
+        process_id, num_processes: which process this is, and of how many; None: from JAX_PROCESS_ID and
+            JAX_NUM_PROCESSES, or detected likewise.
+
+    Raises:
+        ValueError: some of the three are given and others neither given nor detected.
+    """
+    def given(value, name, kind):
+        return kind(os.environ[name]) if value is None and name in os.environ else value
+
+    jax.distributed.initialize(coordinator_address=given(coordinator, "JAX_COORDINATOR_ADDRESS", str),
+                               num_processes=given(num_processes, "JAX_NUM_PROCESSES", int),
+                               process_id=given(process_id, "JAX_PROCESS_ID", int))
+
+
+def is_first_process():
+    """Whether this process is the one that writes metrics, figures and messages."""
+    return jax.process_index() == 0
+
+
+def agree(values):
+    """The largest of what each process says, entry by entry; of one process, its own.
+
+    Args:
+        values: list of numbers, of the same length in every process, which must all call.
+
+    Returns:
+        list of float.
+    """
+    values = np.asarray(values, np.float64)
+    if jax.process_count() == 1:
+        return values.tolist()
+    from jax.experimental import multihost_utils  # Not needed, and slow to import, in one process.
+    # As bytes, because float64 would become float32 on the devices.
+    words = multihost_utils.process_allgather(np.frombuffer(values.tobytes(), np.uint32))
+    return np.asarray(words, np.uint32).reshape(jax.process_count(), -1).view(np.float64).max(axis=0).tolist()

@@ -1,0 +1,64 @@
+"""Command: ``python -m morel_jax.sweep --config=configs/cifar10.py --sweep=preference:0.1..0.9:9 --workdir=runs/k``."""
+import sys
+
+from absl import flags
+from ml_collections import config_flags
+
+from morel_jax import command
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "File with get_config(), and after a colon its argument.")
+_SWEEP = flags.DEFINE_multi_string(
+    "sweep", [], "FIELD:VALUE,VALUE,... or FIELD:START..STOP:COUNT, both ends included; given again for another field: "
+    "every combination. `preference` takes k1, and k2 is 1 - k1.")
+_SWEEP_FILE = flags.DEFINE_string("sweep_file", None, 'In place of --sweep: JSON, a list of {"section.field": value}.')
+_WORKDIR = flags.DEFINE_string("workdir", None, "The sweep's folder. A sweep that is there already is gone on with.")
+_MODE = flags.DEFINE_enum("mode", None, ["sequential", "vmapped"],
+                          "How one device works on its members; by default sequential on a CPU, else vmapped.")
+_PROGRESS = flags.DEFINE_bool("progress", True, "Show a progress bar and a line an epoch.")
+
+
+def _settings():
+    from morel_jax.training.members import parse_sweeps, read_settings
+    if bool(_SWEEP.value) == bool(_SWEEP_FILE.value):
+        raise ValueError("a sweep must be given by --sweep or by --sweep_file, and not by both.")
+    return parse_sweeps(_SWEEP.value) if _SWEEP.value else read_settings(_SWEEP_FILE.value)
+
+
+def main(argv):
+    """Trains as the flags say; what is wrong is one line on standard error and exit status 2, divergence 3."""
+    del argv
+    # Imported here: --help and a wrong flag answer at once.
+    from pathlib import Path
+
+    from morel_jax.training import Interrupted, fit_population
+    from morel_jax.training.sweep_table import table_rows, to_csv, to_markdown
+    from morel_jax.training.workdir import write_atomically
+    try:
+        outcomes = fit_population(_CONFIG.value, _settings(), _WORKDIR.value, _PROGRESS.value, _MODE.value)
+        rows = table_rows(outcomes)
+        text = to_markdown(rows, _WORKDIR.value)
+        for name, content in (("sweep.md", text), ("sweep.csv", to_csv(rows))):
+            write_atomically(Path(_WORKDIR.value) / name, content)
+    except Interrupted as interruption:
+        print(interruption, file=sys.stderr)
+        return 128 + interruption.signal_number
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(text)
+    diverged = [outcome.member.name for outcome in outcomes if outcome.diverged]
+    if diverged:
+        print(f"error: loss or parameters are not finite in {len(diverged)} of {len(outcomes)} members: "
+              f"{'; '.join(diverged)}. Their last good states stand in their folders.", file=sys.stderr)
+        return 3
+    print(f"done: {_WORKDIR.value}", file=sys.stderr)
+    return 0
+
+
+def run():
+    """Entry point of the console script."""
+    command.run(main, required=["config", "workdir"])
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,150 @@
+"""What a run will need, from compiling its step without data."""
+import dataclasses
+from functools import partial
+
+import jax
+import numpy as np
+
+from morel_jax import builders
+from morel_jax.training.assemble import build_hparams, build_layout, build_parts
+from morel_jax.training.collectives import Collective, collectives
+from morel_jax.training.feed import abstract_piece
+from morel_jax.training.flops import count_flops
+from morel_jax.training.state import create_state
+from morel_jax.training.step import Batch, compile_train_epoch, empty_totals, train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class DryRun:
+    """What a run's compiled program is and needs.
+
+    Attributes:
+        title: network, method, data set and batch.
+        devices: what it was compiled for, and the mesh's axes.
+        classifier_parameters, embedding_parameters: how many; the second only in training.
+        flops: of a step's matrix products and convolutions, over all devices; see
+            :func:`~morel_jax.training.flops.count_flops`.
+        batch_size: images of a step.
+        bytes_accessed: that a step reads and writes on one device as XLA counts them: the body of each loop once, the
+            attack's too.
+        arguments, outputs, temporary, aliased: bytes on one device: of the program's arguments (state and data), of
+            its results, of what it needs meanwhile, and of results that take arguments' places.
+        collectives: of a step, for one device.
+    """
+    title: str
+    devices: str
+    classifier_parameters: int
+    embedding_parameters: int
+    flops: int
+    batch_size: int
+    bytes_accessed: int
+    arguments: int
+    outputs: int
+    temporary: int
+    aliased: int
+    collectives: tuple[Collective, ...]
+
+    @property
+    def peak(self):
+        """Bytes that one device must have for the program."""
+        return self.arguments + self.outputs + self.temporary - self.aliased
+
+    def to_text(self):
+        """A short table for people; MiB are 2**20 bytes."""
+        embedding = f" + {self.embedding_parameters:,} embedding space" if self.embedding_parameters else ""
+        rows = [
+            ("compiled for", self.devices),
+            ("parameters", f"{self.classifier_parameters:,} classifier{embedding}"),
+            ("FLOPs", f"{self.flops:.4g} a step, {self.flops / self.batch_size:.4g} an image, in products and "
+                      "convolutions; a multiply-add is 2"),
+            ("bytes accessed", f"{_mib(self.bytes_accessed)} on a device, each loop's body counted once"),
+            ("peak memory", f"{_mib(self.peak)} on a device: arguments {_mib(self.arguments)}, temporary "
+                            f"{_mib(self.temporary)}, results in neither {_mib(self.outputs - self.aliased)}"),
+        ]
+        for kind, group_size in sorted({(one.kind, one.group_size) for one in self.collectives}):
+            same = [one for one in self.collectives if (one.kind, one.group_size) == (kind, group_size)]
+            rows.append((kind, f"{_mib(sum(one.count * one.bytes for one in same))} a step in "
+                               f"{sum(one.count for one in same):,} exchanges of {group_size} devices"))
+        if not self.collectives:
+            rows.append(("collectives", "none"))
+        width = max(len(name) for name, _ in rows)
+        return "\n".join([self.title, *(f"{name:{width}}  {value}" for name, value in rows)])
+
+
+def _mib(size):
+    return f"{size / 2**20:,.2f} MiB"
+
+
+def _count(params):
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def step_arguments(config, parts, image_shape):
+    """Shapes (ShapeDtypeStruct) of what ``train_step`` takes: (TrainState, HParams, Batch, key); HParams as values."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    hparams = build_hparams(config, epoch=1)
+    state = jax.eval_shape(lambda key: create_state(parts, key, image_shape, hparams, config.ema_decay > 0), key)
+    labels = jax.ShapeDtypeStruct((config.batch_size,), np.int32)
+    images = jax.ShapeDtypeStruct((config.batch_size, *image_shape), np.uint8)
+    return state, hparams, Batch(images, labels, labels), key
+
+
+def compile_step(config, parts, layout, train):
+    """The program that a run goes through its epochs with, compiled for shapes alone.
+
+    Args:
+        config: checked ConfigDict.
+        parts: the run's :class:`~morel_jax.training.step.Parts`.
+        layout: the run's :class:`~morel_jax.sharding.Layout`.
+        train: Split of the training images' shapes.
+
+    Returns:
+        ``jax.stages.Compiled``; a loop of unknown length, in which one turn is a step.
+    """
+    state, hparams, batch, key = step_arguments(config, parts, train.images.shape[1:])
+    totals = empty_totals(state, hparams, batch, key, parts=parts)
+    piece = abstract_piece(train, config.data.placement, layout, config.batch_size)
+    return compile_train_epoch(parts, layout).lower(
+        layout.abstract(state, layout.state(state)), layout.abstract(totals, layout.replicated), hparams,
+        piece.images, piece.labels, piece.rows, piece.index, layout.abstract(key, layout.replicated),
+        np.int32(0), np.int32(1)).compile()
+
+
+def dry_run(config):
+    """Compiles the step of a run on its devices, without data and without writing anything.
+
+    Args:
+        config: ConfigDict with every field of ``morel_jax.configuration.defaults()``.
+
+    Returns:
+        :class:`DryRun`. Memory, bytes and collectives are those of the program that XLA makes for this platform; on
+        another they differ. Parameters and FLOPs are the same everywhere.
+
+    Raises:
+        ValueError: a config that cannot work, a data set of unknown shape, or devices that are not there.
+    """
+    builders.check(config)
+    layout = build_layout(config)
+    dataset = builders.blank_dataset(config)
+    train, _ = builders.splits(config, dataset)
+    parts = build_parts(config, dataset.num_classes)
+    program = compile_step(config, parts, layout, train)
+    memory = program.memory_analysis()
+    arguments = step_arguments(config, parts, dataset.image_shape)
+    params = arguments[0].params
+    shape, axes = "x".join(map(str, dataset.image_shape)), layout.mesh.shape.items()
+    return DryRun(
+        title=f"{config.model.name}, {config.method}, {config.data.name} {shape}, batch {config.batch_size}",
+        devices=f"{layout.devices} {layout.mesh.devices.flat[0].platform} (mesh: "
+                f"{' x '.join(f'{axis} {size}' for axis, size in axes)})",
+        classifier_parameters=_count(params["classifier"]),
+        embedding_parameters=_count(params.get("embedding", {})),
+        flops=count_flops(partial(train_step, parts=parts), *arguments),
+        batch_size=config.batch_size,
+        bytes_accessed=int(program.cost_analysis()["bytes accessed"]),
+        arguments=memory.argument_size_in_bytes,
+        outputs=memory.output_size_in_bytes,
+        temporary=memory.temp_size_in_bytes,
+        aliased=memory.alias_size_in_bytes,
+        collectives=tuple(collectives(program.as_text())),
+    )

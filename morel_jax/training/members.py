@@ -1,0 +1,195 @@
+"""The members of a population: settings that change a base config, checked and named."""
+import ast
+import dataclasses
+import itertools
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from morel_jax import builders
+from morel_jax.configuration import defaults
+
+# What members may differ in: the seed, and what reaches the compiled program as a traced number and nothing else.
+SWEEPABLE = (
+    "seed", "ema_decay", "batch_norm.momentum", "attack.epsilon", "attack.step_size",
+    "loss.beta", "loss.label_smoothing", "loss.loat_theta", "loss.loat_gamma", "loss.loat_last_epoch",
+    "morel.preference", "morel.reference_point", "morel.augmentation", "morel.contrastive_weight",
+    "morel.temperature", "optimizer.learning_rate", "optimizer.momentum", "optimizer.weight_decay",
+    "optimizer.drop_epochs", "optimizer.drop_factors",
+)
+# Where 0.1, 0.2, ... would otherwise be 0.30000000000000004.
+_DIGITS = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """One run of a population.
+
+    Attributes:
+        name: of its folder, such as ``preference=0.1_0.9,seed=3``.
+        changes: {"section.field": value}, what tells it from the base config.
+        config: its whole config.
+    """
+    name: str
+    changes: dict[str, Any]
+    config: Any
+
+
+def _with(config, changes):
+    """A locked copy of ``config`` with ``changes``, whose types it leaves to ``builders.check``."""
+    values = config.to_dict()
+    for field, value in changes.items():
+        *sections, name = field.split(".")
+        inner = values
+        for section in sections:
+            inner = inner[section]
+        inner[name] = value
+    return ml_collections.ConfigDict(values).lock()
+
+
+def shared_config(config):
+    """What all members have in common: ``config`` with the defaults where they may differ.
+
+    Returns:
+        FrozenConfigDict, hashable and equal for equal values.
+    """
+    known = builders.flatten(defaults())
+    return ml_collections.FrozenConfigDict(_with(config, {field: known[field] for field in SWEEPABLE}))
+
+
+def _full_name(field):
+    """``preference`` stands for ``morel.preference``."""
+    return "morel.preference" if field == "preference" else field
+
+
+def _check_field(field):
+    known = builders.flatten(defaults())
+    if field not in known:
+        raise ValueError(f"config.{field} is not a field of this library's configs; known there: "
+                         f"{', '.join(sorted(known))}.")
+    if field not in SWEEPABLE:
+        raise ValueError(f"config.{field} must be the same for all members: it changes the compiled program, or what "
+                         f"members share; fields that may be swept: {', '.join(SWEEPABLE)}.")
+
+
+def _value(field, value, default):
+    """A value as a config has it: lists as tuples, whole numbers as floats, a preference's second entry added."""
+    if field == "morel.preference" and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return (float(value), round(1.0 - value, _DIGITS))
+    if isinstance(value, list):
+        return tuple(value)
+    return float(value) if isinstance(default, float) and type(value) is int else value
+
+
+def _values_of(text, field, flag, default):
+    steps = re.fullmatch(r"(.+?)\.\.(.+):(.+)", text)
+    try:
+        if not steps:
+            # With a comma more, one value is a tuple too.
+            return ast.literal_eval(text.rstrip(",") + ",")
+        start, stop, count = float(steps[1]), float(steps[2]), int(steps[3])
+    except (ValueError, SyntaxError):
+        raise ValueError(f"--sweep must be FIELD:VALUE,VALUE,... or FIELD:START..STOP:COUNT, in numbers; "
+                         f"got {flag!r}.") from None
+    if count < 2 or not np.isfinite([start, stop]).all():
+        raise ValueError(f"--sweep=FIELD:START..STOP:COUNT must have finite ends and a COUNT of at least 2; "
+                         f"got {flag!r}.")
+    values = [round(float(value), _DIGITS) for value in np.linspace(start, stop, count)]
+    if isinstance(default, int):
+        if not all(value.is_integer() for value in values):
+            raise ValueError(f"--sweep must give whole numbers for config.{field}; got {flag!r}, which is {values}.")
+        values = [int(value) for value in values]
+    return values
+
+
+def parse_sweeps(flags):
+    """Settings of ``--sweep`` flags: their cartesian product, the last flag's values running fastest.
+
+    Args:
+        flags: list of ``FIELD:VALUE,VALUE,...`` or ``FIELD:START..STOP:COUNT`` (both ends included). A field is a
+            dotted name of the config; ``preference`` takes k1 and sets k2 = 1 - k1.
+
+    Returns:
+        list of {"section.field": value}.
+
+    Raises:
+        ValueError: no such syntax, an unknown field, one that cannot be swept, or one given twice.
+    """
+    known, swept = builders.flatten(defaults()), {}
+    for flag in flags:
+        name, _, text = flag.partition(":")
+        field = _full_name(name.strip())
+        if not text.strip():
+            raise ValueError(f"--sweep must be FIELD:VALUE,VALUE,... or FIELD:START..STOP:COUNT; got {flag!r}.")
+        _check_field(field)
+        if field in swept:
+            raise ValueError(f"--sweep must name a field once; got config.{field} twice.")
+        swept[field] = _values_of(text.strip(), field, flag, known[field])
+    return [dict(zip(swept, values, strict=True)) for values in itertools.product(*swept.values())]
+
+
+def read_settings(path):
+    """Settings of a JSON file: a list of {"section.field": value}.
+
+    Raises:
+        ValueError: not JSON, or not such a list.
+        OSError: no such file.
+    """
+    try:
+        settings = json.loads(Path(path).read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} must be JSON; {error}.") from None
+    if not isinstance(settings, list) or not all(isinstance(setting, dict) for setting in settings):
+        raise ValueError(f'{path} must hold a list of {{"section.field": value}}.')
+    return settings
+
+
+def _text(value):
+    return "_".join(map(repr, value)) if isinstance(value, tuple) else repr(value)
+
+
+def build_members(config, settings):
+    """The members of a population, checked.
+
+    Args:
+        config: the base, a ConfigDict with every field.
+        settings: list of {"section.field": value}; ``preference`` may be k1 alone, as in :func:`parse_sweeps`.
+
+    Returns:
+        list of Member, in the order of ``settings``.
+
+    Raises:
+        ValueError: a field that is unknown or would change the compiled program, a value that its config's rules
+            forbid, no settings, or the same twice; the message names field, rule and value.
+    """
+    builders.check(config)
+    if not settings:
+        raise ValueError("a population must have at least one member; got no settings.")
+    known = builders.flatten(defaults())
+    fields = list(dict.fromkeys(_full_name(field) for setting in settings for field in setting))
+    for field in fields:
+        _check_field(field)
+    last = [field.rpartition(".")[2] for field in fields]
+    # The last part of a name is enough where it is one field's alone: `momentum` may be SGD's or BatchNorm's.
+    shown = {field: name if last.count(name) == 1 else field for field, name in zip(fields, last, strict=True)}
+    members = {}
+    for setting in settings:
+        full = {_full_name(field): value for field, value in setting.items()}
+        if len(full) < len(setting):
+            raise ValueError(f"a setting must name a field once; got {setting!r}.")
+        changes = {field: _value(field, value, known[field]) for field, value in full.items()}
+        member_config = _with(config, changes)
+        builders.check(member_config)
+        name = ",".join(f"{shown[field]}={_text(changes[field])}" for field in fields if field in changes) or "base"
+        if name in members:
+            raise ValueError(f"settings must differ; got {name} twice.")
+        members[name] = Member(name, changes, member_config)
+    decays = {member.config.ema_decay for member in members.values()}
+    if min(decays) == 0 < max(decays):
+        raise ValueError("config.ema_decay must be 0 for all members or for none: an average is a part of the state; "
+                         f"got {sorted(decays)}.")
+    return list(members.values())

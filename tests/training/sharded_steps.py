@@ -1,0 +1,71 @@
+"""Twenty MOREL steps on meshes of fake devices: ``python -m tests.training.sharded_steps OUTPUT``, an npz file."""
+import sys
+
+import jax
+import numpy as np
+
+from morel_jax import sharding
+from morel_jax.training.assemble import build_hparams, build_parts
+from morel_jax.training.state import create_state
+from morel_jax.training.step import Batch, compile_train_epoch, empty_totals
+from tests.small import small_config, small_dataset
+
+STEPS, BATCH = 20, 16
+MESHES = [(1, 1), (2, 1), (4, 1), (8, 1), (1, 2), (1, 8), (4, 2), (2, 4)]
+DTYPES = ("float32", "float64")
+
+
+def name_of(dtype, data, fsdp):
+    return f"{dtype}-{data}x{fsdp}"
+
+
+def steps(data, fsdp, dtype, images, labels):
+    """(losses float[20], parameters float[*], shardings that are not whole) of one run."""
+    config = small_config(batch_size=BATCH)
+    parts = build_parts(config, 10)
+    parts = type(parts)(**{**vars(parts), "model": parts.model.clone(dtype=dtype)})
+    hparams = build_hparams(config, epoch=1)
+    layout = sharding.Layout(sharding.make_mesh(data, fsdp), min_size=64)
+    key = jax.device_put(jax.random.key(3), layout.replicated)
+    state = create_state(parts, jax.random.key(0), images.shape[1:], hparams, average=False)
+    state = jax.tree.map(lambda a: a.astype(dtype) if a.dtype == np.float32 else a, state)
+    state = jax.device_put(state, layout.state(state))
+    cut = sum(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state))
+    batch = Batch(*(jax.ShapeDtypeStruct((BATCH, *array.shape[1:]), array.dtype) for array in (images, labels, labels)))
+    rows = np.arange(STEPS * BATCH, dtype=np.int32).reshape(STEPS, BATCH) % len(labels)
+    rows = layout.put(rows, layout.batch(axis=1))
+    images, labels = (layout.put(array, layout.replicated) for array in (images, labels))
+    none = empty_totals(state, hparams, batch, key, parts=parts)
+    epoch = compile_train_epoch(parts, layout)
+    losses, programs = [], 0
+
+    def count(event, seconds, **_):
+        nonlocal programs
+        programs += event == "/jax/core/compile/backend_compile_duration"
+
+    jax.monitoring.register_event_duration_secs_listener(count)
+    for step in range(STEPS):
+        state, totals = epoch(state, none, hparams, images, labels, rows, rows, key, np.int32(step), np.int32(step + 1))
+        losses.append(np.asarray(totals.sums["loss"]))
+    jax.monitoring.unregister_event_duration_listener(count)
+    assert programs == 1  # What comes out is laid out as what went in.
+    assert cut == sum(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state))
+    return np.array(losses), np.concatenate([np.asarray(leaf).ravel() for leaf in jax.tree.leaves(state.params)]), cut
+
+
+def main(output):
+    """Runs all meshes in both types."""
+    jax.config.update("jax_num_cpu_devices", 8)
+    jax.config.update("jax_enable_x64", True)
+    split = small_dataset().train
+    found = {}
+    for dtype in DTYPES:
+        for mesh in MESHES:
+            for field, value in zip(("losses", "parameters", "cut"), steps(*mesh, dtype, split.images, split.labels),
+                                    strict=True):
+                found[f"{name_of(dtype, *mesh)}-{field}"] = value
+    np.savez(output, **found)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

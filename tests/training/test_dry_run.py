@@ -1,0 +1,99 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from morel_jax.training import dry_run
+from morel_jax.training.collectives import Collective
+from morel_jax.training.dry_run import DryRun
+from tests.small import small_config
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_text():
+    text = DryRun("resnet18, mart, cifar10 32x32x3, batch 128", "8 cpu (mesh: data 8 x fsdp 1)", 11173962, 0,
+                  2 * 10**12, 128, 3 * 2**20, 2 * 2**20, 2**20, 5 * 2**20, 2**20,
+                  (Collective("all-reduce", 2**20, 8, 3), Collective("all-gather", 2**19, 8, 1),
+                   Collective("all-reduce", 2**20, 8, 1))).to_text()
+    assert text == """\
+resnet18, mart, cifar10 32x32x3, batch 128
+compiled for    8 cpu (mesh: data 8 x fsdp 1)
+parameters      11,173,962 classifier
+FLOPs           2e+12 a step, 1.562e+10 an image, in products and convolutions; a multiply-add is 2
+bytes accessed  3.00 MiB on a device, each loop's body counted once
+peak memory     7.00 MiB on a device: arguments 2.00 MiB, temporary 5.00 MiB, results in neither 0.00 MiB
+all-gather      0.50 MiB a step in 1 exchanges of 8 devices
+all-reduce      4.00 MiB a step in 4 exchanges of 8 devices"""
+
+
+@pytest.fixture(scope="module")
+def found():
+    return dry_run(small_config(attack__num_steps=3))
+
+
+def test_parameters_and_flops_by_hand(found):
+    conv1, conv2, hidden, head = 16 * 16, 16 * 16 * 32, 49 * 32 * 128, 128 * 10
+    assert found.classifier_parameters == conv1 + conv2 + 2 * (16 + 32) + hidden + 128 + head + 10
+    projection, qkv, out = 128 * 128, 128 * 384, 128 * 128
+    assert found.embedding_parameters == projection + 128 + 2 * 128 + qkv + 384 + out + 128
+    forward = 196 * conv1 + 49 * conv2 + hidden + head
+    # Three gradients with respect to images, and two with respect to parameters that need none of the first layer's.
+    network = 3 * 2 * forward + 2 * (3 * forward - 196 * conv1)
+    pairs = 16 * 128 * 2  # Of each row with the 16 of the batch: scores and mixture.
+    embedding = 2 * 3 * (projection + qkv + out + pairs)
+    contrastive = 3 * 2 * (2 * 16) * 128
+    np.testing.assert_allclose(found.flops, 2 * 16 * (network + embedding + contrastive), rtol=0.01)
+
+
+def test_memory(found):
+    # Images and labels, the batches' places, and parameters with their momentum, all on one device.
+    data = 10_000 * (28 * 28 + 4) + 2 * 4 * 625 * 16
+    state = 4 * 2 * (found.classifier_parameters + found.embedding_parameters)
+    np.testing.assert_allclose(found.arguments, data + state, rtol=0.01)
+    np.testing.assert_allclose(found.aliased, state, rtol=0.01)
+    assert found.temporary > 2 * 16 * 14 * 14 * 16 * 4
+    assert found.peak == found.arguments + found.outputs + found.temporary - found.aliased
+    assert found.bytes_accessed > state
+    if jax.device_count() == 1:
+        assert found.collectives == ()
+
+
+def test_a_wrong_config():
+    with pytest.raises(ValueError, match=r"config\.batch_size must be at most the number of training images, 10000"):
+        dry_run(small_config(batch_size=20_000))
+    with pytest.raises(ValueError, match="Unknown data set 'imagenette'"):
+        dry_run(small_config(data__name="imagenette"))
+
+
+def command(*arguments, **environment):
+    return subprocess.run([sys.executable, "-m", "morel_jax.train", *arguments], cwd=ROOT, text=True,
+                          capture_output=True, env=os.environ | environment)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 8])
+def test_command(devices, tmp_path):
+    before = sorted(ROOT.rglob("*.json"))
+    outcome = command("--config=configs/cifar10.py:resnet8,trades", "--config.batch_size=16", "--config.accumulate=2",
+                      "--config.model.remat=True", "--dry_run", JAX_NUM_CPU_DEVICES=str(devices), HOME=str(tmp_path))
+    assert outcome.returncode == 0, outcome.stderr
+    lines = outcome.stdout.splitlines()
+    assert lines[0] == "resnet8, trades, cifar10 32x32x3, batch 16"
+    assert lines[1].split("  ")[-1].strip() == f"{devices} cpu (mesh: data {devices} x fsdp 1)"
+    assert lines[2].split() == ["parameters", "78,042", "classifier"]
+    assert outcome.stdout.count("MiB") >= 5
+    assert ("collectives     none" in outcome.stdout) == (devices == 1)
+    assert ("exchanges of 8 devices" in outcome.stdout) == (devices == 8)
+    assert sorted(ROOT.rglob("*.json")) == before
+    assert not list(tmp_path.iterdir())
+
+
+def test_command_errors():
+    outcome = command("--config=configs/quickstart.py", "--dry_run", "--config.mesh.data=3")
+    assert outcome.returncode == 2
+    assert outcome.stderr.startswith("error: config.mesh asks for data * fsdp = 3 * 1 = 3 devices; there are")

@@ -1,0 +1,34 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.training.sharded_steps import DTYPES, MESHES, name_of
+
+# Of losses, relative; of parameters, in units of the largest. The second pair shows that the algorithm is the same.
+TOLERANCES = {"float32": (1e-5, 1e-4), "float64": (1e-10, 1e-10)}
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory):
+    path = tmp_path_factory.mktemp("sharded") / "steps.npz"
+    subprocess.run([sys.executable, "-m", "tests.training.sharded_steps", path], check=True)
+    with np.load(path) as arrays:
+        return dict(arrays)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", MESHES[1:], ids=lambda mesh: f"{mesh[0]}x{mesh[1]}")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_steps_are_those_of_one_device(steps, dtype, mesh):
+    got, one = name_of(dtype, *mesh), name_of(dtype, *MESHES[0])
+    of_losses, of_parameters = TOLERANCES[dtype]
+    losses = steps[f"{got}-losses"]
+    assert losses.dtype == dtype
+    assert len(np.unique(losses)) == len(losses)
+    np.testing.assert_allclose(losses, steps[f"{one}-losses"], rtol=of_losses)
+    expected = steps[f"{one}-parameters"]
+    np.testing.assert_allclose(steps[f"{got}-parameters"], expected, rtol=0,
+                               atol=of_parameters * np.abs(expected).max())
+    assert (steps[f"{got}-cut"] > 0) == (mesh[1] > 1)
