@@ -3,6 +3,7 @@
 A block is a fixed number of rows, and one compiled program moves all rows on until enough of them are done. The block's
 width never changes, whatever the batch size and the number of devices: so there is one compile, and as an attack's
 rows know nothing of each other, an example's result is the same bit for bit wherever and with whatever it was computed.
+Once no examples wait, blocks that have become half empty are put together.
 """
 import os
 import threading
@@ -17,10 +18,13 @@ from flax import struct
 
 from morel_jax.attacks.iterative import AttackState, IterativeAttack, begin, select
 from morel_jax.attacks.keys import fold_in_each
+from morel_jax.evaluation.handover import Handover
 from morel_jax.evaluation.judge import classify_jit, judge_jit
+from morel_jax.training.flops import count_flops
 
-# Rows of a block. A CPU core works best on what stays in its cache; an accelerator wants to be filled.
-_WIDTH = {"cpu": 16}
+# Rows of a block. A CPU core works best on what stays in its cache, and is full with fewer rows of a large network; an
+# accelerator wants to be filled.
+_CPU_WIDTH, _CPU_WIDTH_LARGE, _LARGE_FLOPS = 16, 8, 1e8
 _ACCELERATOR_WIDTH = 256
 # A block comes back for new examples when this share of its rows waits for them, or after about this many seconds.
 _WAITING_SHARE = 0.25
@@ -73,9 +77,17 @@ def as_argument(logits_fn):
     return logits_fn if isinstance(logits_fn, jax.tree_util.Partial) else jax.tree_util.Partial(logits_fn)
 
 
-def block_width():
-    """Rows of a block on the default backend."""
-    return _WIDTH.get(jax.default_backend(), _ACCELERATOR_WIDTH)
+def block_width(logits_fn, image_shape):
+    """Rows of a block on the default backend.
+
+    Args:
+        logits_fn: the network that is attacked.
+        image_shape: (h, w, c).
+    """
+    if jax.default_backend() != "cpu":
+        return _ACCELERATOR_WIDTH
+    flops = count_flops(logits_fn, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
+    return _CPU_WIDTH if flops < _LARGE_FLOPS else _CPU_WIDTH_LARGE
 
 
 def _workers():
@@ -99,6 +111,12 @@ def _put(block, new, taken, empty):
     """The block with new examples in the rows ``taken``; those that are ``empty`` are done."""
     block = select(taken, new, block)
     return block.replace(state=block.state.replace(done=block.state.done | empty))
+
+
+@jax.jit
+def _join(block, other, source, taken):
+    """The block with the rows ``source`` of another one in its own rows ``taken``."""
+    return select(taken, jax.tree.map(lambda leaf: leaf[source], other), block)
 
 
 @jax.jit
@@ -134,9 +152,9 @@ class _Waiting:
 class _Worker:
     """One block and its device."""
 
-    def __init__(self, pool, device, slots, waiting, report, stop):
-        self._pool, self._device, self._slots = pool, device, slots
-        self._waiting, self._report, self._stop = waiting, report, stop
+    def __init__(self, pool, number, device, slots, waiting, handover, report, stop):
+        self._pool, self._number, self._device, self._slots = pool, number, device, slots
+        self._waiting, self._handover, self._report, self._stop = waiting, handover, report, stop
         self._attack, self._crafted_on, self._target = jax.device_put(
             (pool.attack, pool.crafted_on, pool.target), device)
         self._index = np.full(pool.width, -1)  # Which example a row holds; -1: none.
@@ -145,14 +163,32 @@ class _Worker:
     def run(self):
         with jax.default_device(self._device):
             while not self._stop.is_set():
+                for block, rows, index in self._handover.take(self._number):
+                    self._receive(block, rows, index)
                 self._fill()
-                if not np.any(self._index >= 0):
-                    return
+                rows = np.flatnonzero(self._index >= 0)
+                if len(rows) == 0:
+                    if self._handover.leave(self._number):
+                        return
+                    continue
+                if not self._waiting.any():
+                    if self._handover.give(self._number, (self._block, rows, self._index[rows]), len(rows)):
+                        return
+                    self._handover.announce(self._number, self._slots - len(rows))
                 self._move()
                 self._collect()
 
+    def _free(self):
+        return np.flatnonzero(self._index[:self._slots] < 0)
+
+    def _receive(self, block, rows, index):
+        places = self._free()[:len(rows)]
+        source, taken = np.zeros(self._pool.width, int), np.zeros(self._pool.width, bool)
+        source[places], taken[places], self._index[places] = rows, True, index
+        self._block = _join(self._block, block, source, taken)
+
     def _fill(self):
-        free = np.flatnonzero(self._index[:self._slots] < 0)
+        free = self._free()
         taken = self._waiting.take(len(free))
         if len(taken) == 0:
             return
@@ -200,14 +236,14 @@ class Pool:
         images: int[m] indices -> float32[m, h, w, c] in [0, 1].
         labels: int32[n].
         radius: what the judge allows; infinity where the attack is not bounded.
+        width: rows of a block; another width may round differently.
         norm: of the radius.
-        width: rows of a block; None: what suits the backend. Another width may round differently.
     """
 
-    def __init__(self, attack, crafted_on, target, key, images, labels, radius, norm="linf", width=None):
+    def __init__(self, attack, crafted_on, target, key, images, labels, radius, width, norm="linf"):
         self.attack, self.key, self.images, self.labels = attack, key, images, labels
         self.crafted_on, self.target = as_argument(crafted_on), as_argument(target)
-        self.radius, self.norm, self.width = np.float32(radius), norm, width or block_width()
+        self.radius, self.norm, self.width = np.float32(radius), norm, width
 
     def run(self, indices, report, batch_size=None):
         """Attacks the examples ``indices``.
@@ -221,7 +257,9 @@ class Pool:
         batch_size = batch_size or self.width * len(workers)
         blocks = -(-batch_size // self.width)
         slots = [min(self.width, batch_size - self.width * number) for number in range(blocks)]
-        waiting, lock, stop = _Waiting(np.asarray(indices)), threading.Lock(), threading.Event()
+        devices = [workers[number % len(workers)] for number in range(blocks)]
+        waiting, handover = _Waiting(np.asarray(indices)), Handover(devices)
+        lock, stop = threading.Lock(), threading.Event()
 
         def report_one_at_a_time(finished):
             with lock:
@@ -229,7 +267,7 @@ class Pool:
 
         with ThreadPoolExecutor(blocks) as threads:
             try:
-                running = [threads.submit(_Worker(self, workers[number % len(workers)], slots[number], waiting,
+                running = [threads.submit(_Worker(self, number, devices[number], slots[number], waiting, handover,
                                                   report_one_at_a_time, stop).run) for number in range(blocks)]
                 for worker in running:
                     worker.result()
@@ -237,9 +275,9 @@ class Pool:
                 stop.set()  # An error in one, or Ctrl-C: the others end after their next few steps.
 
 
-def predictions(logits_fn, images, indices, width=None):
-    """Clean predictions int32[m] of the examples ``indices``, in blocks of one width."""
-    logits_fn, width = as_argument(logits_fn), width or block_width()
+def predictions(logits_fn, images, indices, width):
+    """Clean predictions int32[m] of the examples ``indices``, in blocks of ``width`` rows."""
+    logits_fn = as_argument(logits_fn)
     found = []
     for first in range(0, len(indices), width):
         rows = np.resize(indices[first:first + width], width)

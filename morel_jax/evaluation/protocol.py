@@ -80,8 +80,8 @@ def evaluate(logits_fn, images, labels, attacks, folder, *, epsilon, step_size=N
         examples: only the first so many; 0: all.
         surrogate: ``logits_fn`` of the network that ``transfer`` attacks are crafted on.
         batch_size: examples under way at a time; None: what suits the devices.
-        width: rows in which the network is evaluated; None: what suits the backend. The one number here that changes
-            rounding.
+        width: rows in which the network is evaluated; None: what suits backend and network. The one number here that
+            changes rounding.
         save_images: keep the adversarial images under ``folder/adversarial``.
         progress: a :class:`~morel_jax.evaluation.progress.Silent` or one of its kind; None: nothing is shown.
 
@@ -108,7 +108,7 @@ def evaluate(logits_fn, images, labels, attacks, folder, *, epsilon, step_size=N
         others = _shape_of_logits(surrogate, images)[-1]
         if others != count:
             raise ValueError(f"the surrogate must have the network's {count} classes; got one with {others}.")
-    width = width or block_width()
+    width = width or block_width(logits_fn, images.shape[1:])
 
     def floats(index):
         return np.asarray(to_float(images[index])) if images.dtype == np.uint8 else images[index].astype(np.float32)
@@ -170,6 +170,6 @@ class _Evaluation:
         key = fold_in_name(jax.random.key(self._settings["seed"]), entry.name)
         crafted_on = self._surrogate if entry.transfer else self._network
         pool = Pool(entry.attack, crafted_on, self._network, key, self._floats, self._labels, entry.radius,
-                    self._settings["norm"], self._width)
+                    self._width, self._settings["norm"])
         pool.run(waiting, report, self._batch_size)
         self._progress.end()

@@ -10,7 +10,7 @@ from morel_jax.attacks.checks import ascend, gradient_norms, noise_breaks
 from morel_jax.attacks.keys import fold_in_each, fold_in_name
 from morel_jax.attacks.norms import norm
 from morel_jax.attacks.square import Square
-from morel_jax.evaluation.pool import Pool, as_argument
+from morel_jax.evaluation.pool import Pool, as_argument, block_width
 
 # Draws of noise: as many tries as PGD-20 has steps.
 _DRAWS = 20
@@ -181,5 +181,6 @@ class Bench:
 
         if len(rows):
             Pool(attack, self._logits_fn, self._logits_fn, fold_in_name(self._key, name), lambda index: self._x[index],
-                 self._y, epsilon, self._norm).run(self.index[rows], report)
+                 self._y, epsilon, block_width(self._logits_fn, self._x.shape[1:]), self._norm).run(self.index[rows],
+                                                                                                   report)
         return broken

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from flax import struct
 
+from morel_jax import models
 from morel_jax.attacks.iterative import AttackState, IterativeAttack, begin
 from morel_jax.attacks.keys import fold_in_each
 from morel_jax.evaluation import pool
 from morel_jax.evaluation.pool import OneCall, Pool, predictions
+from morel_jax.evaluation.trained import as_logits_fn
 from tests.attacks.linear import Linear
 
 
@@ -26,10 +28,19 @@ class Noise(IterativeAttack):
         return state.replace(x_adv=state.x_adv + 0.001 * drawn(keys, state.steps), done=done, found=done)
 
 
+@struct.dataclass
+class LongerWhereBlack(Noise):
+    """An example is done after one step; after 301 where its first value is 0."""
+
+    def step(self, logits_fn, keys, x, y, state):
+        done = state.steps >= jnp.where(x[:, 0, 0, 0] == 0, 300, 0)
+        return super().step(logits_fn, keys, x, y, state).replace(done=done, found=done)
+
+
 def finished(attack, model=None, indices=None, **options):
     model, rows = model or Linear(count=40), []
     made = Pool(attack, model.logits, model.logits, jax.random.key(0), lambda index: model.x[index], model.y, 0.1,
-                width=options.pop("width", 8))
+                width=8)
     made.run(np.arange(40) if indices is None else indices, rows.extend, **options)
     return model, {row.index: row for row in rows}, rows
 
@@ -98,6 +109,33 @@ def test_finished_rows_make_room():
     assert sum(taken) <= waves * 1.6
 
 
+def test_half_empty_blocks_are_put_together(monkeypatch):
+    """Two blocks of eight, in each of which one example takes 300 times as long as the others."""
+    both_began, calls, joined = threading.Barrier(2), [], []
+    advance, join = pool._advance, pool._join
+
+    def step_by_step(attack, logits_fn, block, max_steps, want):
+        calls.append(threading.get_ident())
+        if calls.count(threading.get_ident()) == 1:
+            both_began.wait(60)
+        return advance(attack, logits_fn, block, 1, want)
+
+    monkeypatch.setattr(pool, "_advance", step_by_step)
+    monkeypatch.setattr(pool, "_join", lambda *arguments: joined.append(1) or join(*arguments))
+    monkeypatch.setattr(pool, "_workers", lambda: jax.devices() * 2)
+    model = Linear(count=16)
+    model.x[3::8, 0, 0, 0] = 0
+    model.y = np.asarray(jnp.argmax(model.logits(model.x), -1))
+    _, by_index, rows = finished(LongerWhereBlack(), model=model, indices=np.arange(16), batch_size=16)
+    assert joined == [1]
+    assert len(rows) == 16
+    assert {index: row.steps for index, row in by_index.items()} == {
+        index: 301 if index % 8 == 3 else 1 for index in range(16)}
+    monkeypatch.undo()
+    for index, row in finished(LongerWhereBlack(), model=model, indices=np.arange(16), batch_size=8)[1].items():
+        np.testing.assert_array_equal(by_index[index].verdict["judged"], row.verdict["judged"])
+
+
 def test_other_attacks_take_one_step_with_their_passes():
     def shift(logits_fn, key, x, y):
         del logits_fn, key, y
@@ -128,6 +166,14 @@ def test_predictions_in_blocks():
     model = Linear(count=21)
     got = predictions(model.logits, lambda index: model.x[index], np.arange(21), width=8)
     np.testing.assert_array_equal(got, model.y)
+
+
+@pytest.mark.parametrize(("name", "width"), [("convnet_small", 16), ("resnet18", 8)])
+def test_blocks_of_large_networks_have_fewer_rows(name, width):
+    model = models.create(name, 10)
+    variables = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32))
+    blank = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), variables)
+    assert pool.block_width(as_logits_fn(model, blank), (32, 32, 3)) == width
 
 
 def test_networks_with_weights_as_leaves_are_arguments():
