@@ -1,0 +1,24 @@
+"""All methods on equal terms on two CPU cores: the embedded Fashion-MNIST images and a small ResNet.
+
+    python -m morel_jax.reproduce --table=1 --table=6 --table=7 --scale=small --root=runs/small
+
+Batch size, learning rate and epochs are the same for every method, unlike the paper's, whose baselines keep their own.
+"""
+from morel_jax.configuration import recipe
+
+
+def get_config(spec=""):
+    """Config of "architecture,method,variant", by default resnet8,morel_mart,paper."""
+    config = recipe(spec or "resnet8,morel_mart,paper")
+    config.data.name = "fashion_mnist_small"
+    config.data.crop_padding = 1
+    config.epochs = 6
+    config.batch_size = 50
+    config.optimizer.update(dict(learning_rate=0.05, weight_decay=5e-4, drop_epochs=(5, 6), drop_factors=(0.1, 0.01)))
+    config.attack.epsilon, config.attack.step_size = 0.1, 0.025
+    config.validation.epsilon, config.validation.step_size = 0.1, 0.01
+    config.validation.batch_size = 500
+    # `best` is chosen on images that are neither trained nor tested on.
+    config.validation.split, config.validation.holdout = "holdout", 500
+    config.loss.loat_last_epoch = 6
+    return config

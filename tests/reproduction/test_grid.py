@@ -1,0 +1,111 @@
+import dataclasses
+
+import pytest
+
+from morel_jax.builders import check
+from morel_jax.reproduction.cells import parse, printed
+from morel_jax.reproduction.grid import Grid, Network, protocol
+from morel_jax.reproduction.scales import NAMES, scale
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def grid(request):
+    return Grid(scale(request.param))
+
+
+@pytest.fixture(scope="module")
+def paper():
+    return Grid(scale("paper"))
+
+
+def test_each_network_is_trained_once(grid):
+    networks = [network for family in grid.families for network in family.networks]
+    assert len(set(networks)) == len(networks)
+    assert len({family.name for family in grid.families}) == len(grid.families)
+
+
+def test_every_cell_has_its_network_in_a_family(grid):
+    for cell in printed():
+        network = grid.network(cell)
+        if network is None:
+            assert grid.scale.name == "small"
+        else:
+            assert network in grid.family(network).networks
+
+
+def test_configs_are_accepted_and_folders_differ(grid):
+    names = set()
+    for family in grid.families:
+        members = grid.members(family)
+        for member in members.values():
+            check(member.config)
+        names |= {(family.name, member.name) for member in members.values()}
+    assert len(names) == sum(len(grid.members(family)) for family in grid.families)
+
+
+def test_the_papers_networks(paper):
+    networks = {paper.network(cell) for cell in printed()}
+    # Tables 1 and 2: 4 methods, 2 networks, 2 data sets; Table 3: one more; 4, 5: 4; 7, 8: 2.
+    assert len(networks) == 16 + 1 + 4 + 2
+    assert {paper.surrogate(cell).source for cell in printed()} == {"cifar10", "cifar100", "tiny_imagenet"}
+
+
+def test_the_papers_settings(paper):
+    config = paper.config(paper.network(parse("1/cifar10/wide_resnet34_10/white-box/morel_mart/clean/best")))
+    assert (config.batch_size, config.optimizer.learning_rate, config.epochs) == (8, 0.01, 100)
+    ablation = paper.config(paper.network(parse("3/cifar10/resnet18/white-box/morel_mart_no_attention/clean/last")))
+    assert ablation.morel.contrastive_weight == 0.0
+    assert ablation.method == "morel_mart"
+
+
+def test_figures_share_the_tables_network(paper):
+    of_table = paper.network(parse("1/cifar10/resnet18/white-box/morel_mart/clean/best"))
+    assert paper.preferences["conic"][0.1] == of_table  # The paper's own preference.
+    assert paper.batch_sizes[8] == of_table
+    assert paper.heat_maps["morel_mart"] == of_table
+    assert paper.preferences["conic"][0.3].changes == (("morel.preference", (0.3, 0.7)),)
+
+
+def test_what_may_be_swept_is_one_family(paper):
+    conic = {paper.family(network).name for k1, network in paper.preferences["conic"].items() if k1 != 0.1}
+    weighted = {paper.family(network).name for network in paper.preferences["weighted_sum"].values()}
+    assert len(conic) == len(weighted) == 1
+    assert conic != weighted
+    (family,) = (family for family in paper.families if family.name in conic)
+    assert len(paper.members(family)) == 8 * 3
+
+
+def test_one_surrogate_a_data_set_and_one_seed(grid):
+    for family in grid.families:
+        if family.networks[0].method == "standard":
+            assert len(grid.members(family)) == 1
+
+
+def test_reference():
+    config = Grid(scale("paper"), "reference").config(Network("cifar10", "resnet18", "morel_mart"))
+    assert (config.variant, config.attack.epsilon) == ("reference", 0.031)
+
+
+def test_data_folders_reach_every_config():
+    grid = Grid(scale("smoke"), data={"archive_dir": "archives"})
+    assert {grid.base(family).data.archive_dir for family in grid.families} == {"archives"}
+
+
+@pytest.mark.parametrize(("name", "expected"), [
+    ("1/cifar10/resnet18/white-box/mart/clean/best", ("paper", "clean")),
+    ("1/cifar10/resnet18/white-box/mart/cw_linf/best", ("paper", "cw")),
+    ("1/cifar10/resnet18/white-box/mart/avg_robust/best", ("paper", "average")),
+    ("2/cifar10/resnet18/transfer/mart/pgd20/best", ("transfer", "transfer-pgd20")),
+    ("2/cifar10/resnet18/transfer/mart/avg_robust/best", ("transfer", "transfer_average")),
+    ("6/cifar10/resnet18/square/mart/square/best", ("autoattack", "square")),
+    ("6/cifar10/resnet18/autoattack/mart/autoattack/best", ("autoattack", "autoattack")),
+])
+def test_protocols(name, expected):
+    assert protocol(parse(name)) == expected
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="scale must be one of paper, small, smoke; got 'large'"):
+        scale("large")
+    with pytest.raises(FileNotFoundError, match=r"cifar10\.py in it.* got nowhere"):
+        Grid(dataclasses.replace(scale("paper")), configs="nowhere")

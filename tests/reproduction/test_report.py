@@ -1,0 +1,163 @@
+import json
+
+import numpy as np
+import pytest
+
+from morel_jax.reproduction import cost, page, report
+from morel_jax.reproduction.cells import parse, printed
+from morel_jax.reproduction.explain import explain
+from morel_jax.reproduction.grid import Grid
+from morel_jax.reproduction.plan import Plan, values
+from morel_jax.reproduction.scales import scale
+
+CELL = parse("1/cifar10/resnet18/white-box/trades/pgd20/best")
+
+
+def fill(plan, tables=True, seeds=(0, 1)):
+    """Results as a reproduction leaves them, made up: an accuracy depends on network, seed and attack."""
+    for number, family in enumerate(plan.families):
+        for run in plan.runs(family):
+            if run.seed not in seeds:
+                continue
+            run.folder.mkdir(parents=True)
+            epochs = run.member.config.epochs
+            line = {"representation_loss": 0.1 + 0.01 * number + 0.001 * run.seed, "classification_loss": 2 - 0.1 * number,
+                    "robust_accuracy": 0.5 + 0.01 * run.seed, "clean_accuracy": 0.7}
+            (run.folder / "metrics.jsonl").write_text("".join(
+                json.dumps(line | {"epoch": epoch + 1}) + "\n" for epoch in range(epochs)))
+        for one in plan.judgements(family) if tables else ():
+            if one.run.seed not in seeds:
+                continue
+            one.folder.mkdir(parents=True)
+            if one.protocol == "heat_map":
+                np.savez(one.folder / "heat_map.npz", similarity=np.eye(4, dtype=np.float32), labels=[0, 0, 1, 2])
+                continue
+            entry = {"accuracy": 0.4 + 0.01 * number + 0.02 * one.run.seed}
+            prefix = "transfer-" if one.protocol == "transfer" else ""
+            attacks = {prefix + name: entry for name in ("fgsm", "pgd20", "pgd100", "cw", "autoattack", "square")}
+            (one.folder / "summary.json").write_text(json.dumps(
+                {"clean": {"accuracy": 0.7}, "average": entry, "transfer_average": entry, "attacks": attacks}))
+
+
+@pytest.fixture
+def plan(tmp_path):
+    return Plan(Grid(scale("smoke")), tmp_path, range(1, 9), (2, 3, 4))
+
+
+def table_of(built, cell):
+    rows = [one for table in built["tables"] for row in table["rows"] for one in row["cells"]
+            if one["name"] == cell.name]
+    assert len(rows) == 1
+    return rows[0]
+
+
+def test_every_cell_is_in_the_report_once(plan):
+    built = report.build(plan)
+    names = [one["name"] for table in built["tables"] for row in table["rows"] for one in row["cells"]]
+    assert sorted(names) == sorted(cell.name for cell in printed())
+    assert all(one["ours"] is None for table in built["tables"] for row in table["rows"] for one in row["cells"])
+
+
+def test_numbers_reach_their_cells(plan):
+    fill(plan)
+    number = next(number for number, family in enumerate(plan.families)
+                  if plan.grid.network(CELL) in family.networks)
+    expected = {0: 40.0 + number, 1: 42.0 + number}
+    assert values(plan, CELL) == pytest.approx(expected)
+    cell = table_of(report.build(plan), CELL)
+    assert cell["ours"]["mean"] == pytest.approx(41.0 + number)
+    assert cell["difference"] == pytest.approx(41.0 + number - printed()[CELL])
+    assert "half" in cell["ours"]
+
+
+def test_a_full_report_has_everything_filled(plan, tmp_path):
+    fill(plan)
+    built = report.build(plan)
+    for table in built["tables"]:
+        for row in table["rows"]:
+            assert all(one["ours"] for one in row["cells"])
+    assert all(claim["ours"]["verdict"] in ("holds", "fails") for claim in built["claims"])
+    assert [len(curve) for curve in built["figures"]["4"]["curves"].values()] == [3, 3]
+    assert [point["at"] for point in built["figures"]["2"]["batch_sizes"]] == [8, 32]
+    assert all(built["figures"]["3"].values())
+    page.write(built, tmp_path / "report")
+    html = (tmp_path / "report" / "report.html").read_text()
+    assert html.count("data:image/png;base64,") == 3
+    assert "http" not in html.replace("http-equiv", "")
+    assert "not yet" not in html
+    markdown = (tmp_path / "report" / "report.md").read_text()
+    assert "| MOREL(←MART) |" in markdown
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {
+        "report.json", "report.html", "report.md", "figure_2.png", "figure_3.png", "figure_4.png"}
+
+
+def test_the_same_results_give_the_same_files(plan, tmp_path):
+    fill(plan)
+    for name in ("a", "b"):
+        page.write(report.build(plan), tmp_path / name)
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
+
+
+def test_missing_and_diverged_cells_say_so(plan, tmp_path):
+    fill(plan, seeds=(0,))
+    (run,) = [run for run in plan.runs_of(plan.grid.network(CELL)) if run.seed == 1]
+    run.folder.mkdir(parents=True)
+    (run.folder / "diverged.json").write_text('{"epoch": 1, "step": 7}')
+    assert run.is_trained()
+    cell = table_of(report.build(plan), CELL)
+    assert cell["diverged"] == [1]
+    assert cell["ours"]["count"] == 1
+    assert cell["ours"]["half"] is None
+    small = Plan(Grid(scale("small")), tmp_path, [1], [])
+    assert not table_of(report.build(small), parse("1/cifar100/resnet18/white-box/trades/clean/best"))["at_this_scale"]
+
+
+def test_hypervolume_by_hand():
+    assert report.hypervolume([(1.0, 3.0), (2.0, 1.0)], (4.0, 4.0)) == 3 * 1 + 2 * 2
+    assert report.hypervolume([(1.0, 3.0), (2.0, 1.0), (3.0, 3.5)], (4.0, 4.0)) == 7  # One more that is dominated.
+    assert report.hypervolume([(5.0, 1.0)], (4.0, 4.0)) == 0
+
+
+def test_variants_are_listed(plan):
+    fields = {line["field"]: line for line in report.build(plan)["variants"]}
+    assert fields["attack.epsilon"]["reference"] == 0.031
+    assert "variant" not in fields
+
+
+def test_shards_part_the_work(plan):
+    parts = [plan.shard(number, 3) for number in (1, 2, 3)]
+    assert sorted(family.name for part in parts for family in part) == sorted(
+        family.name for family in plan.families)
+    assert plan.families[0].networks[0].method == "standard"  # Others wait for it.
+
+
+def test_a_request_needs_no_more_than_its_own(tmp_path):
+    plan = Plan(Grid(scale("paper")), tmp_path, [7], [])
+    assert [family.name for family in plan.families] == ["cifar10-resnet18-loat", "cifar10-resnet18-morel_loat"]
+    assert len(plan.judgements(plan.families[0])) == 2 * 3  # best and last of three seeds
+
+
+def test_explain(plan):
+    fill(plan)
+    text = explain(plan, CELL)
+    for expected in (f"paper      {printed()[CELL]:.2f} %", "seed 1", str(plan.folder),
+                     "configs/smoke.py:convnet_small,trades,paper", "optimizer.learning_rate = 0.05",
+                     "40 test images", "'pgd20' of summary.json", "not run yet"):
+        assert expected in text
+
+
+def test_what_is_left(plan):
+    before = cost.left(plan, plan.families[1])
+    config = plan.grid.base(plan.families[1])
+    steps = 1000 // config.batch_size * config.epochs * len(plan.runs(plan.families[1]))
+    assert before.steps == steps
+    assert before.train_flops > 0
+    assert before.judge_flops > 0
+    fill(plan)
+    after = cost.left(plan, plan.families[1])
+    assert (after.runs, after.steps, after.train_flops, after.judge_flops) == (0, 0, 0, 0)
+
+
+def test_speed_is_measured(plan):
+    assert 1e6 < cost.measure_flops_per_second(plan.grid.base(plan.families[0])) < 1e16
