@@ -30,7 +30,10 @@ _RULES = {
     "batch_size": _AT_LEAST_1,
     "accumulate": _AT_LEAST_1,
     "ema_decay": _SHARE,
+    "swa_first_epoch": _NOT_NEGATIVE,
     "data.crop_padding": _NOT_NEGATIVE,
+    "data.cutmix_alpha": _POSITIVE,
+    "data.extra_share": _SHARE,
     "data.placement": _one_of("auto", "device", "host"),
     "model.dtype": _one_of("float32", "bfloat16"),
     "model.std": (lambda values: all(value > 0 for value in values), "be positive"),
@@ -45,12 +48,14 @@ _RULES = {
     "attack.batch_norm": _one_of("running", "batch"),
     "loss.beta": _NOT_NEGATIVE,
     "loss.label_smoothing": _SHARE,
+    "loss.awp_gamma": _SHARE,
+    "loss.awp_first_epoch": _AT_LEAST_1,
     "loss.loat_theta": _NOT_NEGATIVE,
     "loss.loat_gamma": _NOT_NEGATIVE,
     "loss.loat_kind": _one_of("mse", "kl"),
     "loss.loat_base": _one_of("mart", "trades"),
     "loss.loat_last_epoch": _AT_LEAST_1,
-    "morel.scalarization": _one_of("conic", "weighted_sum"),
+    "morel.scalarization": _one_of("conic", "weighted_sum", *losses.GRADIENT_METHODS),
     "morel.contrastive_weight": (lambda value: 0 <= value < 1, "be in [0, 1), as Eq. 10 has it, or 0"),
     "morel.temperature": _POSITIVE,
     "morel.contrastive_rows": _one_of("both", "natural"),
@@ -58,6 +63,8 @@ _RULES = {
     "optimizer.learning_rate": _NOT_NEGATIVE,
     "optimizer.momentum": _SHARE,
     "optimizer.weight_decay": _NOT_NEGATIVE,
+    "optimizer.schedule": _one_of("drops", "cosine"),
+    "optimizer.warmup_epochs": _NOT_NEGATIVE,
     "validation.split": _one_of("test", "holdout"),
     "validation.holdout": _AT_LEAST_1,
     "validation.examples": _NOT_NEGATIVE,
@@ -143,8 +150,37 @@ def _check_memory(config):
         raise _error("model.remat", "be False for convnet_small, which has no residual blocks", config.model.remat)
 
 
+def _check_extras(config):
+    if config.swa_first_epoch > config.epochs:
+        raise _error("swa_first_epoch", f"be at most config.epochs ({config.epochs})", config.swa_first_epoch)
+    if config.swa_first_epoch and config.ema_decay:
+        raise _error("swa_first_epoch", "be 0 where config.ema_decay is not: one average is kept",
+                     config.swa_first_epoch)
+    if config.loss.label_smoothing and classification(config) not in ("standard", "pgd_at", "trades"):
+        raise _error("loss.label_smoothing", f"be 0 for {config.method}, whose loss has no plain cross-entropy",
+                     config.loss.label_smoothing)
+    if config.data.cutmix and not (config.method == "standard"
+                                   or (config.method == "trades" and config.attack.loss == "kl")):
+        raise _error("data.cutmix", "be False but for standard, and for trades with attack.loss kl: elsewhere images "
+                     f"need one label; the method is {config.method}, the attack's loss {config.attack.loss}",
+                     config.data.cutmix)
+    if bool(config.data.extra) != (config.data.extra_share > 0):
+        raise _error("data.extra_share", "be positive where config.data.extra names a file, and else 0",
+                     config.data.extra_share)
+    if config.loss.awp and config.accumulate > 1:
+        raise _error("accumulate", "be 1 with config.loss.awp, as weights are perturbed for the whole batch",
+                     config.accumulate)
+    if config.loss.awp and uses_embedding(config) and config.morel.scalarization in losses.GRADIENT_METHODS:
+        raise _error("loss.awp", f"be False with config.morel.scalarization {config.morel.scalarization}: weights are "
+                     "perturbed along one loss's gradient", config.loss.awp)
+    if config.optimizer.warmup_epochs >= config.epochs:
+        raise _error("optimizer.warmup_epochs", f"be less than config.epochs ({config.epochs})",
+                     config.optimizer.warmup_epochs)
+
+
 def _check_combinations(config):
     _check_memory(config)
+    _check_extras(config)
     if config.embedding.embed_dim % config.embedding.num_heads:
         raise _error("embedding.embed_dim", f"be a multiple of embedding.num_heads ({config.embedding.num_heads})",
                      config.embedding.embed_dim)
@@ -242,10 +278,31 @@ def splits(config, dataset):
     return train, validation
 
 
+def with_extra(config, train, num_classes):
+    """The training Split with the images of ``config.data.extra`` behind its own; as it is where there are none."""
+    if not config.data.extra:
+        return train
+    return data.load_extra(config.data.extra, train, num_classes)
+
+
+def keeps_average(config):
+    """Whether an average of the weights is kept, and judged."""
+    return config.ema_decay > 0 or config.swa_first_epoch > 0
+
+
 def learning_rate(config, epoch):
-    """Rate of an epoch, counted from 1: the initial one times the factor of the last drop reached."""
+    """Rate of an epoch, counted from 1.
+
+    It rises linearly over the warm-up's epochs; after them it is the initial one times the factor of the last drop
+    reached, or of half a cosine, 1 in the first epoch after the warm-up and 0 after the last.
+    """
+    initial, warmup = config.optimizer.learning_rate, config.optimizer.warmup_epochs
+    if epoch <= warmup:
+        return initial * epoch / (warmup + 1)
+    if config.optimizer.schedule == "cosine":
+        return initial * 0.5 * (1 + math.cos(math.pi * (epoch - 1 - warmup) / (config.epochs - warmup)))
     factor = 1.0
     for first, value in zip(config.optimizer.drop_epochs, config.optimizer.drop_factors, strict=True):
         if epoch >= first:
             factor = value
-    return config.optimizer.learning_rate * factor
+    return initial * factor

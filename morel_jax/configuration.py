@@ -23,6 +23,7 @@ def defaults():
     config.batch_size = 8  # Paper, 4.1: all MOREL runs. An epoch's last, incomplete batch is dropped.
     config.accumulate = 1  # Equal parts of a batch that are attacked and differentiated one after another.
     config.ema_decay = 0.0  # Weights averaged over steps with this decay are what is judged; 0: off.
+    config.swa_first_epoch = 0  # In its place the plain mean of the weights since then (arXiv:1803.05407); 0: off.
 
     config.data = ml_collections.ConfigDict(dict(
         name="cifar10",
@@ -32,6 +33,10 @@ def defaults():
         test_split="",  # Empty: the data set's own.
         crop_padding=4,  # Reference: random crop with padding 4 and flip.
         flip=True,
+        cutmix=False,  # Rectangles from other images (arXiv:1905.04899); with TRADES: Rebuffi et al., NeurIPS 2021.
+        cutmix_alpha=1.0,  # Of the Beta distribution of its shares; CutMix's own.
+        extra="",  # An .npz file of further training images, such as generated ones (arXiv:2110.09468).
+        extra_share=0.0,  # Of each batch that they make up.
         placement="auto",  # Training images: "device", "host" (streamed), or "auto" by their size.
     ))
     config.model = ml_collections.ConfigDict(dict(
@@ -56,7 +61,10 @@ def defaults():
     ))
     config.loss = ml_collections.ConfigDict(dict(
         beta=6.0,  # Paper, 4.1: 1/lambda, for TRADES and MART.
-        label_smoothing=0.0,  # Of the cross-entropy in `standard` and `pgd_at`.
+        label_smoothing=0.0,  # Of the cross-entropy in `standard`, `pgd_at` and TRADES (arXiv:1512.00567).
+        awp=False,  # Adversarial weight perturbation (arXiv:2004.05884): gradients are taken at perturbed weights.
+        awp_gamma=0.005,  # Its size as a share of each layer's norm; AWP's own for TRADES.
+        awp_first_epoch=1,  # Without it before.
         loat_theta=0.1,  # Yin and Ruan's ResNet18 run.
         loat_gamma=0.05,
         loat_kind="mse",
@@ -64,7 +72,7 @@ def defaults():
         loat_last_epoch=100,  # The last phase begins with this epoch, counted from 1.
     ))
     config.morel = ml_collections.ConfigDict(dict(
-        scalarization="conic",
+        scalarization="conic",  # Or "weighted_sum"; "mgda", "pcgrad", "cagrad", "nash" join gradients without preference.
         preference=(0.1, 0.9),  # Paper, 4.1: k. The first weighs the representation loss.
         reference_point=(0.0, 0.0),  # Paper, 4.1: a.
         augmentation=2e-5,  # Paper, 4.1: gamma.
@@ -77,6 +85,8 @@ def defaults():
         learning_rate=0.001,  # Paper, 4.1: ResNet18.
         momentum=0.9,
         weight_decay=1e-4,
+        schedule="drops",  # Or "cosine": half a cosine down to 0 after the last epoch (arXiv:1608.03983).
+        warmup_epochs=0,  # In which the rate rises linearly to the initial one (arXiv:1706.02677).
         drop_epochs=(75, 90),  # Counted from 1: the first epochs at the lower rates.
         drop_factors=(0.1, 0.01),  # Of the initial rate.
     ))

@@ -32,7 +32,7 @@ def changed(**changes):
 
 
 def test_all_configs_are_there():
-    assert CONFIGS == ["cifar10", "cifar100", "fashion_mnist", "quickstart", "small", "smoke", "tiny_imagenet"]
+    assert CONFIGS == ["cifar10", "cifar100", "cifar10_best", "fashion_mnist", "quickstart", "small", "smoke", "tiny_imagenet"]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -61,6 +61,20 @@ def test_the_papers_surrogate():
     assert builders.forwards(config) == ("natural",)
     small = load("quickstart", "resnet8,standard")
     assert (small.model.name, small.method, small.epochs) == ("resnet8", "standard", 5)
+
+
+def test_cosine_schedule_with_warm_up():
+    config = changed(epochs=12, optimizer__schedule="cosine", optimizer__warmup_epochs=2, optimizer__learning_rate=0.3)
+    rates = [builders.learning_rate(config, epoch) for epoch in range(1, 13)]
+    np.testing.assert_allclose(rates[:3], [0.1, 0.2, 0.3])
+    np.testing.assert_allclose(rates[2:], [0.15 * (1 + np.cos(np.pi * done / 10)) for done in range(10)])
+    assert rates[7] == pytest.approx(0.15)  # Half way.
+
+
+def test_warm_up_before_drops():
+    config = changed(optimizer__warmup_epochs=1, optimizer__learning_rate=0.2, optimizer__drop_epochs=(3,),
+                     optimizer__drop_factors=(0.1,))
+    assert [builders.learning_rate(config, epoch) for epoch in (1, 2, 3)] == pytest.approx([0.1, 0.2, 0.02])
 
 
 def test_papers_numbers():
@@ -146,6 +160,19 @@ def test_command_line_refuses(monkeypatch, override):
     (dict(optimizer__learning_rate=float("nan")), r"config\.optimizer\.learning_rate must be 0 or more, and finite"),
     (dict(optimizer__drop_factors=(0.1,)), r"drop_factors must have as many entries as optimizer\.drop_epochs \(2\)"),
     (dict(optimizer__drop_epochs=(90, 75)), r"config\.optimizer\.drop_epochs must rise; got \(90, 75\)"),
+    (dict(optimizer__schedule="step"), r"config\.optimizer\.schedule must be one of drops, cosine; got 'step'"),
+    (dict(optimizer__warmup_epochs=100), r"config\.optimizer\.warmup_epochs must be less than config\.epochs \(100\)"),
+    (dict(swa_first_epoch=101), r"config\.swa_first_epoch must be at most config\.epochs \(100\); got 101"),
+    (dict(swa_first_epoch=50, ema_decay=0.9), r"config\.swa_first_epoch must be 0 where config\.ema_decay is not"),
+    (dict(loss__label_smoothing=0.1), r"config\.loss\.label_smoothing must be 0 for morel_mart, whose loss has no plain"),
+    (dict(data__cutmix=True), r"config\.data\.cutmix must be False but for standard.*method is morel_mart"),
+    (dict(data__cutmix=True, method="trades"), r"config\.data\.cutmix must be False .*the attack's loss ce"),
+    (dict(data__extra_share=0.5), r"config\.data\.extra_share must be positive where .*; got 0\.5"),
+    (dict(data__extra="a.npz"), r"config\.data\.extra_share must be positive where .*; got 0\.0"),
+    (dict(loss__awp=1), r"config\.loss\.awp must be of type bool; got 1"),
+    (dict(loss__awp=True, method="mart", accumulate=2), r"config\.accumulate must be 1 with config\.loss\.awp.*got 2"),
+    (dict(morel__scalarization="sum"), r"config\.morel\.scalarization must be one of conic, weighted_sum, mgda, .*'sum'"),
+    (dict(morel__scalarization="nash", loss__awp=True), r"config\.loss\.awp must be False with .*nash: weights"),
     (dict(validation__split="train"), r"config\.validation\.split must be one of test, holdout; got 'train'"),
     (dict(checkpoint__every_seconds=0.0), r"config\.checkpoint\.every_seconds must be positive and finite"),
 ])
@@ -215,13 +242,15 @@ def test_every_field_is_read(monkeypatch):
 
     monkeypatch.setattr(builders.data, "load", lambda *args, **kwargs: dataset())
     for method in METHODS:
-        config = Watched(changed(method=method, validation__split="holdout", validation__holdout=2))
+        config = Watched(changed(method=method, validation__split="holdout", validation__holdout=2,
+                                 swa_first_epoch=1))
         builders.splits(config, builders.dataset(config))
         assemble.build_parts(config, 10)
         assemble.build_layout(config)
         assemble.build_hparams(config, 1)
         builders.pgd(config.validation)
+        builders.learning_rate(config, 1)
     # Read by the loop itself, whose own tests vary them, and by the report of a run.
-    in_loop = {"seed", "epochs", "data.placement", "validation.every", "validation.batch_size",
+    in_loop = {"seed", "epochs", "data.placement", "data.extra", "data.extra_share", "validation.every", "validation.batch_size",
                "checkpoint.every_seconds", "variant"}
     assert set(builders.flatten(defaults())) - read == in_loop

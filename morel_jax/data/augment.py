@@ -1,4 +1,4 @@
-"""Augmentation on the device: random crop after zero padding, and horizontal flip."""
+"""Augmentation on the device: random crop after zero padding, horizontal flip, and CutMix."""
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,6 +33,40 @@ def crop_and_flip(keys, images, padding=4, flip=True):
         return image
 
     return jax.vmap(one)(keys, images)
+
+
+def cutmix(keys, images, alpha):
+    """Images with a rectangle from another image of the batch: the one half a batch further on.
+
+    Args:
+        keys: keys[n], one an example.
+        images: [n, h, w, c] of any dtype.
+        alpha: of the Beta distribution from which a share is drawn; may be traced. The rectangle has the image's
+            proportions and the other share of its area, a random centre, and is cut off at the border.
+
+    Returns:
+        (mixed, partner, share): [n, h, w, c]; int32[n], whose rectangle an image got; float32[n], the share of pixels
+        that are still its own.
+
+    Source: Yun et al., arXiv:1905.04899.
+    """
+    count, height, width = images.shape[:3]
+    partner = (jnp.arange(count, dtype=jnp.int32) + count // 2) % count
+
+    def one(key, image, other):
+        share_key, row_key, column_key = jax.random.split(key, 3)
+        side = jnp.sqrt(1 - jax.random.beta(share_key, alpha, alpha))
+
+        def inside(key, size):
+            centre, half = jax.random.uniform(key) * size, side * size / 2
+            place = jnp.arange(size) + 0.5
+            return jnp.abs(place - centre) < half
+
+        cut = inside(row_key, height)[:, None] & inside(column_key, width)
+        return jnp.where(cut[..., None], other, image), 1 - jnp.mean(cut, dtype=jnp.float32)
+
+    mixed, share = jax.vmap(one)(keys, images, images[partner])
+    return mixed, partner, share
 
 
 def to_float(images):

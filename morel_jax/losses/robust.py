@@ -45,7 +45,7 @@ def pgd_at(logits, logits_adv, labels, label_smoothing=0.0):
     return cross_entropy(logits_adv, labels, label_smoothing)
 
 
-def trades(logits, logits_adv, labels, beta=6.0):
+def trades(logits, logits_adv, labels, beta=6.0, label_smoothing=0.0):
     """TRADES: natural cross-entropy plus the divergence of the adversarial from the natural outputs.
 
         l_i = CE(z_i, y_i) + beta * KL(softmax z_i || softmax z'_i)
@@ -55,6 +55,7 @@ def trades(logits, logits_adv, labels, beta=6.0):
         logits_adv: float[n, c], adversarial.
         labels: int[n], in 0 .. c - 1.
         beta: weight of the robust term, 1/lambda in the paper; may be traced.
+        label_smoothing: of the natural term, as in `cross_entropy`; may be traced. 0 in the published loss.
 
     Returns:
         float[n], in nats; their mean is the published loss, which divides the summed divergence by n.
@@ -66,7 +67,7 @@ def trades(logits, logits_adv, labels, beta=6.0):
     Reference: Eq. 11, Hotegni and Peitz, arXiv:2410.01697; Zhang et al., arXiv:1901.08573.
     """
     check_pair("logits", logits, "logits_adv", logits_adv)
-    natural = cross_entropy(logits, labels)
+    natural = cross_entropy(logits, labels, label_smoothing)
     return natural + jnp.asarray(beta, natural.dtype) * kl_divergence(logits, logits_adv)
 
 

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from morel_jax import builders
+from morel_jax.data.extra import epoch_order
 from morel_jax.reproduction.scales import PROTOCOLS
 from morel_jax.training import loop
 from morel_jax.training.assemble import build_hparams, build_layout, build_parts
 from morel_jax.training.dry_run import step_arguments
-from morel_jax.training.feed import build_feed, epoch_order
+from morel_jax.training.feed import build_feed
 from morel_jax.training.flops import count_flops
 from morel_jax.training.step import compile_train_epoch, train_step
 

@@ -41,6 +41,9 @@ def build_parts(config, num_classes):
         crop_padding=config.data.crop_padding,
         flip=config.data.flip,
         accumulate=config.accumulate,
+        awp=config.loss.awp,
+        combine=losses.GRADIENT_METHODS.get(config.morel.scalarization) if embedding is not None else None,
+        cutmix=config.data.cutmix,
     )
 
 
@@ -56,8 +59,14 @@ def build_layout(config):
     return layout
 
 
-def build_hparams(config, epoch):
-    """The numbers of an epoch, counted from 1: :class:`~morel_jax.training.state.HParams` of float32 leaves."""
+def build_hparams(config, epoch, steps_per_epoch=0):
+    """The numbers of an epoch: :class:`~morel_jax.training.state.HParams` of float32 leaves.
+
+    Args:
+        config: checked ConfigDict.
+        epoch: counted from 1.
+        steps_per_epoch: tells the step at which a plain average begins.
+    """
     return HParams(
         attack=builders.pgd(config.attack),
         learning_rate=np.float32(builders.learning_rate(config, epoch)),
@@ -65,6 +74,7 @@ def build_hparams(config, epoch):
         weight_decay=np.float32(config.optimizer.weight_decay),
         beta=np.float32(config.loss.beta),
         label_smoothing=np.float32(config.loss.label_smoothing),
+        awp_gamma=np.float32(config.loss.awp_gamma if epoch >= config.loss.awp_first_epoch else 0),
         loat_phase=np.int32(losses.loat_phase(epoch, config.loss.loat_last_epoch)),
         loat_theta=np.float32(config.loss.loat_theta),
         loat_gamma=np.float32(config.loss.loat_gamma),
@@ -73,6 +83,8 @@ def build_hparams(config, epoch):
         augmentation=np.float32(config.morel.augmentation),
         contrastive_weight=np.float32(config.morel.contrastive_weight),
         temperature=np.float32(config.morel.temperature),
+        cutmix_alpha=np.float32(config.data.cutmix_alpha),
         batch_norm_momentum=np.float32(config.batch_norm.momentum),
         ema_decay=np.float32(config.ema_decay),
+        swa_first_step=np.int32((config.swa_first_epoch - 1) * steps_per_epoch if config.swa_first_epoch else -1),
     )

@@ -83,7 +83,8 @@ def step_arguments(config, parts, image_shape):
     """Shapes (ShapeDtypeStruct) of what ``train_step`` takes: (TrainState, HParams, Batch, key); HParams as values."""
     key = jax.eval_shape(lambda: jax.random.key(0))
     hparams = build_hparams(config, epoch=1)
-    state = jax.eval_shape(lambda key: create_state(parts, key, image_shape, hparams, config.ema_decay > 0), key)
+    state = jax.eval_shape(lambda key: create_state(parts, key, image_shape, hparams, builders.keeps_average(config)),
+                           key)
     labels = jax.ShapeDtypeStruct((config.batch_size,), np.int32)
     images = jax.ShapeDtypeStruct((config.batch_size, *image_shape), np.uint8)
     return state, hparams, Batch(images, labels, labels), key

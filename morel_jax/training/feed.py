@@ -121,13 +121,3 @@ def abstract_piece(split, placement, layout, batch_size):
     images, labels = (jax.ShapeDtypeStruct((size, batch_size, *array.shape[1:]), array.dtype, sharding=columns)
                       for array in (split.images, split.labels))
     return Piece(images, labels, None, labels, 0, size)
-
-
-def epoch_order(key, epoch, count, batch_size):
-    """A permutation of the data set cut into batches: int32[count // batch_size, batch_size].
-
-    It depends on key and epoch alone; the last, incomplete batch is dropped.
-    """
-    steps = count // batch_size
-    order = jax.random.permutation(jax.random.fold_in(key, epoch), count)
-    return np.asarray(order[:steps * batch_size].reshape(steps, batch_size), np.int32)

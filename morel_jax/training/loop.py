@@ -7,10 +7,11 @@ import jax
 import numpy as np
 
 from morel_jax import builders, sharding
+from morel_jax.data.extra import epoch_order
 from morel_jax.metrics import accuracies, compile_correct
 from morel_jax.training.assemble import build_hparams, build_layout, build_parts
 from morel_jax.training.checkpoint import Checkpoints
-from morel_jax.training.feed import build_feed, epoch_order
+from morel_jax.training.feed import build_feed
 from morel_jax.training.interruption import Interrupted, InterruptionRequest
 from morel_jax.training.lock import hold
 from morel_jax.training.progress import Progress
@@ -31,6 +32,11 @@ class Diverged(ArithmeticError):
 def purpose_key(seed, purpose):
     """The key of one purpose: ``INITIAL``, ``ORDER``, ``STEP`` or ``VALIDATION``."""
     return jax.random.fold_in(jax.random.key(seed), purpose)
+
+
+def order_of(config, epoch, own, extra):
+    """:func:`~morel_jax.data.extra.epoch_order` of a run's epoch, with ``own`` and ``extra`` images."""
+    return epoch_order(purpose_key(config.seed, ORDER), epoch, own, config.batch_size, extra, config.data.extra_share)
 
 
 def next_size(size, seconds):
@@ -98,7 +104,7 @@ def compile_new_state(config, parts, image_shape, key, shardings=None):
     hparams = build_hparams(config, epoch=1)
 
     def create(key):
-        return create_state(parts, key, image_shape, hparams, config.ema_decay > 0)
+        return create_state(parts, key, image_shape, hparams, builders.keeps_average(config))
 
     create = jax.jit(create, out_shardings=shardings(jax.eval_shape(create, key)) if shardings else None)
     # Run once: what optimising would save is far less than the seconds that it takes.
@@ -120,13 +126,14 @@ class _Trainer:
         self.config, self.layout, self.workdir = config, layout, workdir
         self.checkpoints, self.request, self.progress = checkpoints, request, progress
         dataset = builders.dataset(config)
-        self.train, self.validation = builders.splits(config, dataset)
+        own, self.validation = builders.splits(config, dataset)
+        self.own, self.train = len(own.labels), builders.with_extra(config, own, dataset.num_classes)
         self.parts = build_parts(config, dataset.num_classes)
         self.feed = build_feed(self.train, config.data.placement, layout)
         self.train_epoch = compile_train_epoch(self.parts, layout)
         self.correct = compile_correct(self.parts.model, layout)
         self.step_key = self.key(STEP)
-        self.steps_per_epoch = len(self.train.labels) // config.batch_size
+        self.steps_per_epoch = self.own // config.batch_size
         self.saved_at = time.monotonic()
 
     def key(self, purpose):
@@ -175,8 +182,8 @@ class _Trainer:
         """Brings ``run`` to the end of its epoch, from wherever in it it is."""
         epoch = len(run.history) + 1
         done = int(run.state.step) - (epoch - 1) * self.steps_per_epoch
-        hparams = build_hparams(self.config, epoch)
-        order = epoch_order(purpose_key(self.config.seed, ORDER), epoch, len(self.train.labels), self.config.batch_size)
+        hparams = build_hparams(self.config, epoch, self.steps_per_epoch)
+        order = order_of(self.config, epoch, self.own, len(self.train.labels) - self.own)
         self.progress.start_epoch(epoch, done)
         size = 1
         for piece in self.feed.pieces(order, done):

@@ -15,11 +15,11 @@ from morel_jax.configuration import defaults
 
 # What members may differ in: the seed, and what reaches the compiled program as a traced number and nothing else.
 SWEEPABLE = (
-    "seed", "ema_decay", "batch_norm.momentum", "attack.epsilon", "attack.step_size",
-    "loss.beta", "loss.label_smoothing", "loss.loat_theta", "loss.loat_gamma", "loss.loat_last_epoch",
+    "seed", "ema_decay", "swa_first_epoch", "data.cutmix_alpha", "batch_norm.momentum", "attack.epsilon", "attack.step_size",
+    "loss.beta", "loss.label_smoothing", "loss.awp_gamma", "loss.awp_first_epoch", "loss.loat_theta", "loss.loat_gamma", "loss.loat_last_epoch",
     "morel.preference", "morel.reference_point", "morel.augmentation", "morel.contrastive_weight",
     "morel.temperature", "optimizer.learning_rate", "optimizer.momentum", "optimizer.weight_decay",
-    "optimizer.drop_epochs", "optimizer.drop_factors",
+    "optimizer.warmup_epochs", "optimizer.drop_epochs", "optimizer.drop_factors",
 )
 # Where 0.1, 0.2, ... would otherwise be 0.30000000000000004.
 _DIGITS = 12
@@ -188,8 +188,8 @@ def build_members(config, settings):
         if name in members:
             raise ValueError(f"settings must differ; got {name} twice.")
         members[name] = Member(name, changes, member_config)
-    decays = {member.config.ema_decay for member in members.values()}
-    if min(decays) == 0 < max(decays):
-        raise ValueError("config.ema_decay must be 0 for all members or for none: an average is a part of the state; "
-                         f"got {sorted(decays)}.")
+    if len({builders.keeps_average(member.config) for member in members.values()}) > 1:
+        averages = [(member.config.ema_decay, member.config.swa_first_epoch) for member in members.values()]
+        raise ValueError("config.ema_decay and config.swa_first_epoch must both be 0 for all members or for none: an "
+                         f"average is a part of the state; got {sorted(set(averages))}.")
     return list(members.values())

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
+from flax import struct
 
 from morel_jax import losses
 
@@ -37,7 +38,7 @@ def pgd_at(views, labels, hparams):
 
 def trades(views, labels, hparams):
     """MOREL's Eq. 11, float[n]."""
-    return losses.trades(views.logits, views.logits_adv, labels, hparams.beta)
+    return losses.trades(views.logits, views.logits_adv, labels, hparams.beta, hparams.label_smoothing)
 
 
 def mart(views, labels, hparams):
@@ -51,8 +52,21 @@ def loat(views, labels, hparams, *, kind, base):
                        theta=hparams.loat_theta, gamma=hparams.loat_gamma, kind=kind, base=base)
 
 
+@struct.dataclass
+class MixedLabels:
+    """Labels of images that are each made of two.
+
+    Attributes:
+        first, second: int[n].
+        share: float[n], the first's.
+    """
+    first: Any
+    second: Any
+    share: Any
+
+
 def plain(classification):
-    """Objective of a method without an embedding space.
+    """Objective of a method without an embedding space; labels may be :class:`MixedLabels`.
 
     Args:
         classification: (views, labels, hparams) -> float[n].
@@ -61,7 +75,12 @@ def plain(classification):
         (views, labels, hparams) -> (scalar, metrics), metrics a dict of scalars.
     """
     def objective(views, labels, hparams):
-        loss = jnp.mean(classification(views, labels, hparams))
+        if isinstance(labels, MixedLabels):
+            of_each = (labels.share * classification(views, labels.first, hparams)
+                       + (1 - labels.share) * classification(views, labels.second, hparams))
+        else:
+            of_each = classification(views, labels, hparams)
+        loss = jnp.mean(of_each)
         return loss, {"loss": loss}
 
     return objective
@@ -75,12 +94,14 @@ def morel(classification: Callable, scalarization: str, rows: str, reduction: st
 
     Args:
         classification: (views, labels, hparams) -> float[n], the second objective L_2.
-        scalarization: ``conic`` or ``weighted_sum``.
+        scalarization: ``conic``, ``weighted_sum``, or one of ``losses.GRADIENT_METHODS``, which join gradients, not
+            losses.
         rows: anchors of Eq. 9: ``both`` natural and adversarial rows, or ``natural`` ones only.
         reduction: ``sum`` or ``mean`` over those anchors.
 
     Returns:
-        (views, labels, hparams) -> (scalar, metrics), metrics a dict of scalars.
+        (views, labels, hparams) -> (scalar, metrics), metrics a dict of scalars; with a method of the third kind
+        (float[2], metrics), both losses, and ``loss`` in the metrics is their sum.
     """
     def contrastive(views, labels, hparams):
         attended = views.attended
@@ -97,10 +118,12 @@ def morel(classification: Callable, scalarization: str, rows: str, reduction: st
         accuracy = jnp.mean(classification(views, labels, hparams))
         both = jnp.stack([representation, accuracy])
         if scalarization == "conic":
-            loss = losses.conic(both, hparams.preference, hparams.reference_point, hparams.augmentation)
+            value = losses.conic(both, hparams.preference, hparams.reference_point, hparams.augmentation)
+        elif scalarization == "weighted_sum":
+            value = losses.weighted_sum(both, hparams.preference)
         else:
-            loss = losses.weighted_sum(both, hparams.preference)
-        return loss, {"loss": loss, "representation_loss": representation, "classification_loss": accuracy,
+            value = both
+        return value, {"loss": jnp.sum(value), "representation_loss": representation, "classification_loss": accuracy,
                       "cosine_loss": cosine, "contrastive_loss": clustering}
 
     return objective

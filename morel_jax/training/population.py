@@ -14,7 +14,6 @@ from morel_jax.metrics import accuracies
 from morel_jax.training import loop
 from morel_jax.training.assemble import build_hparams, build_parts
 from morel_jax.training.checkpoint import Checkpoints
-from morel_jax.training.feed import epoch_order
 from morel_jax.training.interruption import Interrupted, InterruptionRequest
 from morel_jax.training.lock import hold
 from morel_jax.training.members import Member, build_members, shared_config
@@ -60,7 +59,8 @@ class _Population:
         self.request, self.progress = request, progress
         self.config = members[0].config  # For what all share.
         dataset = builders.dataset(self.config)
-        train, self.validation = builders.splits(self.config, dataset)
+        own, self.validation = builders.splits(self.config, dataset)
+        self.own, train = len(own.labels), builders.with_extra(self.config, own, dataset.num_classes)
         self.stacking = Stacking.over_local_devices(len(members))
         self.parts, self.train, self.correct = _programs(shared_config(self.config), dataset.num_classes,
                                                          self.stacking.mesh, mode)
@@ -68,7 +68,7 @@ class _Population:
         self.step_keys, self.validation_keys = (
             self.stacking.stack_keys([loop.purpose_key(member.config.seed, purpose) for member in members])
             for purpose in (loop.STEP, loop.VALIDATION))
-        self.steps_per_epoch = len(train.labels) // self.config.batch_size
+        self.steps_per_epoch = self.own // self.config.batch_size
         self.diverged = [self._read_divergence(member) for member in members]
         self.runs = self._start()
         self.states, self.totals = (self.stacking.stack([getattr(run, name) for run in self.runs])
@@ -178,9 +178,10 @@ class _Population:
         """Brings the living members to the end of their epoch, from wherever in it they are."""
         epoch = self.epoch
         done = int(self.runs[self.living[0]].state.step) - (epoch - 1) * self.steps_per_epoch
-        hparams = self.stacking.stack([build_hparams(member.config, epoch) for member in self.members])
-        orders = {seed: epoch_order(loop.purpose_key(seed, loop.ORDER), epoch, len(self.labels), self.config.batch_size)
-                  for seed in {member.config.seed for member in self.members}}
+        hparams = self.stacking.stack([build_hparams(member.config, epoch, self.steps_per_epoch)
+                                        for member in self.members])
+        orders = {member.config.seed: loop.order_of(member.config, epoch, self.own, len(self.labels) - self.own)
+                  for member in {member.config.seed: member for member in self.members}.values()}
         order = self.stacking.stack([orders[member.config.seed] for member in self.members])
         self.progress.start_epoch(epoch, done)
         size = 1

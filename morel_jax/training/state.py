@@ -16,14 +16,17 @@ class HParams:
         momentum, weight_decay: of SGD.
         beta: 1/lambda, weight of the robust term of TRADES and MART.
         label_smoothing: of plain cross-entropy.
+        awp_gamma: size of the adversarial weight perturbation as a share of a layer's norm.
         loat_phase: int, which of LOAT's phases this epoch is in.
         loat_theta, loat_gamma: weights of LOAT's two regularisers.
         preference, reference_point: float[2], CS's k and a; entry 0 belongs to the representation loss.
         augmentation: CS's gamma.
         contrastive_weight: MOREL's alpha.
         temperature: tau of the contrastive loss.
+        cutmix_alpha: of CutMix's Beta distribution.
         batch_norm_momentum: share of the running statistics that one move keeps.
-        ema_decay: share of the averaged weights that one step keeps.
+        ema_decay: share of the averaged weights that one step keeps; not read once ``swa_first_step`` is 0 or more.
+        swa_first_step: int, the first step after which weights are in the plain mean; -1: there is none.
     """
     attack: Any
     learning_rate: jax.typing.ArrayLike
@@ -31,6 +34,7 @@ class HParams:
     weight_decay: jax.typing.ArrayLike
     beta: jax.typing.ArrayLike
     label_smoothing: jax.typing.ArrayLike
+    awp_gamma: jax.typing.ArrayLike
     loat_phase: jax.typing.ArrayLike
     loat_theta: jax.typing.ArrayLike
     loat_gamma: jax.typing.ArrayLike
@@ -39,8 +43,10 @@ class HParams:
     augmentation: jax.typing.ArrayLike
     contrastive_weight: jax.typing.ArrayLike
     temperature: jax.typing.ArrayLike
+    cutmix_alpha: jax.typing.ArrayLike
     batch_norm_momentum: jax.typing.ArrayLike
     ema_decay: jax.typing.ArrayLike
+    swa_first_step: jax.typing.ArrayLike
 
 
 @struct.dataclass
@@ -52,7 +58,7 @@ class TrainState:
         params: ``{"classifier": …}``, and ``"embedding"`` beside it when the method has an embedding space.
         batch_stats: running statistics of the classifier's BatchNorm.
         opt_state: Optax state for ``params``.
-        average: exponential moving average of the classifier's params and batch_stats, or None.
+        average: moving or plain average of the classifier's params and batch_stats, or None.
     """
     step: jax.Array
     params: Any

@@ -12,11 +12,11 @@ import optax
 from flax import struct
 
 from morel_jax.attacks.keys import fold_in_each
-from morel_jax.data.augment import crop_and_flip, to_float
-from morel_jax.training.objective import Views
+from morel_jax.data.augment import crop_and_flip, cutmix, to_float
+from morel_jax.training.objective import MixedLabels, Views
 
 # Purposes of randomness, folded into the step's key.
-_AUGMENT, _ATTACK = 0, 1
+_AUGMENT, _ATTACK, _CUTMIX = 0, 1, 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +34,9 @@ class Parts:
         attack_batch_norm: ``running`` or ``batch`` statistics in the attack.
         crop_padding, flip: augmentation.
         accumulate: into how many equal parts a batch is cut, see :func:`train_step`.
+        cutmix: whether images get rectangles of others, see :func:`~morel_jax.data.augment.cutmix`.
+        combine: of ``losses.GRADIENT_METHODS``, where the objective gives two losses; None where it gives one.
+        awp: whether gradients are taken at adversarially perturbed weights, see :func:`perturbed`.
     """
     model: nn.Module
     embedding: nn.Module | None
@@ -45,6 +48,9 @@ class Parts:
     crop_padding: int = 4
     flip: bool = True
     accumulate: int = 1
+    awp: bool = False
+    cutmix: bool = False
+    combine: Callable | None = None
 
 
 @struct.dataclass
@@ -118,6 +124,12 @@ def _move(running, batch, momentum):
     return jax.tree.map(lambda r, b: momentum * r + (1.0 - momentum) * b, running, batch)
 
 
+def _kept(hparams, step):
+    """Share of the average that ``step`` keeps: ema_decay, or n / (n + 1) with n steps in the plain mean before it."""
+    before = jnp.maximum(step - hparams.swa_first_step, 0).astype(jnp.float32)
+    return jnp.where(hparams.swa_first_step < 0, hparams.ema_decay, before / (before + 1))
+
+
 def _all_finite(tree):
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
@@ -126,16 +138,54 @@ def _accuracy(logits, labels):
     return jnp.mean(jnp.argmax(logits, axis=-1) == labels)
 
 
+def perturbed(params, grads, gamma):
+    """Weights moved up the loss: adversarial weight perturbation, one step of it.
+
+        w + gamma |w| g / |g|   for each array of two axes or more, norms over the array
+
+    Biases and BatchNorm stay, and so does the embedding space.
+
+    Args:
+        params: ``{"classifier": …}``, and what else there is.
+        grads: the loss's gradients, like ``params``.
+        gamma: share of a layer's norm.
+
+    Source: Wu, Xia and Wang, arXiv:2004.05884, Eqs. 8 to 10, in the form of the code published with it.
+    """
+    def move(w, g):
+        if w.ndim < 2:
+            return w
+        return w + gamma * jnp.linalg.norm(w) * g / jnp.maximum(jnp.linalg.norm(g), 1e-20)
+
+    return params | {"classifier": jax.tree.map(move, params["classifier"], grads["classifier"])}
+
+
+def _combined_gradients(losses_of, params, combine):
+    """(one descent direction of two losses, what they give beside); one pass forwards, both backwards at once.
+
+    The gradients meet on the classifier's weights, which both losses reach.
+    """
+    _, pull_back, aux = jax.vjp(losses_of, params, has_aux=True)
+    (grads,) = jax.vmap(pull_back)(jnp.eye(2))
+    rows = [leaf.reshape(2, -1) for leaf in jax.tree.leaves(grads["classifier"])]
+    gram = sum(both @ both.T for both in rows)
+    weights = combine(gram)
+    return jax.tree.map(lambda leaf: jnp.tensordot(weights, leaf, 1), grads), aux
+
+
 def _gradients(state, hparams, step_key, parts, layout, batch):
     """(gradients, metrics, {kind: the batch's own statistics}) of examples that go through the network together."""
     augment_keys = fold_in_each(jax.random.fold_in(step_key, _AUGMENT), batch.index)
     x = to_float(crop_and_flip(augment_keys, batch.images, parts.crop_padding, parts.flip))
+    targets = labels = batch.labels if parts.embedding is None else _everywhere(batch.labels, layout)
+    if parts.cutmix:
+        x, partner, share = cutmix(fold_in_each(jax.random.fold_in(step_key, _CUTMIX), batch.index), x,
+                                   hparams.cutmix_alpha)
+        targets = MixedLabels(labels, labels[partner], share)
     images = {"natural": x}
     if "adversarial" in parts.forwards:
         attack_keys = fold_in_each(jax.random.fold_in(step_key, _ATTACK), batch.index)
         images["adversarial"] = _attack(state, hparams, x, batch.labels, attack_keys, parts)
-
-    labels = batch.labels if parts.embedding is None else _everywhere(batch.labels, layout)
 
     def loss(params):
         outputs = {kind: _forward(params, state.batch_stats, images[kind], labels, parts, layout)
@@ -143,12 +193,18 @@ def _gradients(state, hparams, step_key, parts, layout, batch):
         logits, projected, attended, _ = outputs.get("natural", (None,) * 4)
         logits_adv, projected_adv, attended_adv, _ = outputs.get("adversarial", (None,) * 4)
         value, metrics = parts.objective(
-            Views(logits, logits_adv, projected, projected_adv, attended, attended_adv), labels, hparams)
+            Views(logits, logits_adv, projected, projected_adv, attended, attended_adv), targets, hparams)
         for kind, (kind_logits, *_) in outputs.items():
             metrics[f"{kind}_accuracy"] = _accuracy(kind_logits, labels)
         return value, (metrics, {kind: stats for kind, (*_, stats) in outputs.items()})
 
-    grads, (metrics, batch_stats) = jax.grad(loss, has_aux=True)(state.params)
+    if parts.combine is not None:
+        grads, (metrics, batch_stats) = _combined_gradients(loss, state.params, parts.combine)
+        return grads, metrics, batch_stats
+    params = state.params
+    if parts.awp:
+        params = perturbed(params, jax.grad(loss, has_aux=True)(params)[0], hparams.awp_gamma)
+    grads, (metrics, batch_stats) = jax.grad(loss, has_aux=True)(params)
     return grads, metrics, batch_stats
 
 
@@ -195,7 +251,7 @@ def train_step(state, hparams, batch, key, *, parts, layout=None):
     state = state.replace(step=state.step + 1, params=params, batch_stats=running, opt_state=opt_state)
     if state.average is not None:
         latest = {"params": params["classifier"], "batch_stats": running}
-        state = state.replace(average=_move(state.average, latest, hparams.ema_decay))
+        state = state.replace(average=_move(state.average, latest, _kept(hparams, state.step - 1)))
     return state, jax.tree.map(lambda metric: metric.astype(jnp.promote_types(metric.dtype, jnp.float32)), metrics)
 
 

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 
 from morel_jax.attacks.keys import fold_in_each
-from morel_jax.data.augment import crop_and_flip, to_float
+from morel_jax.data.augment import crop_and_flip, cutmix, to_float
 from tests.small import images_and_labels
 
 
@@ -43,3 +43,28 @@ def test_an_example_does_not_depend_on_its_batch():
 def test_to_float_is_division_by_255():
     images = np.arange(256, dtype=np.uint8)
     np.testing.assert_array_equal(jax.jit(to_float)(images), images.astype(np.float32) / np.float32(255))
+
+
+def test_cutmix_pastes_a_rectangle_of_the_partner():
+    images = np.arange(1, 9, dtype=np.float32)[:, None, None, None] * np.ones((8, 6, 7, 2), np.float32)
+    mixed, partner, share = map(np.asarray, cutmix(keys(range(8)), images, 1.0))
+    np.testing.assert_array_equal(partner, [4, 5, 6, 7, 0, 1, 2, 3])
+    sizes = set()
+    for i in range(8):
+        pasted = mixed[i, ..., 0] == images[partner[i], 0, 0, 0]
+        np.testing.assert_array_equal(mixed[i, ..., 0] == images[i, 0, 0, 0], ~pasted)
+        rows, columns = np.flatnonzero(pasted.any(1)), np.flatnonzero(pasted.any(0))
+        assert pasted.sum() == len(rows) * len(columns)  # A rectangle, without gaps:
+        assert all(len(one) < 2 or one[-1] - one[0] == len(one) - 1 for one in (rows, columns))
+        np.testing.assert_allclose(share[i], 1 - pasted.mean(), rtol=1e-6)
+        sizes.add(int(pasted.sum()))
+    assert len(sizes) > 3
+
+
+def test_cutmix_shares_follow_the_distribution():
+    """Where no border cuts anything off a rectangle covers 1 - share; the border only makes it smaller."""
+    images = np.zeros((512, 32, 32, 1), np.float32)
+    even = np.asarray(cutmix(keys(range(512)), images, 1.0)[2])
+    extreme = np.asarray(cutmix(keys(range(512)), images, 0.05)[2])
+    assert 0.5 < even.mean() < 0.75
+    assert np.mean((extreme < 0.02) | (extreme > 0.98)) > 2 * np.mean((even < 0.02) | (even > 0.98))

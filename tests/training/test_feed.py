@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 
 from morel_jax.data import Split
+from morel_jax.data.extra import epoch_order
 from morel_jax.sharding import Layout, make_mesh
-from morel_jax.training.feed import DeviceFeed, HostFeed, abstract_piece, build_feed, epoch_order
+from morel_jax.training.feed import DeviceFeed, HostFeed, abstract_piece, build_feed
 from tests.small import images_and_labels
 
 KEY = jax.random.key(0)

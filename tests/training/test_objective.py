@@ -6,7 +6,7 @@ import pytest
 
 from morel_jax import losses
 from morel_jax.training.assemble import build_hparams, build_objective
-from morel_jax.training.objective import Views
+from morel_jax.training.objective import MixedLabels, Views
 from tests.small import small_config
 
 RANDOM = np.random.default_rng(0)
@@ -97,3 +97,19 @@ def test_loats_phases_follow_the_epoch():
     np.testing.assert_allclose([by_epoch[2], by_epoch[4]], mart, rtol=1e-6)
     assert by_epoch[5] == by_epoch[9]
     assert len({by_epoch[1], by_epoch[2], by_epoch[5]}) == 3
+
+
+def test_mixed_labels_weigh_both_losses():
+    config, given = small_config("trades"), views()
+    second, share = np.int32([1, 1, 2, 2, 0, 0]), np.float32([1, 0, 0.5, 0.25, 0.75, 1])
+    hparams = build_hparams(config, epoch=1)
+    loss, _ = build_objective(config)(given, MixedLabels(LABELS, second, share), hparams)
+    of_each = [losses.trades(given.logits, given.logits_adv, labels, 6.0) for labels in (LABELS, second)]
+    assert float(loss) == pytest.approx(float(np.mean(share * of_each[0] + (1 - share) * of_each[1])), rel=1e-5)
+
+
+def test_trades_with_smoothed_labels():
+    config, given = small_config("trades", loss__label_smoothing=0.2), views()
+    expected = np.mean(losses.cross_entropy(given.logits, LABELS, 0.2)
+                       + 6 * losses.kl_divergence(given.logits, given.logits_adv))
+    assert evaluate(config, given)[0] == pytest.approx(float(expected), rel=1e-5)

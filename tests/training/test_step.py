@@ -1,3 +1,4 @@
+import dataclasses
 from functools import partial
 
 import chex
@@ -6,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from morel_jax import builders, losses
 from morel_jax.configuration import METHODS
 from morel_jax.training.assemble import build_hparams, build_parts
 from morel_jax.training.state import create_state
-from morel_jax.training.step import Batch, compile_train_epoch, empty_totals, train_epoch, train_step
+from morel_jax.training.step import Batch, compile_train_epoch, empty_totals, perturbed, train_epoch, train_step
 from tests.small import images_and_labels, small_config
 
 KEY = jax.random.key(7)
@@ -19,7 +21,8 @@ def setup(config, count=8, size=8, channels=1, classes=4):
     images, labels = images_and_labels(count, size, channels, classes)
     parts = build_parts(config, classes)
     hparams = build_hparams(config, epoch=1)
-    state = create_state(parts, jax.random.key(config.seed), images.shape[1:], hparams, config.ema_decay > 0)
+    state = create_state(parts, jax.random.key(config.seed), images.shape[1:], hparams,
+                         builders.keeps_average(config))
     return parts, hparams, state, Batch(jnp.asarray(images), jnp.asarray(labels), jnp.arange(count))
 
 
@@ -95,8 +98,8 @@ def test_swept_numbers_compile_once():
             changed = hparams.replace(attack=leaf.replace(epsilon=np.float32(0.2), step_size=np.float32(0.1)))
         elif name == "loat_phase":
             changed = hparams.replace(loat_phase=np.int32((leaf + 1) % 3))
-        elif name in ("ema_decay", "momentum", "label_smoothing"):
-            continue  # Without an average, in a first step, and in MOREL, these have nothing to act on.
+        elif name in ("ema_decay", "swa_first_step", "momentum", "label_smoothing", "awp_gamma", "cutmix_alpha"):
+            continue  # Without an average, AWP or CutMix, in a first step, and in LOAT, these have nothing to act on.
         else:
             changed = hparams.replace(**{name: np.asarray(leaf * 0.5 + 0.1, np.float32)})
         second = step(state, changed, batch, KEY)
@@ -145,6 +148,70 @@ def test_average_of_weights():
     after, _ = jax.jit(partial(train_step, parts=parts))(state, hparams, batch, KEY)
     expected = jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, state.params["classifier"], after.params["classifier"])
     chex.assert_trees_all_close(after.inference_variables()["params"], expected, rtol=1e-6)
+    plain = setup(small_config())[2]
+    assert plain.average is None
+
+
+def test_plain_average_of_weights():
+    """The mean of the weights after steps 2 to 5, counted from 0; before, the latest."""
+    config = small_config("standard", batch_norm__moves=("natural",), swa_first_epoch=2)
+    parts, _, state, batch = setup(config)
+    hparams = build_hparams(config, epoch=1, steps_per_epoch=2)
+    assert int(hparams.swa_first_step) == 2
+    step, seen = once(train_step, parts), []
+    for number in range(6):
+        state, _ = step(state, hparams, batch, KEY)
+        seen.append(state.params["classifier"])
+        if number < 3:
+            chex.assert_trees_all_close(state.average["params"], seen[-1], rtol=1e-6)
+    expected = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *seen[2:])
+    chex.assert_trees_all_close(state.average["params"], expected, rtol=1e-5, atol=1e-7)
+
+
+def test_perturbed_weights_by_hand():
+    params = {"classifier": {"kernel": jnp.array([[3.0, 0.0], [0.0, 4.0]]), "bias": jnp.array([1.0])},
+              "embedding": {"kernel": jnp.ones((2, 2))}}
+    grads = jax.tree.map(jnp.ones_like, params)
+    moved = perturbed(params, grads, 0.1)
+    # |w| = 5, |g| = 2: each entry moves by 0.1 * 5 / 2.
+    np.testing.assert_allclose(moved["classifier"]["kernel"], params["classifier"]["kernel"] + 0.25, rtol=1e-6)
+    assert moved["classifier"]["bias"] is params["classifier"]["bias"]
+    assert moved["embedding"] is params["embedding"]
+    zero = perturbed(params, jax.tree.map(jnp.zeros_like, params), 0.1)
+    chex.assert_trees_all_equal(zero, params)
+
+
+def test_awp_descends_from_the_old_weights_with_the_perturbed_gradient():
+    config = small_config("trades", loss__awp=True, loss__awp_gamma=0.05, optimizer__weight_decay=0.0,
+                          optimizer__momentum=0.0)
+    parts, hparams, state, batch = setup(config)
+    # Images are crafted on the weights as they were; at radius 0 they are the same on the perturbed ones.
+    hparams = hparams.replace(attack=hparams.attack.replace(epsilon=np.float32(0), step_size=np.float32(0)))
+    with_awp = jax.jit(partial(train_step, parts=parts))
+    without = jax.jit(partial(train_step, parts=dataclasses.replace(parts, awp=False)))
+
+    def gradient(state):
+        return jax.tree.map(lambda a, b: (a - b) / hparams.learning_rate, state.params,
+                            without(state, hparams, batch, KEY)[0].params)
+
+    none, _ = with_awp(state, hparams.replace(awp_gamma=np.float32(0)), batch, KEY)
+    chex.assert_trees_all_close(none.params, without(state, hparams, batch, KEY)[0].params, atol=1e-6)
+    got, _ = with_awp(state, hparams, batch, KEY)
+    there = state.replace(params=perturbed(state.params, gradient(state), hparams.awp_gamma))
+    expected = jax.tree.map(lambda p, g: p - hparams.learning_rate * g, state.params, gradient(there))
+    chex.assert_trees_all_close(got.params, expected, atol=2e-6)
+
+
+def test_cutmix_reaches_attack_and_update():
+    config = small_config("trades", data__cutmix=True)
+    parts, hparams, state, batch = setup(config)
+    _, mixed = once(train_step, parts)(state, hparams, batch, KEY)
+    _, plain = jax.jit(partial(train_step, parts=dataclasses.replace(parts, cutmix=False)))(state, hparams, batch, KEY)
+    assert np.isfinite(mixed["loss"])
+    assert float(mixed["loss"]) != float(plain["loss"])
+
+
+def test_no_average_is_kept_unasked():
     plain = setup(small_config())[2]
     assert plain.average is None
     chex.assert_trees_all_equal(plain.inference_variables()["params"], plain.params["classifier"])
@@ -237,3 +304,26 @@ def test_bfloat16_keeps_parameters_and_statistics_in_float32():
     assert "bf16" in str(jax.make_jaxpr(partial(train_epoch, parts=parts))(
         state, empty_totals(state, hparams, batch, KEY, parts=parts), hparams, batch.images, batch.labels,
         jnp.arange(8)[None], jnp.arange(8)[None], KEY, 0, 1))
+
+
+@pytest.mark.parametrize("name", losses.GRADIENT_METHODS)
+def test_gradient_methods_combine_the_losses_gradients(name):
+    """Against the gradients of both losses taken alone, by weighted sums with preferences (1, 0) and (0, 1)."""
+    options = dict(optimizer__weight_decay=0.0, optimizer__momentum=0.0)
+    parts, hparams, state, batch = setup(small_config(morel__scalarization=name, **options))
+    summed = setup(small_config(morel__scalarization="weighted_sum", **options))[0]
+    step = jax.jit(partial(train_step, parts=summed))
+
+    def gradient(preference):
+        moved, _ = step(state, hparams.replace(preference=np.float32(preference)), batch, KEY)
+        return jax.tree.map(lambda a, b: (a - b) / hparams.learning_rate, state.params, moved.params)
+
+    both = gradient((1, 0)), gradient((0, 1))
+    flat = [np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(one["classifier"])]) for one in both]
+    weights = losses.GRADIENT_METHODS[name](np.array([[a @ b for b in flat] for a in flat], np.float32))
+    expected = jax.tree.map(lambda p, a, b: p - hparams.learning_rate * (weights[0] * a + weights[1] * b),
+                            state.params, *both)
+    got, metrics = jax.jit(partial(train_step, parts=parts))(state, hparams, batch, KEY)
+    chex.assert_trees_all_close(got.params, expected, rtol=1e-3, atol=2e-5)
+    assert float(metrics["loss"]) == pytest.approx(
+        float(metrics["representation_loss"] + metrics["classification_loss"]), rel=1e-6)

@@ -1,0 +1,121 @@
+"""Two objectives' gradients to the one direction that is descended: weights from their inner products.
+
+Every method here gives a combination w_1 g_1 + w_2 g_2, and needs of the gradients only their Gram matrix
+[[g_1.g_1, g_1.g_2], [g_1.g_2, g_2.g_2]], float[2, 2]. Results have its dtype and are finite wherever it is.
+"""
+
+import jax
+import jax.numpy as jnp
+
+# Steps of the golden section, each of which leaves 0.618 of an interval: past float32's precision.
+_SECTIONS = 40
+_GOLDEN = (5**0.5 - 1) / 2
+
+
+def _tiny(gram):
+    return jnp.finfo(gram.dtype).tiny
+
+
+def mgda(gram):
+    """Multiple gradient descent: the shortest vector between the two gradients, which descends both.
+
+        w = (a, 1 - a),   a = clip((g_2 - g_1).g_2 / |g_1 - g_2|^2, 0, 1)
+
+    Args:
+        gram: float[2, 2].
+
+    Returns:
+        float[2], at least 0, of sum 1; halves where the gradients are equal.
+
+    Reference: Desideri, C. R. Acad. Sci. Paris 350 (2012); for deep networks Sener and Koltun, arXiv:1810.04650, Eq. 4.
+    """
+    distance = gram[0, 0] - 2 * gram[0, 1] + gram[1, 1]
+    first = jnp.where(distance > 0, (gram[1, 1] - gram[0, 1]) / jnp.maximum(distance, _tiny(gram)), 0.5)
+    first = jnp.clip(first, 0, 1)
+    return jnp.stack([first, 1 - first])
+
+
+def pcgrad(gram):
+    """Projecting conflicting gradients: each loses its part along the other where they point apart; then the sum.
+
+        w = (1 - g_1.g_2 / |g_1|^2, 1 - g_1.g_2 / |g_2|^2) where g_1.g_2 < 0, else (1, 1)
+
+    Args:
+        gram: float[2, 2].
+
+    Returns:
+        float[2], at least 1.
+
+    Reference: Yu et al., arXiv:2001.06782, Algorithm 1; with two objectives its random order changes nothing.
+    """
+    norms = jnp.stack([gram[0, 0], gram[1, 1]])
+    conflict = jnp.minimum(gram[0, 1], 0)
+    return jnp.where(norms > 0, 1 - conflict / jnp.maximum(norms, _tiny(gram)), 1)
+
+
+def cagrad(gram, closeness=0.4):
+    """Conflict-averse gradient: near the mean gradient, the direction whose worse objective falls fastest.
+
+        max_d min_i g_i.d   with |d - g_0| <= c |g_0|,   g_0 = (g_1 + g_2) / 2
+        d = g_0 + c |g_0| / |g_u| g_u,   u in the simplex minimising g_u.g_0 + c |g_0| |g_u|
+
+    The dual is convex in one number, which a golden section finds.
+
+    Args:
+        gram: float[2, 2].
+        closeness: c in [0, 1); 0 is the mean gradient; may be traced. 0.4 is the authors' for two tasks.
+
+    Returns:
+        float[2], at least 1/2.
+
+    Reference: Liu et al., arXiv:2110.14048, Eqs. 3 and 5.
+    """
+    # Of gradients of any size: the weights do not depend on it.
+    scale = jnp.maximum(jnp.max(jnp.abs(gram)), _tiny(gram))
+    gram, mean = gram / scale, jnp.full(2, 0.5, gram.dtype)
+    radius = closeness * jnp.sqrt(jnp.maximum(mean @ gram @ mean, 0))
+
+    def weights(first):
+        return jnp.stack([first, 1 - first])
+
+    def length(u):
+        return jnp.sqrt(jnp.maximum(u @ gram @ u, 0))
+
+    def dual(first):
+        u = weights(first)
+        return u @ gram @ mean + radius * length(u)
+
+    def narrow(_, interval):
+        low, high = interval
+        left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
+        keep_left = dual(left) < dual(right)
+        return jnp.where(keep_left, low, left), jnp.where(keep_left, right, high)
+
+    low, high = jax.lax.fori_loop(0, _SECTIONS, narrow, (jnp.zeros((), gram.dtype), jnp.ones((), gram.dtype)))
+    u = weights((low + high) / 2)
+    size = length(u)
+    return mean + jnp.where(size > 0, radius / jnp.maximum(size, _tiny(gram)), 0) * u
+
+
+def nash(gram):
+    """Nash-MTL's bargaining solution: the direction in which the product of both gains is largest.
+
+        G alpha = 1 / alpha;   of two objectives  alpha_i = 1 / (|g_i| sqrt(1 + cos(g_1, g_2)))
+
+    Args:
+        gram: float[2, 2].
+
+    Returns:
+        float[2], positive. Where the gradients are opposed the cosine counts as no less than -0.999, for there is no
+        gain to bargain for; a gradient of length zero counts as one of the smallest that is told from it.
+
+    Reference: Navon et al., arXiv:2202.01017, Eq. 3, solved in closed form.
+    """
+    smallest = jnp.sqrt(jnp.asarray(_tiny(gram)))
+    first, second = (jnp.maximum(jnp.sqrt(gram[i, i]), smallest) for i in (0, 1))
+    cosine = jnp.clip(gram[0, 1] / first / second, -0.999, 1)
+    weight = 1 / jnp.sqrt(1 + cosine)
+    return jnp.stack([weight / first, weight / second])
+
+
+METHODS = {"mgda": mgda, "pcgrad": pcgrad, "cagrad": cagrad, "nash": nash}
