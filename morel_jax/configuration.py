@@ -72,7 +72,7 @@ def defaults():
         loat_last_epoch=100,  # The last phase begins with this epoch, counted from 1.
     ))
     config.morel = ml_collections.ConfigDict(dict(
-        scalarization="conic",  # Or "weighted_sum"; "mgda", "pcgrad", "cagrad", "nash" join gradients without preference.
+        scalarization="conic",  # Or "weighted_sum"; "mgda", "pcgrad", "cagrad", "nash" join gradients, without k.
         preference=(0.1, 0.9),  # Paper, 4.1: k. The first weighs the representation loss.
         reference_point=(0.0, 0.0),  # Paper, 4.1: a.
         augmentation=2e-5,  # Paper, 4.1: gamma.

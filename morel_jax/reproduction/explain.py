@@ -38,6 +38,7 @@ def explain(plan, cell):
         if run.diverged_at() is not None:
             lines.append(f"  diverged at step {run.diverged_at()}")
     config = flatten(plan.runs_of(network)[0].member.config)
-    lines += ["", f"config     {grid.configs}/{network.source}.py:{network.architecture},{network.method},{grid.variant}",
+    spec = f"{network.architecture},{network.method},{grid.variant}"
+    lines += ["", f"config     {grid.configs}/{network.source}.py:{spec}",
               *(f"  {field} = {value!r}" for field, value in config.items())]
     return "\n".join(lines)

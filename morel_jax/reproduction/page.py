@@ -17,16 +17,17 @@ def captions(report):
         return "; ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in data["hypervolume"].items())
 
     if "2" in figures:
-        found["2"] = (f"{figures['2']['method']}: losses at the end of training as the preference changes, with "
-                      f"hypervolume ({volumes(figures['2'])}; the worst of each loss is the reference), accuracy under "
-                      "PGD-20 against k1, and against the batch size at one and the same learning rate.")
+        data = figures["2"]
+        found["2"] = (f"{data['method']}: losses at the end of training as the preference changes, with hypervolume "
+                      f"({volumes(data)}; the worst of each loss is the reference), accuracy under PGD-20 against k1, "
+                      "and against the batch size at one and the same learning rate.")
     if "3" in figures:
         numbers = "; ".join(
             f"{method}: own image {data['own']:.3f}, same class {data['same_class']:.3f}, other classes "
             f"{data['other_class']:.3f}" for method, data in figures["3"].items() if data)
-        found["3"] = ("Cosine similarity between the features of attacked and of natural images, PGD-20, images drawn at "
-                      "random and ordered by class (lines part the classes): the diagonal from bottom left to top right "
-                      f"is an image and its own attacked copy. Means: {numbers or 'none yet'}.")
+        found["3"] = ("Cosine similarity between the features of attacked and of natural images, PGD-20, images drawn "
+                      "at random and ordered by class (lines part the classes): the diagonal from bottom left to top "
+                      f"right is an image and its own attacked copy. Means: {numbers or 'none yet'}.")
     if "4" in figures:
         found["4"] = ("Conic scalarization against the weighted sum. With a = 0 the two minimise the same sum but for "
                       f"weights that differ by gamma. Hypervolume: {volumes(figures['4'])}.")
@@ -38,7 +39,7 @@ def _cell_text(cell):
         text = f"{cell['ours']['mean']:.2f}"
         text += "" if cell["ours"]["half"] is None else f" ± {cell['ours']['half']:.2f}"
     else:
-        text = "diverged" if cell["diverged"] else "not yet" if cell["at_this_scale"] else "–"
+        text = "diverged" if cell["diverged"] else "not yet" if cell["at_this_scale"] else "none"
     paper = "?" if cell["paper"] is None else f"{cell['paper']:.2f}"
     difference = "" if cell["difference"] is None else f", {cell['difference']:+.2f}"
     return f"{text} ({paper}{difference})"
@@ -47,8 +48,8 @@ def _cell_text(cell):
 def to_markdown(report):
     """The report as Markdown; figures are links to the files beside it."""
     lines = [f"# MOREL, reproduced: {report['scale']}, {report['variant']}", "",
-             f"{report['title']}. Seeds {', '.join(map(str, report['seeds']))}. Each cell: ours, mean over seeds ± half "
-             "of its 95 % confidence interval; in brackets the paper's number and the difference to it.", "",
+             f"{report['title']}. Seeds {', '.join(map(str, report['seeds']))}. Each cell: ours, mean over seeds ± "
+             "half of its 95 % confidence interval; in brackets the paper's number and the difference to it.", "",
              "| the paper's | here |", "|---|---|"]
     lines += [f"| {paper} | {ours or 'nothing at this scale'} |" for paper, ours in report["stand_ins"].items()]
     for table in report["tables"]:
@@ -64,8 +65,8 @@ def to_markdown(report):
         for claim in report["claims"]:
             paper, ours = ({"verdict": one["verdict"], "of": f"{one['met']} of {one['measured']}"}
                            for one in (claim["paper"], claim["ours"]))
-            lines.append(f"| {claim['text']} | {claim['place']} | {paper['verdict']}, {paper['of']} | {ours['verdict']}, "
-                         f"{ours['of']} | {claim['ours']['beyond_chance']} |")
+            lines.append(f"| {claim['text']} | {claim['place']} | {paper['verdict']}, {paper['of']} | "
+                         f"{ours['verdict']}, {ours['of']} | {claim['ours']['beyond_chance']} |")
     lines += ["", "## Where the two readings differ", "", "| field | paper | reference |", "|---|---|---|"]
     lines += [f"| `{line['field']}` | {line['paper']} | {line['reference']} |" for line in report["variants"]]
     return "\n".join(lines) + "\n"

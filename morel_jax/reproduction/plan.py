@@ -135,7 +135,8 @@ class Plan:
 
     def surrogate_of(self, network):
         """The run that a network's transferred attacks are crafted on."""
-        surrogate = dataclasses.replace(network, architecture=self.grid.scale.surrogate, method=SURROGATE_METHOD, changes=())
+        surrogate = dataclasses.replace(network, architecture=self.grid.scale.surrogate, method=SURROGATE_METHOD,
+                                        changes=())
         return self.runs_of(surrogate)[0]
 
     def shard(self, number, count):

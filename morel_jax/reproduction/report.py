@@ -99,7 +99,7 @@ def _best(run):
 
 
 def _curve(plan, networks):
-    """[{"at", "representation_loss", "classification_loss", "best", "last"}], means over seeds; complete points only."""
+    """[{"at", "representation_loss", "classification_loss", "best", "last"}], means over seeds; whole points only."""
     points = []
     for at, network in networks.items():
         runs = plan.runs_of(network)

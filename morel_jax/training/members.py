@@ -15,8 +15,9 @@ from morel_jax.configuration import defaults
 
 # What members may differ in: the seed, and what reaches the compiled program as a traced number and nothing else.
 SWEEPABLE = (
-    "seed", "ema_decay", "swa_first_epoch", "data.cutmix_alpha", "batch_norm.momentum", "attack.epsilon", "attack.step_size",
-    "loss.beta", "loss.label_smoothing", "loss.awp_gamma", "loss.awp_first_epoch", "loss.loat_theta", "loss.loat_gamma", "loss.loat_last_epoch",
+    "seed", "ema_decay", "swa_first_epoch", "data.cutmix_alpha", "batch_norm.momentum", "attack.epsilon",
+    "attack.step_size", "loss.beta", "loss.label_smoothing", "loss.awp_gamma", "loss.awp_first_epoch",
+    "loss.loat_theta", "loss.loat_gamma", "loss.loat_last_epoch",
     "morel.preference", "morel.reference_point", "morel.augmentation", "morel.contrastive_weight",
     "morel.temperature", "optimizer.learning_rate", "optimizer.momentum", "optimizer.weight_decay",
     "optimizer.warmup_epochs", "optimizer.drop_epochs", "optimizer.drop_factors",

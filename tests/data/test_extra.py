@@ -23,7 +23,7 @@ def test_extra_images_stand_behind_the_own(tmp_path):
 
 @pytest.mark.parametrize(("arrays", "message"), [
     (dict(images=np.zeros(3)), "must hold arrays image and label; got images"),
-    (dict(image=np.zeros((3, 8, 8, 3), np.float32), label=np.zeros(3, int)), r"must be uint8\[n, 8, 8, 3\]; got float32"),
+    (dict(image=np.zeros((3, 8, 8, 3), np.float32), label=np.zeros(3, int)), r"uint8\[n, 8, 8, 3\]; got float32"),
     (dict(image=np.zeros((3, 9, 8, 3), np.uint8), label=np.zeros(3, int)), r"got uint8\[3, 9, 8, 3\]"),
     (dict(image=np.zeros((3, 8, 8, 3), np.uint8), label=np.zeros(2, int)), r"must be int\[3\]; got int64\[2\]"),
     (dict(image=np.zeros((3, 8, 8, 3), np.uint8), label=np.full(3, 4)), r"must be in 0 \.\. 3.*got 4 \.\. 4"),

@@ -21,8 +21,9 @@ def fill(plan, tables=True, seeds=(0, 1)):
                 continue
             run.folder.mkdir(parents=True)
             epochs = run.member.config.epochs
-            line = {"representation_loss": 0.1 + 0.01 * number + 0.001 * run.seed, "classification_loss": 2 - 0.1 * number,
-                    "robust_accuracy": 0.5 + 0.01 * run.seed, "clean_accuracy": 0.7}
+            line = {"representation_loss": 0.1 + 0.01 * number + 0.001 * run.seed,
+                    "classification_loss": 2 - 0.1 * number, "clean_accuracy": 0.7,
+                    "robust_accuracy": 0.5 + 0.01 * run.seed}
             (run.folder / "metrics.jsonl").write_text("".join(
                 json.dumps(line | {"epoch": epoch + 1}) + "\n" for epoch in range(epochs)))
         for one in plan.judgements(family) if tables else ():
