@@ -56,6 +56,7 @@ _RULES = {
     "loss.loat_base": _one_of("mart", "trades"),
     "loss.loat_last_epoch": _AT_LEAST_1,
     "morel.scalarization": _one_of("conic", "weighted_sum", *losses.GRADIENT_METHODS),
+    "morel.cosine_weight": _NOT_NEGATIVE,
     "morel.contrastive_weight": (lambda value: 0 <= value < 1, "be in [0, 1), as Eq. 10 has it, or 0"),
     "morel.temperature": _POSITIVE,
     "morel.contrastive_rows": _one_of("both", "natural"),

@@ -76,6 +76,7 @@ def defaults():
         preference=(0.1, 0.9),  # Paper, 4.1: k. The first weighs the representation loss.
         reference_point=(0.0, 0.0),  # Paper, 4.1: a.
         augmentation=2e-5,  # Paper, 4.1: gamma.
+        cosine_weight=1.0,  # Not in the paper: what the contrastive loss does alone.
         contrastive_weight=1e-5,  # Paper, 4.1: alpha.
         temperature=0.1,  # Not in the paper; reference.
         contrastive_rows="both",  # Eq. 9 runs over 2n rows.

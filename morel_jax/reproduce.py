@@ -8,7 +8,8 @@ from morel_jax import command
 
 _TABLE = flags.DEFINE_multi_integer("table", [], "A table of the paper, 1 to 8; may be given several times.", 1, 8)
 _FIGURE = flags.DEFINE_multi_integer("figure", [], "A figure: 2, 3 or 4; may be given several times.", 2, 4)
-_ALL = flags.DEFINE_bool("all", False, "All tables and figures.")
+_ALL = flags.DEFINE_bool("all", False, "All tables and figures of the paper.")
+_STUDY = flags.DEFINE_bool("study", False, "What the paper leaves open: terms, batch size, scalarization.")
 _SCALE = flags.DEFINE_enum("scale", "small", ["paper", "small", "smoke"],
                            "The paper's data and networks, what the machine at hand can do, or a minutes' check.")
 _VARIANT = flags.DEFINE_enum("variant", "paper", ["paper", "reference"], "Which reading of the method.")
@@ -29,8 +30,8 @@ def _selection():
     from morel_jax.reproduction.grid import FIGURES
     if _ALL.value:
         return TABLES, FIGURES
-    if not (_TABLE.value or _FIGURE.value):
-        raise ValueError("a reproduction must be told what: --table=N, --figure=N or --all.")
+    if not (_TABLE.value or _FIGURE.value or _STUDY.value):
+        raise ValueError("a reproduction must be told what: --table=N, --figure=N, --all or --study.")
     return sorted(set(_TABLE.value)), sorted(set(_FIGURE.value))
 
 
@@ -69,7 +70,7 @@ def _main():
     if _EXPLAIN.value:
         print(explain(Plan(grid, _ROOT.value, cells.TABLES, FIGURES), cells.parse(_EXPLAIN.value)))
         return
-    plan = Plan(grid, _ROOT.value, *_selection())
+    plan = Plan(grid, _ROOT.value, *_selection(), study=_STUDY.value)
     number, count = _shard()
     families = plan.shard(number, count)
     if _DRY_RUN.value:

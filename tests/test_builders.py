@@ -14,6 +14,8 @@ from morel_jax.training import assemble
 
 CONFIGS = sorted(path.stem for path in Path("configs").glob("*.py"))
 
+_DATA_OF = {"cifar10_best": "cifar10"} | dict.fromkeys(("quickstart", "small", "smoke"), "fashion_mnist_small")
+
 
 def load(name, spec=""):
     values = flags.FlagValues()
@@ -42,7 +44,7 @@ def test_each_config_is_accepted(name, method, variant):
     config = load(name, f"resnet18,{method},{variant}")
     builders.check(config)
     assert (config.model.name, config.method, config.variant) == ("resnet18", method, variant)
-    assert config.data.name.startswith(name if name != "quickstart" else "fashion_mnist_small")
+    assert config.data.name == _DATA_OF.get(name, name)
 
 
 @pytest.mark.parametrize(("architecture", "rates"), [

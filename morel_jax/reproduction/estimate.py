@@ -33,7 +33,8 @@ def estimate(values):
     count = len(values)
     half = None
     if count > 1:
-        half = stats.t.ppf((1 + _CONFIDENCE) / 2, count - 1) * statistics.stdev(values) / math.sqrt(count)
+        quantile = float(stats.t.ppf((1 + _CONFIDENCE) / 2, count - 1))
+        half = quantile * statistics.stdev(values) / math.sqrt(count)
     return Estimate(statistics.fmean(values), half, count)
 
 

@@ -3,6 +3,7 @@ import dataclasses
 import functools
 
 from morel_jax.builders import flatten
+from morel_jax.losses import GRADIENT_METHODS
 from morel_jax.reproduction import cells
 from morel_jax.reproduction.scales import Scale, load_config
 from morel_jax.training.members import SWEEPABLE, build_members
@@ -107,6 +108,24 @@ class Grid:
         """{method: Network} of Figure 3."""
         return {method: self._stand_in(*_FIGURES_ON, method) for method in HEAT_MAP_METHODS}
 
+    @functools.cached_property
+    def study(self):
+        """{question: {what is compared: Network}}: what the paper leaves open."""
+        base = self._stand_in(*_FIGURES_ON, FIGURE_METHOD)
+        baseline = self._stand_in(*_FIGURES_ON, FIGURE_METHOD.removeprefix("morel_"))
+        alphas = {f"both, alpha {alpha:g}": self._with(base, morel__contrastive_weight=alpha)
+                  for alpha in self.scale.study_alphas}
+        sizes = {f"{name}, batch {size}": self._with(network, batch_size=size)
+                 for size in self.scale.batch_sizes[:-1] for name, network in (("MART", baseline), ("MOREL", base))}
+        return {
+            "terms": {"MART alone": baseline, "cosine alone": self._with(base, morel__contrastive_weight=0.0),
+                      "contrastive alone, alpha 0.1": self._with(base, morel__cosine_weight=0.0,
+                                                                 morel__contrastive_weight=0.1), **alphas},
+            "batch": sizes,
+            "scalarization": {name.replace("_", " "): self._with(base, morel__scalarization=name)
+                              for name in ("conic", "weighted_sum", *GRADIENT_METHODS)},
+        }
+
     def _all_families(self):
         alone = {}
         for cell in cells.printed():
@@ -116,13 +135,19 @@ class Grid:
                     alone[self.surrogate(cell)] = None
                 alone[network] = None
         families = [Family(self._name(network), (network,)) for network in alone]
-        for networks in (*self.preferences.values(), self.batch_sizes):
+        curves = [*(("preferences", networks) for networks in self.preferences.values()), ("batch", self.batch_sizes),
+                  *self.study.items()]
+        for curve, networks in curves:
             by_program = {}
             for network in networks.values():
                 if network not in alone:
-                    by_program.setdefault(_static(network), []).append(network)
-            families += [Family(self._name(dataclasses.replace(members[0], changes=static)) + (
-                "-preferences" if len(members) > 1 else ""), tuple(members)) for static, members in by_program.items()]
+                    alone[network] = None
+                    by_program.setdefault((network.method, _static(network)), []).append(network)
+            for (_, static), members in by_program.items():
+                # Networks that a sweep tells apart share a folder, which is named for the curve they lie on.
+                name = self._name(members[0] if len(members) == 1 else
+                                  dataclasses.replace(members[0], changes=static)) + f"-{curve}"
+                families.append(Family(name, tuple(members)))
         return tuple(families)
 
     def _name(self, network):

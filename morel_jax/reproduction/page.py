@@ -6,6 +6,7 @@ import json
 import jinja2
 
 from morel_jax.reproduction.drawings import draw
+from morel_jax.reproduction.report import QUESTIONS
 from morel_jax.training.workdir import write_atomically
 
 
@@ -34,11 +35,16 @@ def captions(report):
     return found
 
 
+def _with_interval(number, style=".2f"):
+    """Text of an estimate as a report has it; empty for None."""
+    if not number:
+        return ""
+    return f"{number['mean']:{style}}" + ("" if number["half"] is None else f" ± {number['half']:.2f}")
+
+
 def _cell_text(cell):
-    if cell["ours"]:
-        text = f"{cell['ours']['mean']:.2f}"
-        text += "" if cell["ours"]["half"] is None else f" ± {cell['ours']['half']:.2f}"
-    else:
+    text = _with_interval(cell["ours"])
+    if not text:
         text = "diverged" if cell["diverged"] else "not yet" if cell["at_this_scale"] else "none"
     paper = "?" if cell["paper"] is None else f"{cell['paper']:.2f}"
     difference = "" if cell["difference"] is None else f", {cell['difference']:+.2f}"
@@ -59,6 +65,11 @@ def to_markdown(report):
         lines += [f"| {row['method']} | {' | '.join(map(_cell_text, row['cells']))} |" for row in table["rows"]]
     for number, text in captions(report).items():
         lines += ["", f"## Figure {number}", "", f"![Figure {number}](figure_{number}.png)", "", text]
+    for question, rows in report["study"].items():
+        lines += ["", f"## {QUESTIONS[question]}", "", "| | clean, % | AutoAttack, % | against the first line |",
+                  "|---|---|---|---|"]
+        lines += [f"| {row['label']} | {_with_interval(row['clean'])} | {_with_interval(row['autoattack'])} | "
+                  f"{_with_interval(row['difference'], '+.2f')} |" for row in rows]
     if report["claims"]:
         lines += ["", "## What the paper says of its tables", "",
                   "| claim | section | the paper's numbers | ours | beyond chance |", "|---|---|---|---|---|"]
@@ -82,7 +93,9 @@ def to_html(report, images):
     environment = jinja2.Environment(loader=jinja2.PackageLoader("morel_jax.reproduction", "."), autoescape=True,
                                      undefined=jinja2.StrictUndefined)
     encoded = {number: base64.b64encode(content).decode() for number, content in images.items()}
-    return environment.get_template("page.html.j2").render(report=report, images=encoded, captions=captions(report))
+    environment.filters["interval"] = _with_interval
+    return environment.get_template("page.html.j2").render(report=report, images=encoded, captions=captions(report),
+                                                           questions=QUESTIONS)
 
 
 def write(report, folder):

@@ -8,7 +8,7 @@ from morel_jax.reproduction import cells
 from morel_jax.reproduction.grid import SURROGATE_METHOD, Grid, protocol
 
 HEAT_MAP = "heat_map"
-SURROGATE_CHECKPOINT = "last"
+SURROGATE_CHECKPOINT = STUDY_CHECKPOINT = "last"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,11 +79,12 @@ class Plan:
         grid: :class:`~morel_jax.reproduction.grid.Grid`.
         root: folder of the reproduction; one scale and variant each have a folder there.
         tables, figures: their numbers.
+        study: whether the questions that the paper leaves open are asked too.
     """
 
-    def __init__(self, grid: Grid, root, tables, figures):
+    def __init__(self, grid: Grid, root, tables, figures, study=False):
         self.grid, self.folder = grid, Path(root) / f"{grid.scale.name}-{grid.variant}"
-        self.tables, self.figures = tuple(tables), tuple(figures)
+        self.tables, self.figures, self.study = tuple(tables), tuple(figures), study
         wanted = self._wanted()
         self.families = [family for family in grid.families if any(network in wanted for network in family.networks)]
         # The networks that attacks are crafted on come first: the others' judgements wait for them.
@@ -108,6 +109,9 @@ class Plan:
         if 3 in self.figures:
             for network in self.grid.heat_maps.values():
                 wanted.setdefault(network, {})[SURROGATE_CHECKPOINT, HEAT_MAP] = None
+        for networks in self.grid.study.values() if self.study else ():
+            for network in networks.values():
+                wanted.setdefault(network, {})[STUDY_CHECKPOINT, "autoattack"] = None
         return wanted
 
     def _runs_of(self, family):
@@ -147,10 +151,14 @@ class Plan:
 def values(plan, cell):
     """{seed: accuracy in percent} of a cell, of the runs that are judged; empty where there are none."""
     network = plan.grid.network(cell)
-    name, column = protocol(cell)
+    return accuracies(plan, network, cell.checkpoint, *protocol(cell)) if network else {}
+
+
+def accuracies(plan, network, which, name, column):
+    """{seed: accuracy in percent} that a protocol found for one of its columns, of the runs that are judged."""
     found = {}
-    for run in plan.runs_of(network) if network else ():
-        summary = run.judgement(cell.checkpoint, name).summary()
+    for run in plan.runs_of(network):
+        summary = run.judgement(which, name).summary()
         if summary:
             entry = summary[column] if column in summary else summary["attacks"][column]
             found[run.seed] = 100 * entry["accuracy"]

@@ -6,9 +6,9 @@ import numpy as np
 
 from morel_jax.builders import flatten
 from morel_jax.reproduction import cells, claims
-from morel_jax.reproduction.estimate import estimate
+from morel_jax.reproduction.estimate import estimate, paired_difference
 from morel_jax.reproduction.grid import FIGURE_METHOD, SURROGATE_METHOD, Grid, Network
-from morel_jax.reproduction.plan import HEAT_MAP, SURROGATE_CHECKPOINT, values
+from morel_jax.reproduction.plan import HEAT_MAP, STUDY_CHECKPOINT, SURROGATE_CHECKPOINT, accuracies, values
 
 CHECKPOINTS = ("best", "last")
 METHOD_NAMES = {
@@ -29,8 +29,8 @@ def build(plan):
         plan: :class:`~morel_jax.reproduction.plan.Plan`.
 
     Returns:
-        dict of plain values: ``scale``, ``variant``, ``tables``, ``figures``, ``claims``, ``variants`` (fields in which
-        the two readings differ).
+        dict of plain values: ``scale``, ``variant``, ``tables``, ``figures``, ``study``, ``claims``, ``variants``
+        (fields in which the two readings differ).
     """
     grid = plan.grid
 
@@ -42,6 +42,7 @@ def build(plan):
         "stand_ins": _stand_ins(grid), "seeds": list(grid.scale.seeds), "examples": grid.scale.examples,
         "tables": [table for number in plan.tables for table in _tables(number, measured, plan)],
         "figures": _figures(plan),
+        "study": _study(plan) if plan.study else {},
         "claims": [_claim(claim, measured) for claim in claims.CLAIMS] if plan.tables else [],
         "variants": _variants(grid),
     }
@@ -165,6 +166,29 @@ def _heat_map(plan, network):
     return {"similarity": similarity.round(4).tolist(), "labels": labels.tolist(),
             "own": float(np.diag(similarity).mean()), "same_class": float(similarity[same_class].mean()),
             "other_class": float(similarity[labels[:, None] != labels].mean())}
+
+
+QUESTIONS = {
+    "terms": "What do the cosine and the contrastive term add, and from which alpha on?",
+    "batch": "How much of the gain is the batch size?",
+    "scalarization": "Does it matter how the two losses are joined?",
+}
+
+
+def _study(plan):
+    """{question: rows}: each network's clean accuracy, that under AutoAttack, and its distance to the first row's."""
+    found = {}
+    for question, networks in plan.grid.study.items():
+        rows, first = [], None
+        for label, network in networks.items():
+            clean, robust = (accuracies(plan, network, STUDY_CHECKPOINT, "autoattack", column)
+                             for column in ("clean", "autoattack"))
+            first = robust if first is None else first
+            numbers = {"clean": estimate(list(clean.values())), "autoattack": estimate(list(robust.values())),
+                       "difference": paired_difference(robust, first) if rows else None}
+            rows.append({"label": label} | {name: one and dataclasses.asdict(one) for name, one in numbers.items()})
+        found[question] = rows
+    return found
 
 
 def _claim(claim, measured):

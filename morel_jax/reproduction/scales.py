@@ -23,6 +23,7 @@ class Scale:
         examples: {protocol: test images, 0 for all}.
         preferences: k1 of Figures 2 and 4; k2 is 1 - k1.
         batch_sizes: of Figure 2c.
+        study_alphas: weights of the contrastive loss that the study tries.
         heat_map_images: of Figure 3.
     """
     name: str
@@ -34,6 +35,7 @@ class Scale:
     examples: dict
     preferences: tuple
     batch_sizes: tuple
+    study_alphas: tuple = (1e-5, 1e-3, 1e-2, 0.1)
     heat_map_images: int = 48  # Paper, App. A.
 
 

@@ -81,6 +81,7 @@ def build_hparams(config, epoch, steps_per_epoch=0):
         preference=np.asarray(config.morel.preference, np.float32),
         reference_point=np.asarray(config.morel.reference_point, np.float32),
         augmentation=np.float32(config.morel.augmentation),
+        cosine_weight=np.float32(config.morel.cosine_weight),
         contrastive_weight=np.float32(config.morel.contrastive_weight),
         temperature=np.float32(config.morel.temperature),
         cutmix_alpha=np.float32(config.data.cutmix_alpha),

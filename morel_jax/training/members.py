@@ -17,10 +17,10 @@ from morel_jax.configuration import defaults
 SWEEPABLE = (
     "seed", "ema_decay", "swa_first_epoch", "data.cutmix_alpha", "batch_norm.momentum", "attack.epsilon",
     "attack.step_size", "loss.beta", "loss.label_smoothing", "loss.awp_gamma", "loss.awp_first_epoch",
-    "loss.loat_theta", "loss.loat_gamma", "loss.loat_last_epoch",
-    "morel.preference", "morel.reference_point", "morel.augmentation", "morel.contrastive_weight",
-    "morel.temperature", "optimizer.learning_rate", "optimizer.momentum", "optimizer.weight_decay",
-    "optimizer.warmup_epochs", "optimizer.drop_epochs", "optimizer.drop_factors",
+    "loss.loat_theta", "loss.loat_gamma", "loss.loat_last_epoch", "morel.preference", "morel.reference_point",
+    "morel.augmentation", "morel.cosine_weight", "morel.contrastive_weight", "morel.temperature",
+    "optimizer.learning_rate", "optimizer.momentum", "optimizer.weight_decay", "optimizer.warmup_epochs",
+    "optimizer.drop_epochs", "optimizer.drop_factors",
 )
 # Where 0.1, 0.2, ... would otherwise be 0.30000000000000004.
 _DIGITS = 12

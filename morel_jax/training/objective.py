@@ -114,7 +114,7 @@ def morel(classification: Callable, scalarization: str, rows: str, reduction: st
     def objective(views, labels, hparams):
         cosine = jnp.mean(losses.cosine_alignment(views.projected, views.projected_adv))
         clustering = contrastive(views, labels, hparams)
-        representation = cosine + hparams.contrastive_weight * clustering
+        representation = hparams.cosine_weight * cosine + hparams.contrastive_weight * clustering
         accuracy = jnp.mean(classification(views, labels, hparams))
         both = jnp.stack([representation, accuracy])
         if scalarization == "conic":

@@ -21,6 +21,7 @@ class HParams:
         loat_theta, loat_gamma: weights of LOAT's two regularisers.
         preference, reference_point: float[2], CS's k and a; entry 0 belongs to the representation loss.
         augmentation: CS's gamma.
+        cosine_weight: of the cosine loss in MOREL's first objective; 1 in the paper.
         contrastive_weight: MOREL's alpha.
         temperature: tau of the contrastive loss.
         cutmix_alpha: of CutMix's Beta distribution.
@@ -41,6 +42,7 @@ class HParams:
     preference: jax.typing.ArrayLike
     reference_point: jax.typing.ArrayLike
     augmentation: jax.typing.ArrayLike
+    cosine_weight: jax.typing.ArrayLike
     contrastive_weight: jax.typing.ArrayLike
     temperature: jax.typing.ArrayLike
     cutmix_alpha: jax.typing.ArrayLike

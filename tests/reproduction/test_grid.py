@@ -75,6 +75,18 @@ def test_what_may_be_swept_is_one_family(paper):
     assert len(paper.members(family)) == 8 * 3
 
 
+def test_the_study_compares_with_the_papers_setting(paper):
+    base = paper.preferences["conic"][0.1]
+    assert paper.study["terms"]["both, alpha 1e-05"] == base
+    assert paper.study["scalarization"]["conic"] == base
+    assert paper.study["scalarization"]["weighted sum"] == paper.preferences["weighted_sum"][0.1]
+    assert paper.study["terms"]["MART alone"] == paper.study["batch"]["MART, batch 128"]
+    sizes = [paper.config(network).batch_size for network in paper.study["batch"].values()]
+    assert sizes == [8, 8, 32, 32, 128, 128]
+    alone = paper.config(paper.study["terms"]["contrastive alone, alpha 0.1"])
+    assert (alone.morel.cosine_weight, alone.morel.contrastive_weight) == (0.0, 0.1)
+
+
 def test_one_surrogate_a_data_set_and_one_seed(grid):
     for family in grid.families:
         if family.networks[0].method == "standard":

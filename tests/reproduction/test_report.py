@@ -120,9 +120,26 @@ def test_hypervolume_by_hand():
     assert report.hypervolume([(5.0, 1.0)], (4.0, 4.0)) == 0
 
 
+def test_study(tmp_path):
+    plan = Plan(Grid(scale("smoke")), tmp_path, [], [], study=True)
+    fill(plan)
+    built = report.build(plan)
+    assert built["tables"] == []
+    for question, networks in plan.grid.study.items():
+        rows = built["study"][question]
+        assert [row["label"] for row in rows] == list(networks)
+        assert rows[0]["difference"] is None
+        assert all(row["difference"]["mean"] == pytest.approx(row["autoattack"]["mean"] - rows[0]["autoattack"]["mean"])
+                   for row in rows[1:])
+    page.write(built, tmp_path / "report")
+    for name in ("report.md", "report.html"):
+        text = (tmp_path / "report" / name).read_text()
+        assert all(question in text for question in report.QUESTIONS.values())
+
+
 def test_variants_are_listed(plan):
     fields = {line["field"]: line for line in report.build(plan)["variants"]}
-    assert fields["attack.epsilon"]["reference"] == 0.031
+    assert (fields["attack.start"]["paper"], fields["attack.start"]["reference"]) == ("uniform", "normal")
     assert "variant" not in fields
 
 

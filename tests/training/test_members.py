@@ -11,7 +11,7 @@ from morel_jax.training.assemble import build_hparams, build_parts
 from morel_jax.training.members import SWEEPABLE, build_members, parse_sweeps, read_settings, shared_config
 from tests.small import small_config
 
-EPOCHS = range(70, 121)
+EPOCHS = (1, *range(70, 121))
 
 
 def _other(value):

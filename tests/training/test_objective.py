@@ -113,3 +113,11 @@ def test_trades_with_smoothed_labels():
     expected = np.mean(losses.cross_entropy(given.logits, LABELS, 0.2)
                        + 6 * losses.kl_divergence(given.logits, given.logits_adv))
     assert evaluate(config, given)[0] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_the_cosine_loss_can_be_weighed():
+    given = views()
+    whole, half = (evaluate(small_config(morel__cosine_weight=weight), given)[1] for weight in (1.0, 0.5))
+    assert half["cosine_loss"] == whole["cosine_loss"]
+    assert whole["representation_loss"] - half["representation_loss"] == pytest.approx(whole["cosine_loss"] / 2,
+                                                                                       rel=1e-5)
