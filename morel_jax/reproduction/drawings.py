@@ -34,6 +34,12 @@ def _front(axis, curves):
     _axis(axis, "losses at the end of training, by $k_1$", "$L_1$, representation", "$L_2$, classification")
 
 
+def _percent(axis):
+    """Cuts the axis to what a percentage can be; intervals of few seeds reach further."""
+    low, high = axis.get_ylim()
+    axis.set_ylim(max(low, 0), min(high, 100))
+
+
 def _robust_by_preference(axis, curves):
     for name, curve in curves.items():
         for which, line in (("best", "o-"), ("last", "o:")):
@@ -41,6 +47,7 @@ def _robust_by_preference(axis, curves):
             style = _STYLES[name] | {"label": f"{_STYLES[name]['label']}, {which}"}
             axis.errorbar(at, mean, half, fmt=line, ms=3, lw=1, **style)
     _axis(axis, "accuracy under PGD-20, %", "$k_1$", "")
+    _percent(axis)
     axis.legend(fontsize=_SIZE - 2)
 
 
@@ -55,6 +62,7 @@ def figure_2(data):
         by_batch.errorbar(range(len(at)), mean, half, fmt=line, ms=3, lw=1, color="black", label=which)
     by_batch.set_xticks(range(len(at)), map(str, at))
     _axis(by_batch, "accuracy under PGD-20, %", "batch size", "")
+    _percent(by_batch)
     by_batch.legend(fontsize=_SIZE - 2)
     return figure
 

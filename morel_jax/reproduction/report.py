@@ -16,6 +16,8 @@ METHOD_NAMES = {
     "morel_mart": "MOREL(←MART)", "morel_loat": "MOREL(←LOAT)",
     "morel_mart_no_attention": "without M_e and contrastive loss",
 }
+DATASET_NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "tiny_imagenet": "Tiny-ImageNet"}
+ARCHITECTURE_NAMES = {"resnet18": "ResNet18", "wide_resnet34_10": "WideResNet-34-10", "resnet50": "ResNet50"}
 ATTACK_NAMES = {
     "clean": "clean", "fgsm": "FGSM", "pgd20": "PGD-20", "pgd100": "PGD-100", "cw_linf": "CW∞",
     "avg_robust": "Avg-Robust", "autoattack": "AutoAttack", "square": "Square",
@@ -54,10 +56,10 @@ def _stand_ins(grid):
     for dataset in dict.fromkeys(cell.dataset for cell in cells.printed()):
         source = scale.sources.get(dataset)
         network = Network(source, scale.surrogate, SURROGATE_METHOD)
-        found[dataset] = grid.config(network).data.name if source else None
+        found[DATASET_NAMES[dataset]] = grid.config(network).data.name if source else None
     for architecture in dict.fromkeys(cell.architecture for cell in cells.printed()):
-        found[architecture] = scale.architectures.get(architecture)
-    return found | {"resnet50": scale.surrogate}
+        found[ARCHITECTURE_NAMES[architecture]] = scale.architectures.get(architecture)
+    return found | {ARCHITECTURE_NAMES["resnet50"]: scale.surrogate}
 
 
 def _tables(number, measured, plan):
@@ -73,9 +75,10 @@ def _tables(number, measured, plan):
             own_cells = {(cell.attack, cell.checkpoint): cell for cell in group if cell.method == method}
             rows.append({"method": METHOD_NAMES[method], "cells": [
                 _cell(own_cells[key], measured, plan) for key in itertools.product(attacks, checkpoints)]})
-        tables.append({"table": number, "title": cells.TITLES[number], "dataset": dataset,
-                       "architecture": architecture, "attacks": [ATTACK_NAMES[attack] for attack in attacks],
-                       "checkpoints": checkpoints, "rows": rows})
+        tables.append({
+            "table": number, "title": cells.TITLES[number], "dataset": DATASET_NAMES[dataset],
+            "architecture": ARCHITECTURE_NAMES[architecture], "attacks": [ATTACK_NAMES[attack] for attack in attacks],
+            "checkpoints": checkpoints, "rows": rows})
     return tables
 
 
