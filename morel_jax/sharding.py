@@ -110,7 +110,7 @@ class Layout:
                              f"(config.mesh: data {data} x fsdp {fsdp}); got {batch_size}.")
 
 
-def start_processes(coordinator=None, process_id=None, num_processes=None):
+def start_processes(coordinator=None, process_id=None, num_processes=None, heartbeat_timeout_seconds=100):
     """Joins this process to the others of a run; must come before anything else asks JAX for devices.
 
     Args:
@@ -118,6 +118,7 @@ def start_processes(coordinator=None, process_id=None, num_processes=None):
             or a TPU pod tell JAX.
         process_id, num_processes: which process this is, and of how many; None: from JAX_PROCESS_ID and
             JAX_NUM_PROCESSES, or detected likewise.
+        heartbeat_timeout_seconds: after so long without a sign of life from one, the others end. JAX's own default.
 
     Raises:
         ValueError: some of the three are given and others neither given nor detected.
@@ -127,7 +128,8 @@ def start_processes(coordinator=None, process_id=None, num_processes=None):
 
     jax.distributed.initialize(coordinator_address=given(coordinator, "JAX_COORDINATOR_ADDRESS", str),
                                num_processes=given(num_processes, "JAX_NUM_PROCESSES", int),
-                               process_id=given(process_id, "JAX_PROCESS_ID", int))
+                               process_id=given(process_id, "JAX_PROCESS_ID", int),
+                               heartbeat_timeout_seconds=heartbeat_timeout_seconds)
 
 
 def is_first_process():

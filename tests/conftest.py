@@ -7,6 +7,8 @@ from pathlib import Path
 import jax
 import pytest
 
+from tests.small import COMPILE_QUICKLY
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -14,17 +16,18 @@ def pytest_configure(config):
     """The fast tests compile much and run little: less optimisation. The slow ones compile as users do."""
     expression = config.option.markexpr
     if "not slow" in expression:
-        os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
+        os.environ.setdefault("XLA_FLAGS", COMPILE_QUICKLY)
     if "parity" in expression and "not parity" not in expression and not hasattr(config, "workerinput"):
         # ART's first import writes its settings; before the workers start, or one reads what another has half written.
         importlib.import_module("art")
 
 
 def pytest_collection_modifyitems(items):
-    """What uses the quickstart's networks goes to one worker (``--dist loadgroup``), which trains them once."""
+    """For ``--dist loadgroup``: a file's tests, which share fixtures, go to one worker; so does what uses the
+    quickstart's networks, which are then trained once."""
     for item in items:
-        if "quickstart" in item.fixturenames:
-            item.add_marker(pytest.mark.xdist_group("quickstart"))
+        group = "quickstart" if "quickstart" in item.fixturenames else item.path.relative_to(ROOT).as_posix()
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session", autouse=True)

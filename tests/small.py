@@ -4,6 +4,9 @@ import numpy as np
 from morel_jax import data
 from morel_jax.configuration import recipe
 
+# Of XLA_FLAGS, for programs that run for less time than their compilation takes.
+COMPILE_QUICKLY = "--xla_backend_optimization_level=1"
+
 
 def small_dataset(train=96, test=40):
     """The first images of the embedded Fashion-MNIST, as a Dataset of its own."""

@@ -24,7 +24,6 @@ def test_xla_knows_the_flags():
 
 
 @pytest.mark.gpu
-@pytest.mark.slow
 def test_two_runs_and_a_killed_one_are_the_same_on_a_gpu(tmp_path):
     def run(workdir):
         return subprocess.Popen([sys.executable, "-m", "morel_jax.train", "--deterministic", f"--workdir={workdir}",

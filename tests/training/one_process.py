@@ -14,7 +14,8 @@ from jax.experimental import multihost_utils
 from morel_jax import builders, sharding, training
 from tests.small import small_config, small_dataset
 
-EPOCHS, STEPS = 6, 12
+EPOCHS, STEPS = 2, 12
+_HEARTBEAT_SECONDS = 10
 
 
 def main(workdir, processes, number, port, devices):
@@ -22,8 +23,8 @@ def main(workdir, processes, number, port, devices):
     processes, number, devices = int(processes), int(number), int(devices)
     jax.config.update("jax_num_cpu_devices", devices)
     if processes > 1:
-        sharding.start_processes(f"localhost:{port}", number, processes)
-    config = small_config(epochs=EPOCHS, batch_size=8, attack__num_steps=10, checkpoint__every_seconds=0.2,
+        sharding.start_processes(f"localhost:{port}", number, processes, _HEARTBEAT_SECONDS)
+    config = small_config(epochs=EPOCHS, batch_size=8, checkpoint__every_seconds=0.2,
                           mesh__fsdp=2 if processes * devices > 1 else 1, mesh__fsdp_min_size=64)
     with mock.patch.object(builders, "dataset", return_value=small_dataset()), \
             mock.patch.object(training.loop, "_SECONDS_PER_DISPATCH", 0.05):

@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+from tests.small import COMPILE_QUICKLY
 from tests.training.one_process import EPOCHS, STEPS
 
 # How long the others may take to end after one process has died.
@@ -61,17 +62,20 @@ def history(workdir):
             for line in lines]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _compiled(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "compiled"))
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        patch.setenv("XLA_FLAGS", COMPILE_QUICKLY)
+        yield
+
+
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory):
+def unbroken(tmp_path_factory, _compiled):
     """Workdir and final arrays of a run of two processes with two devices each."""
     workdir = tmp_path_factory.mktemp("unbroken")
     return workdir, finish(workdir, 2, 2)
-
-
-@pytest.fixture(autouse=True)
-def _compiled(monkeypatch, tmp_path_factory):
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "compiled"))
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 @pytest.mark.slow
