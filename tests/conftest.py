@@ -1,3 +1,4 @@
+import fcntl
 import importlib
 import os
 import subprocess
@@ -22,28 +23,31 @@ def pytest_configure(config):
         importlib.import_module("art")
 
 
-def pytest_collection_modifyitems(items):
-    """For ``--dist loadgroup``: a file's tests, which share fixtures, go to one worker; so does what uses the
-    quickstart's networks, which are then trained once."""
-    for item in items:
-        group = "quickstart" if "quickstart" in item.fixturenames else item.path.relative_to(ROOT).as_posix()
-        item.add_marker(pytest.mark.xdist_group(group))
+def _shared_folder(tmp_path_factory, worker_id):
+    """A folder of this run that all of its workers see."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder if worker_id == "master" else folder.parent
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _compile_once(tmp_path_factory, worker_id):
     """Most tests compile a program that another has compiled: keep them for the run and all its workers."""
-    folder = tmp_path_factory.getbasetemp()
-    folder = (folder if worker_id == "master" else folder.parent) / "compiled"
+    folder = _shared_folder(tmp_path_factory, worker_id) / "compiled"
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 @pytest.fixture(scope="session")
-def quickstart(tmp_path_factory):
-    """(folder, standard output) of the quickstart's command, the README's first."""
-    folder = tmp_path_factory.mktemp("quickstart")
-    outcome = subprocess.run([sys.executable, "-m", "morel_jax.quickstart", f"--workdir={folder}"], cwd=ROOT, text=True,
-                             capture_output=True)
-    assert outcome.returncode == 0, outcome.stderr
-    return folder, outcome.stdout
+def quickstart(tmp_path_factory, worker_id):
+    """(folder, standard output) of the quickstart's command, the README's first; run by one worker for all."""
+    folder = _shared_folder(tmp_path_factory, worker_id) / "quickstart"
+    folder.mkdir(exist_ok=True)
+    said = folder / "said.txt"
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not said.exists():
+            outcome = subprocess.run([sys.executable, "-m", "morel_jax.quickstart", f"--workdir={folder}"], cwd=ROOT,
+                                     text=True, capture_output=True)
+            assert outcome.returncode == 0, outcome.stderr
+            said.write_text(outcome.stdout)
+    return folder, said.read_text()
