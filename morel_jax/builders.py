@@ -168,6 +168,9 @@ def _check_extras(config):
     if bool(config.data.extra) != (config.data.extra_share > 0):
         raise _error("data.extra_share", "be positive where config.data.extra names a file, and else 0",
                      config.data.extra_share)
+    if config.data.extra and not 1 <= round(config.batch_size * config.data.extra_share) < config.batch_size:
+        raise _error("data.extra_share", f"give a batch of {config.batch_size} at least one extra and one own image",
+                     config.data.extra_share)
     if config.loss.awp and config.accumulate > 1:
         raise _error("accumulate", "be 1 with config.loss.awp, as weights are perturbed for the whole batch",
                      config.accumulate)

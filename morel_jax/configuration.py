@@ -23,7 +23,9 @@ def defaults():
     config.batch_size = 8  # Paper, 4.1: all MOREL runs. An epoch's last, incomplete batch is dropped.
     config.accumulate = 1  # Equal parts of a batch that are attacked and differentiated one after another.
     config.ema_decay = 0.0  # Weights averaged over steps with this decay are what is judged; 0: off.
-    config.swa_first_epoch = 0  # In its place the plain mean of the weights since then (arXiv:1803.05407); 0: off.
+    # In its place the plain mean of weights, and of BatchNorm's statistics, over the steps since then; 0: off.
+    # As SWA (arXiv:1803.05407), which takes a mean over epochs and computes the statistics anew.
+    config.swa_first_epoch = 0
 
     config.data = ml_collections.ConfigDict(dict(
         name="cifar10",

@@ -171,6 +171,8 @@ def test_command_line_refuses(monkeypatch, override):
     (dict(data__cutmix=True), r"config\.data\.cutmix must be False but for standard.*method is morel_mart"),
     (dict(data__cutmix=True, method="trades"), r"config\.data\.cutmix must be False .*the attack's loss ce"),
     (dict(data__extra_share=0.5), r"config\.data\.extra_share must be positive where .*; got 0\.5"),
+    (dict(data__extra="a.npz", data__extra_share=0.05), r"give a batch of 8 at least one extra and one own .*0\.05"),
+    (dict(data__extra="a.npz", data__extra_share=0.95), r"give a batch of 8 at least one extra and one own .*0\.95"),
     (dict(data__extra="a.npz"), r"config\.data\.extra_share must be positive where .*; got 0\.0"),
     (dict(loss__awp=1), r"config\.loss\.awp must be of type bool; got 1"),
     (dict(loss__awp=True, method="mart", accumulate=2), r"config\.accumulate must be 1 with config\.loss\.awp.*got 2"),

@@ -254,8 +254,8 @@ def fit(config, workdir, progress=True):
         if first:
             stack.enter_context(hold(workdir))
         workdir = open_workdir(config, workdir, write=first)
+        request = stack.enter_context(InterruptionRequest())  # Watches until the checkpoints are written.
         checkpoints = stack.enter_context(Checkpoints(workdir))
-        request = stack.enter_context(InterruptionRequest())
         bar = stack.enter_context(Progress(config, progress and first))
         trainer = _Trainer(config, layout, workdir, checkpoints, request, bar)
         bar.steps_per_epoch = trainer.steps_per_epoch

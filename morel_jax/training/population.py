@@ -143,7 +143,12 @@ class _Population:
         for number in self.living:
             self.runs[number].state, self.runs[number].totals = fetched[number]
 
+    def _wait(self):
+        for number in self.living:
+            self.checkpoints[number].wait()
+
     def _write(self, which, numbers):
+        self._wait()  # All are whole at one position before any goes on to the next and drops the one before.
         for number in numbers:
             run = self.runs[number]
             self.checkpoints[number].save(which, run.position, run.state, run.totals, run.record())
@@ -158,6 +163,7 @@ class _Population:
         """Saves and raises Interrupted after a signal."""
         if self.request.signal_number:
             self.save()
+            self._wait()
             step = int(self.runs[self.living[0]].state.step)
             raise Interrupted(self.request.signal_number,
                               f"stopped and saved {len(self.living)} members at step {step} in {self.workdir}; the "
@@ -282,8 +288,8 @@ def fit_population(config, settings, workdir, progress=True, mode=None):
         for member in members:  # Against a run alone in a member's folder.
             stack.enter_context(hold(workdir / member.name))
         folders = [open_workdir(member.config, workdir / member.name) for member in members]
+        request = stack.enter_context(InterruptionRequest())  # Watches until the checkpoints are written.
         checkpoints = [stack.enter_context(Checkpoints(folder)) for folder in folders]
-        request = stack.enter_context(InterruptionRequest())
         bar = stack.enter_context(Progress(config, progress, len(members)))
         population = _Population(members, mode, workdir, checkpoints, request, bar)
         bar.steps_per_epoch = population.steps_per_epoch

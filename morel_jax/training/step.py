@@ -165,12 +165,13 @@ def _combined_gradients(losses_of, params, combine):
 
     The gradients meet on the classifier's weights, which both losses reach.
     """
-    _, pull_back, aux = jax.vjp(losses_of, params, has_aux=True)
-    (grads,) = jax.vmap(pull_back)(jnp.eye(2))
+    values, pull_back, aux = jax.vjp(losses_of, params, has_aux=True)
+    (grads,) = jax.vmap(pull_back)(jnp.eye(2, dtype=values.dtype))
     rows = [leaf.reshape(2, -1) for leaf in jax.tree.leaves(grads["classifier"])]
-    gram = sum(both @ both.T for both in rows)
+    # Differences of these decide: an accelerator's shorter products would not do.
+    gram = sum(jnp.matmul(both, both.T, precision=jax.lax.Precision.HIGHEST) for both in rows)
     weights = combine(gram)
-    return jax.tree.map(lambda leaf: jnp.tensordot(weights, leaf, 1), grads), aux
+    return jax.tree.map(lambda leaf: weights[0] * leaf[0] + weights[1] * leaf[1], grads), aux
 
 
 def _gradients(state, hparams, step_key, parts, layout, batch):

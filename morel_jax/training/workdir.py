@@ -12,6 +12,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
 from morel_jax import builders
+from morel_jax.configuration import defaults
 
 # Where things lie and what is kept, not what is computed: these may change between a run and its resumption.
 _MAY_DIFFER = ("data.data_dir", "data.archive_dir", "data.cache_dir", "data.placement", "checkpoint.every_seconds",
@@ -46,13 +47,16 @@ def open_workdir(config, workdir, write=True):
         Path of the folder, in which ``config.json`` now is, if this process writes.
 
     Raises:
-        ValueError: the folder holds a run with another config; the message lists the fields that differ.
+        ValueError: the folder holds a sweep, or a run with another config; the message lists the fields that differ.
     """
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / "config.json"
+    if (workdir / "sweep.json").exists():
+        raise ValueError(f"{workdir} holds a sweep; give a single run another workdir.")
     if path.exists():
-        stored, given = builders.flatten(load_config(workdir)), builders.flatten(config)
+        # A field that was added since the run began has its default, which leaves everything as it was.
+        stored, given = builders.flatten(defaults()) | builders.flatten(load_config(workdir)), builders.flatten(config)
         different = [f"  config.{field}: {stored.get(field)!r} there, {given.get(field)!r} given"
                      for field in sorted(stored.keys() | given.keys())
                      if stored.get(field) != given.get(field) and field not in _MAY_DIFFER]

@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -136,6 +137,26 @@ def test_members_that_were_saved_at_different_positions_go_on_from_a_common_one(
         kill_while_saving(patch, saves)
         with pytest.raises(KeyboardInterrupt):
             training.fit_population(small_config(), SETTINGS, tmp_path, progress=False)
+    assert_same(training.fit_population(small_config(), SETTINGS, tmp_path, progress=False), unbroken[0])
+
+
+def test_a_members_failed_write_stops_all_at_a_position_that_all_have(unbroken, tmp_path, monkeypatch):
+    """The error comes to light at that member's next save; by then no other may have dropped what it still has."""
+    finish, written = checkpoint.Checkpoints._finish, []
+
+    def failing(self, which, position):
+        finish(self, which, position)
+        if which == "last" and self._folder.parent.name == NAMES[2]:
+            written.append(position)
+            if len(written) == 2:
+                shutil.rmtree(self._folder / which / str(position))
+                raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.Checkpoints, "_finish", failing)
+        with pytest.raises(OSError, match="could not be written"):
+            training.fit_population(small_config(checkpoint__every_seconds=1e-6), SETTINGS, tmp_path, progress=False)
+    assert len(written) == 2
     assert_same(training.fit_population(small_config(), SETTINGS, tmp_path, progress=False), unbroken[0])
 
 

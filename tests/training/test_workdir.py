@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from morel_jax.training.workdir import MetricsWriter, load_config, open_workdir
+from morel_jax.training.workdir import MetricsWriter, load_config, open_sweep, open_workdir
 from tests.small import small_config
 
 
@@ -28,6 +28,23 @@ def test_another_config_is_refused_with_the_fields_that_differ(tmp_path):
 def test_where_things_lie_may_change(tmp_path):
     open_workdir(small_config(), tmp_path)
     open_workdir(small_config(data__cache_dir="/elsewhere", data__placement="host"), tmp_path)
+
+
+def test_a_sweeps_folder_is_no_single_runs(tmp_path):
+    open_sweep({"seed=1": {"seed": 1}}, tmp_path)
+    with pytest.raises(ValueError, match="holds a sweep; give a single run another workdir"):
+        open_workdir(small_config(), tmp_path)
+
+
+def test_a_run_from_before_a_field_was_added_goes_on(tmp_path):
+    open_workdir(small_config(), tmp_path)
+    path = tmp_path / "config.json"
+    stored = json.loads(path.read_text())
+    del stored["config"]["loss"]["awp"]
+    path.write_text(json.dumps(stored))
+    open_workdir(small_config(), tmp_path)
+    with pytest.raises(ValueError, match=r"config\.loss\.awp: False there, True given"):
+        open_workdir(small_config(loss__awp=True), tmp_path)
 
 
 def test_not_a_runs_folder(tmp_path):
