@@ -7,6 +7,7 @@ import time
 import chex
 import pytest
 
+from morel_jax.supervisor import newest_checkpoint
 from tests.training import killed_run
 from tests.training.killed_run import EPOCHS, PHASES, fit
 
@@ -39,6 +40,11 @@ def _without_clocks(line):
     return {name: value for name, value in line.items() if name not in ("seconds", "images_per_second")}
 
 
+def _reached(workdir):
+    ledgers = (workdir / "evaluation").rglob("*.csv")
+    return newest_checkpoint(workdir), sum(path.stat().st_size for path in ledgers)
+
+
 def _evaluation(workdir):
     return {path.relative_to(workdir): path.read_bytes() for path in (workdir / "evaluation").rglob("*")
             if path.is_file()}
@@ -46,7 +52,7 @@ def _evaluation(workdir):
 
 @pytest.mark.slow
 def test_killed_fifty_times_ends_bitwise_the_same(tmp_path):
-    """kill -9 at random moments of training and evaluation, until a run has ended in spite of them.
+    """kill -9 at random moments of training and evaluation.
 
     Should it end before there were fifty kills, some in each phase and some during a save, another run bears the rest.
     """
@@ -68,11 +74,12 @@ def test_killed_fifty_times_ends_bitwise_the_same(tmp_path):
     while not enough():
         workdir = tmp_path / f"broken{len(runs)}"
         runs.append(workdir)
+        patience = 1.0
         while True:
-            process = children.start(workdir)
+            reached, process = _reached(workdir), children.start(workdir)
             if moment.random() < 0.9:
                 children.wait_until_it_works(process)
-            process.join(None if len(runs) > 1 and enough() else moment.uniform(0, 2 * worked / PIECES))
+            process.join(None if enough() else moment.uniform(0, 2 * patience * worked / PIECES))
             if process.exitcode is not None:
                 assert process.exitcode == 0
                 break
@@ -80,6 +87,8 @@ def test_killed_fifty_times_ends_bitwise_the_same(tmp_path):
             process.join()
             fell[PHASES[children.phase.value]] += 1
             saving += any((workdir / "checkpoints").glob("*/*tmp*"))
+            # On a machine that does other things too a life may be too short to get anywhere.
+            patience = 1.5 * patience if _reached(workdir) == reached else 1.0
     print(f"{fell.total()} kills of {len(runs)} runs in {time.monotonic() - began:.0f} s: {dict(fell)}, of which "
           f"{saving} while a checkpoint was being written")
 
