@@ -1,5 +1,4 @@
 import fcntl
-import importlib
 import os
 import subprocess
 import sys
@@ -20,7 +19,8 @@ def pytest_configure(config):
         os.environ.setdefault("XLA_FLAGS", COMPILE_QUICKLY)
     if "parity" in expression and "not parity" not in expression and not hasattr(config, "workerinput"):
         # ART's first import writes its settings; before the workers start, or one reads what another has half written.
-        importlib.import_module("art")
+        # In a process of its own: the import closes every log handler there is, and pytest's captured stderr with them.
+        subprocess.run([sys.executable, "-c", "import art"], check=True)
 
 
 def _shared_folder(tmp_path_factory, worker_id):
