@@ -8,8 +8,8 @@ from morel_jax.configuration import recipe
 
 
 def get_config(spec=""):
-    """Config of "architecture,method,variant", by default resnet8,morel_mart,paper."""
-    config = recipe(spec or "resnet8,morel_mart,paper")
+    """Config of "architecture,method,variant", by default resnet8_half,morel_mart,paper."""
+    config = recipe(spec or "resnet8_half,morel_mart,paper")
     config.data.name = "fashion_mnist_small"
     config.data.crop_padding = 1
     config.epochs = 6

@@ -15,6 +15,7 @@ __all__ = ["EmbeddingSpace", "Outputs", "create"]
 _MODELS = {
     "convnet_small": ConvNet,
     "resnet8": resnet.resnet8,
+    "resnet8_half": resnet.resnet8_half,
     "resnet14": resnet.resnet14,
     "resnet20": resnet.resnet20,
     "resnet18": resnet.resnet18,

@@ -75,10 +75,10 @@ def measure_flops_per_second(config):
     """The speed at which steps of a config's run go, after compiling; takes the data set's shape, not its content."""
     dataset, train = _datasets(config)
     parts, layout = build_parts(config, dataset.num_classes), build_layout(config)
-    key = loop.purpose_key(config.seed, loop.STEP)
+    key = loop.placed_key(config.seed, loop.STEP, layout)
     shape = dataset.image_shape
     state = loop.compile_new_state(config, parts, shape, key, layout.state)(key)
-    totals = loop.totals_of_no_step(config, parts, shape, state)
+    totals = loop.placed_totals(loop.totals_of_no_step(config, parts, shape, state), layout)
     few = dataclasses.replace(train, images=np.ascontiguousarray(train.images[:config.batch_size]),
                               labels=np.ascontiguousarray(train.labels[:config.batch_size]))
     order = np.repeat(epoch_order(key, 1, config.batch_size, config.batch_size), 1 + _MEASURED_STEPS, axis=0)
@@ -92,8 +92,9 @@ def measure_flops_per_second(config):
     state, totals = jax.block_until_ready(run(state, totals, 0, 1))
     began = time.monotonic()
     jax.block_until_ready(run(state, totals, 1, 1 + _MEASURED_STEPS))
+    elapsed = time.monotonic() - began
     flops = count_flops(partial(train_step, parts=parts), *step_arguments(config, parts, shape))
-    return flops * _MEASURED_STEPS / (time.monotonic() - began)
+    return flops * _MEASURED_STEPS / elapsed
 
 
 def to_text(rows, flops_per_second=None):

@@ -42,8 +42,8 @@ class Scale:
 _K1 = tuple(round(0.1 * number, 1) for number in range(1, 10))
 _ON_CPU, _ON_ACCELERATOR = (
     dict(title="embedded Fashion-MNIST, a small ResNet, two CPU cores", sources={"cifar10": "small"},
-         architectures={"resnet18": "resnet8"}, surrogate="resnet14",
-         examples={"paper": 1000, "transfer": 1000, "autoattack": 500}, batch_sizes=(8, 32, 128, 512)),
+         architectures={"resnet18": "resnet8_half"}, surrogate="resnet8",
+         examples={"paper": 500, "transfer": 500, "autoattack": 250}, batch_sizes=(8, 32, 128, 512)),
     dict(title="full Fashion-MNIST, ResNet18, one accelerator", sources={"cifar10": "fashion_mnist"},
          architectures={"resnet18": "resnet18"}, surrogate="resnet50",
          examples={"paper": 0, "transfer": 0, "autoattack": 1000}, batch_sizes=(8, 32, 128, 512)),

@@ -111,6 +111,17 @@ def compile_new_state(config, parts, image_shape, key, shardings=None):
     return create.lower(key).compile(compiler_options={"xla_backend_optimization_level": 0})
 
 
+def placed_key(seed, purpose, layout):
+    """:func:`purpose_key` on every device of a layout."""
+    words = jax.random.key_data(purpose_key(seed, purpose))
+    return jax.random.wrap_key_data(layout.put(words, layout.replicated))
+
+
+def placed_totals(totals, layout):
+    """Totals as the compiled step gives them back; others would be one more program. The step takes them over."""
+    return jax.tree.map(lambda total: layout.put(total, layout.replicated), totals)
+
+
 def totals_of_no_step(config, parts, image_shape, state):
     """Totals that an epoch begins with; ``state`` may be shapes."""
     n = config.batch_size
@@ -137,9 +148,7 @@ class _Trainer:
         self.saved_at = time.monotonic()
 
     def key(self, purpose):
-        """The key of one purpose, on every device."""
-        words = jax.random.key_data(purpose_key(self.config.seed, purpose))
-        return jax.random.wrap_key_data(self.layout.put(words, self.layout.replicated))
+        return placed_key(self.config.seed, purpose, self.layout)
 
     def start(self):
         """A new run, or the one that the workdir's newest checkpoint holds."""
@@ -151,9 +160,12 @@ class _Trainer:
             self.layout.abstract(state, self.layout.state(state)),
             self.layout.abstract(self.no_totals, self.layout.replicated))
         if restored is None:
-            return Run(state, self.no_totals, history=[], best=-1.0)
+            return Run(state, self.fresh_totals(), history=[], best=-1.0)
         state, totals, record = restored
         return Run(state, totals, **record)
+
+    def fresh_totals(self):
+        return placed_totals(self.no_totals, self.layout)
 
     def save(self, run, which="last"):
         """Begins to write a checkpoint."""
@@ -216,7 +228,7 @@ class _Trainer:
             judged = accuracies(self.correct, run.state.inference_variables(), builders.pgd(self.config.validation),
                                 self.validation, self.key(VALIDATION), self.config.validation.batch_size, after_batch,
                                 self.layout)
-        best = run.end_epoch(self.config, judged, self.no_totals)
+        best = run.end_epoch(self.config, judged, self.fresh_totals())
         if best:
             self.save(run, "best")
         self.save(run)

@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +30,7 @@ def count(variables):
 
 @pytest.mark.parametrize(("name", "parameters", "width"), [
     ("resnet8", 78042, 64),
+    ("resnet8_half", 78042 + 3 * (16 - 9) * 16, 64),
     ("resnet18", 11173962, 512),
     pytest.param("resnet34", 21282122, 512, marks=pytest.mark.slow),
     pytest.param("resnet50", 23520842, 2048, marks=pytest.mark.slow),
@@ -48,6 +51,15 @@ def test_sizes_of_images_in_use(size, channels):
     outputs = jax.eval_shape(model.apply, variables, images)
     assert outputs.features.shape == (5, 64)
     assert outputs.logits.shape == (5, 10)
+
+
+def test_a_stem_with_a_stride_halves_the_image():
+    image, stages = jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32), []
+    for name in ("resnet8", "resnet8_half"):
+        init = partial(models.create(name, 10).init_with_output, capture_intermediates=True, mutable=True)
+        _, variables = jax.eval_shape(init, jax.random.key(0), image)
+        stages.append(variables["intermediates"]["layer1_0"]["__call__"][0])
+    assert [stage.shape for stage in stages] == [(1, 28, 28, 16), (1, 14, 14, 16)]
 
 
 @pytest.fixture(scope="module")

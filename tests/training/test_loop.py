@@ -1,4 +1,5 @@
 import json
+import logging
 import os
 import signal
 
@@ -109,6 +110,14 @@ def test_streaming_from_the_host_is_bitwise_the_same(unbroken, tmp_path):
     state, history = training.fit(small_config(data__placement="host"), tmp_path, progress=False)
     chex.assert_trees_all_equal(state, unbroken[0])
     assert judged(history) == judged(unbroken[1])
+
+
+def test_one_compilation_for_all_epochs_and_pieces(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(loop, "next_size", lambda size, seconds: 1)  # An epoch in several calls.
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        training.fit(small_config("standard"), tmp_path, progress=False)
+    compiled = [record for record in caplog.records if record.getMessage().startswith("Compiling jit(train_epoch)")]
+    assert len(compiled) == 1
 
 
 def test_average_survives_a_resumption(tmp_path):
