@@ -1,4 +1,5 @@
 """What the commands share: flags read with one clear line where they are wrong."""
+import signal
 import sys
 
 from absl import app, flags, logging
@@ -16,6 +17,30 @@ def _parse(argv):
         print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
     return argv[:1]
+
+
+def exit_status(work):
+    """Calls ``work()``, a command's work; what goes wrong becomes one line on standard error.
+
+    Returns:
+        what ``work`` returns, None counting as 0; 2 after something wrong in what was given, or a folder or disk that
+        cannot be used; 3 after a divergence; 128 and its number after a signal.
+    """
+    from morel_jax.training import Diverged, Interrupted  # Here: --help and a wrong flag answer at once.
+    try:
+        return work() or 0
+    except Interrupted as interruption:
+        print(interruption, file=sys.stderr)
+        return 128 + interruption.signal_number
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except Diverged as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 3
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
 
 
 def run(main, required=()):

@@ -1,6 +1,5 @@
 """Command: ``python -m morel_jax.evaluate --workdir=runs/a --which=best,last --attacks=paper,autoattack``."""
 import json
-import sys
 from pathlib import Path
 
 from absl import flags
@@ -80,6 +79,9 @@ def _judge(which, output, surrogate):
     from morel_jax.training.workdir import write_atomically
 
     model, variables, config, dataset = load_variables(_WORKDIR.value, which)
+    if dataset is None:
+        raise ValueError(f"{_WORKDIR.value} was trained on its caller's own data set; judge it with "
+                         "morel_jax.evaluation.evaluate, which takes images.")
     logits_fn, test = as_logits_fn(model, variables), dataset.test
     epsilon = config.validation.epsilon if _EPSILON.value is None else _EPSILON.value
     threat = Threat(epsilon, config.validation.step_size * epsilon / config.validation.epsilon, _NORM.value,
@@ -105,21 +107,17 @@ def _judge(which, output, surrogate):
     print(f"results: {folder}")
 
 
+def _main():
+    output = Path(_OUTPUT.value or Path(_WORKDIR.value) / "evaluation")
+    surrogate = _surrogate()
+    for which in _WHICH.value:
+        _judge(which, output, surrogate)
+
+
 def main(argv):
-    """Judges each checkpoint; what cannot be judged is one line on standard error and exit status 2."""
+    """Judges each checkpoint. Exit status: see :func:`morel_jax.command.exit_status`."""
     del argv
-    try:
-        output = Path(_OUTPUT.value or Path(_WORKDIR.value) / "evaluation")
-        surrogate = _surrogate()
-        for which in _WHICH.value:
-            _judge(which, output, surrogate)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return command.exit_status(_main)
 
 
 def run():

@@ -5,6 +5,7 @@ import numpy as np
 
 from morel_jax.attacks.keys import fold_in_each
 from morel_jax.data.augment import to_float
+from morel_jax.models.outputs import in_float32
 
 
 def build_correct(model):
@@ -17,7 +18,7 @@ def build_correct(model):
         (variables, attack, images uint8[n, h, w, c], labels int[n], index int[n], key)
         -> (clean bool[n], robust bool[n]); an example's attack depends on ``key`` and its index alone.
     """
-    model = model.clone(dtype="float32")
+    model = in_float32(model)
 
     def correct(variables, attack, images, labels, index, key):
         def logits_fn(x):

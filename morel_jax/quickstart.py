@@ -70,9 +70,7 @@ def _draw(path, workdirs, histories, attack_of):
     figure.savefig(path, dpi=110)
 
 
-def main(argv):
-    """Trains, judges, prints and draws."""
-    del argv
+def _main():
     began = time.monotonic()
     from morel_jax import builders
     from morel_jax.training import fit
@@ -97,6 +95,12 @@ def main(argv):
     path = root / "quickstart.png"
     _draw(path, workdirs, histories, attack_of)
     print(f"\nfigure: {path}\ntime: {time.monotonic() - began:.0f} s")
+
+
+def main(argv):
+    """Trains, judges, prints and draws. Exit status: see :func:`morel_jax.command.exit_status`."""
+    del argv
+    return command.exit_status(_main)
 
 
 def run():

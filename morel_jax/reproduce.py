@@ -86,24 +86,9 @@ def _main():
 
 
 def main(argv):
-    """Trains, judges and reports; what is wrong is one line on standard error and exit status 2."""
+    """Trains, judges and reports. Exit status: see :func:`morel_jax.command.exit_status`."""
     del argv
-    from morel_jax.training import Diverged, Interrupted
-    try:
-        _main()
-    except Interrupted as interruption:
-        print(interruption, file=sys.stderr)
-        return 128 + interruption.signal_number
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    except Diverged as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 3
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return command.exit_status(_main)
 
 
 def run():

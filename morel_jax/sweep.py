@@ -24,27 +24,18 @@ def _settings():
     return parse_sweeps(_SWEEP.value) if _SWEEP.value else read_settings(_SWEEP_FILE.value)
 
 
-def main(argv):
-    """Trains as the flags say; what is wrong is one line on standard error and exit status 2, divergence 3."""
-    del argv
+def _main():
     # Imported here: --help and a wrong flag answer at once.
     from pathlib import Path
 
-    from morel_jax.training import Interrupted, fit_population
+    from morel_jax.training import fit_population
     from morel_jax.training.sweep_table import table_rows, to_csv, to_markdown
     from morel_jax.training.workdir import write_atomically
-    try:
-        outcomes = fit_population(_CONFIG.value, _settings(), _WORKDIR.value, _PROGRESS.value, _MODE.value)
-        rows = table_rows(outcomes)
-        text = to_markdown(rows, _WORKDIR.value)
-        for name, content in (("sweep.md", text), ("sweep.csv", to_csv(rows))):
-            write_atomically(Path(_WORKDIR.value) / name, content)
-    except Interrupted as interruption:
-        print(interruption, file=sys.stderr)
-        return 128 + interruption.signal_number
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    outcomes = fit_population(_CONFIG.value, _settings(), _WORKDIR.value, _PROGRESS.value, _MODE.value)
+    rows = table_rows(outcomes)
+    text = to_markdown(rows, _WORKDIR.value)
+    for name, content in (("sweep.md", text), ("sweep.csv", to_csv(rows))):
+        write_atomically(Path(_WORKDIR.value) / name, content)
     print(text)
     diverged = [outcome.member.name for outcome in outcomes if outcome.diverged]
     if diverged:
@@ -53,6 +44,12 @@ def main(argv):
         return 3
     print(f"done: {_WORKDIR.value}", file=sys.stderr)
     return 0
+
+
+def main(argv):
+    """Trains as the flags say. Exit status: see :func:`morel_jax.command.exit_status`; 3 if any member diverged."""
+    del argv
+    return command.exit_status(_main)
 
 
 def run():

@@ -21,43 +21,33 @@ _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes
 _DETERMINISTIC = flags.DEFINE_bool("deterministic", False, "On a GPU, only kernels that repeat bit for bit; slower.")
 
 
-def main(argv):
-    """Trains as the flags say.
+def _main():
+    # Imported here: --help and a wrong flag answer at once.
+    from morel_jax import determinism, sharding
+    from morel_jax.training import dry_run, fit
+    if _DETERMINISTIC.value:
+        determinism.use_deterministic_kernels()
+    if _DISTRIBUTED.value or _COORDINATOR.value or "JAX_COORDINATOR_ADDRESS" in os.environ:
+        sharding.start_processes(_COORDINATOR.value, _PROCESS_ID.value, _NUM_PROCESSES.value)
+    if _DRY_RUN.value:
+        found = dry_run(_CONFIG.value).to_text()
+        if sharding.is_first_process():
+            print(found)
+        return
+    fit(_CONFIG.value, _WORKDIR.value, progress=_PROGRESS.value)
+    if sharding.is_first_process():
+        print(f"done: {_WORKDIR.value}", file=sys.stderr)
 
-    Exit status: 0 done; 2 a wrong config, or a folder or disk that cannot be used; 3 diverged; 128 + its number after
-    a signal. What is not 0 is one line on standard error.
-    """
+
+def main(argv):
+    """Trains as the flags say. Exit status: see :func:`morel_jax.command.exit_status`."""
     del argv
     if _MAX_RESTARTS.value and not _DRY_RUN.value:
         # The child is this command; of a flag given twice the last counts.
         command_line = [sys.executable, *sys.orig_argv[1:], "--max_restarts=0"]
         return supervisor.supervise(command_line, _MAX_RESTARTS.value,
                                     lambda: supervisor.newest_checkpoint(_WORKDIR.value))
-    # Imported here: --help and a wrong flag answer at once.
-    from morel_jax import determinism, sharding
-    from morel_jax.training import Diverged, Interrupted, dry_run, fit
-    if _DETERMINISTIC.value:
-        determinism.use_deterministic_kernels()
-    try:
-        if _DISTRIBUTED.value or _COORDINATOR.value or "JAX_COORDINATOR_ADDRESS" in os.environ:
-            sharding.start_processes(_COORDINATOR.value, _PROCESS_ID.value, _NUM_PROCESSES.value)
-        if _DRY_RUN.value:
-            found = dry_run(_CONFIG.value).to_text()
-            if sharding.is_first_process():
-                print(found)
-            return 0
-        fit(_CONFIG.value, _WORKDIR.value, progress=_PROGRESS.value)
-    except Interrupted as interruption:
-        print(interruption, file=sys.stderr)
-        return 128 + interruption.signal_number
-    except Diverged as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 3
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"done: {_WORKDIR.value}", file=sys.stderr)
-    return 0
+    return command.exit_status(_main)
 
 
 def run():

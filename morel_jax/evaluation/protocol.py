@@ -70,7 +70,7 @@ def evaluate(logits_fn, images, labels, attacks, folder, *, epsilon, step_size=N
             its weights, as :func:`morel_jax.evaluation.load` returns, keeps them out of the compiled programs.
         images: uint8[n, h, w, c], or floats in [0, 1].
         labels: int[n].
-        attacks: names; see :func:`morel_jax.evaluation.suite.plan`.
+        attacks: names, or pairs of a name and an attack of one's own; see :func:`morel_jax.evaluation.suite.plan`.
         folder: path.
         epsilon: radius, in units of images in [0, 1].
         step_size: of PGD, same units; None: epsilon / 10, as in the paper.

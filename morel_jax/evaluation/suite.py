@@ -9,6 +9,7 @@ from morel_jax.attacks.cw import CWLinf
 from morel_jax.attacks.fgsm import FGSM
 from morel_jax.attacks.iterative import IterativeAttack
 from morel_jax.attacks.pgd import PGD
+from morel_jax.attacks.pytree import as_pytree
 from morel_jax.evaluation.pool import OneCall
 
 # The paper's four (section 4.2), over which it averages.
@@ -71,7 +72,8 @@ def plan(names, threat):
         names: of ``fgsm``; ``pgd<steps>``, from the clean image, and ``pgd<steps>x<restarts>``, from random points;
             ``cw``; the members of AutoAttack (``apgd-ce``, ``apgd-dlr``, ``apgd-t``, ``fab``, ``fab-t``, ``square``;
             ``x5`` behind three of them); ``autoattack`` and ``autoattack-plus``; ``paper`` for the paper's four;
-            ``transfer`` for the same four crafted on a surrogate, ``transfer-<name>`` for one.
+            ``transfer`` for the same four crafted on a surrogate, ``transfer-<name>`` for one. Or pairs of a name
+            and one's own attack, called as ``attack(logits_fn, keys, x, y)`` -> ``x_adv``.
         threat: :class:`Threat`.
 
     Returns:
@@ -82,8 +84,10 @@ def plan(names, threat):
     """
     if not names:
         raise ValueError("attacks must name at least one attack; got none.")
-    columns = {}
+    columns, own = {}, {}
     for name in names:
+        if not isinstance(name, str):
+            name, own[name] = _own(name)
         if name == "paper":
             columns |= {one: (one,) for one in PAPER}
         elif name == "transfer":
@@ -94,12 +98,26 @@ def plan(names, threat):
             columns[name] = (name,)
     # Entries of their own first: an ensemble's members then find rows of theirs in the ledger.
     order = [one for members in sorted(columns.values(), key=len) for one in members]
-    return Plan(columns, {name: _entry(name, threat) for name in order})
+    return Plan(columns, {name: _entry(name, threat, own.get(name)) for name in order})
 
 
-def _entry(name, threat):
+def _own(pair):
+    """A name and an attack of the caller's, checked."""
+    if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and callable(pair[1])):
+        raise ValueError(f"attacks must be names, or pairs of a name and an attack; got {pair!r}.")
+    name, attack = pair
+    if name.startswith(_PREFIX) or _is_known(name):
+        raise ValueError(f"an attack of one's own needs a name of its own; got {name!r}, which means another.")
+    return name, as_pytree(attack)
+
+
+def _is_known(name):
+    return name in ("paper", "transfer", *PAPER, *_ENSEMBLES, *MEMBERS, *VERSIONS["rand"]) or bool(_PGD.fullmatch(name))
+
+
+def _entry(name, threat, own):
     transfer = name.startswith(_PREFIX)
-    attack, radius = _attack(name.removeprefix(_PREFIX), threat)
+    attack, radius = (own, threat.epsilon) if own is not None else _attack(name.removeprefix(_PREFIX), threat)
     if not isinstance(attack, IterativeAttack):
         attack = OneCall(attack, getattr(attack, "num_steps", 1) * getattr(attack, "num_restarts", 1))
     return Entry(name, attack, radius, transfer)

@@ -40,3 +40,8 @@ def standardise(images, mean, std, dtype):
 def global_average_pool(x):
     """float[n, height, width, channels] -> float32[n, channels]."""
     return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+
+
+def in_float32(model):
+    """The classifier computing in float32, whatever it trains in; one without an attribute ``dtype`` as it is."""
+    return model.clone(dtype="float32") if hasattr(model, "dtype") else model

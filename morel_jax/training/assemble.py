@@ -5,6 +5,7 @@ import numpy as np
 
 from morel_jax import builders, losses, models, sharding
 from morel_jax.training import objective
+from morel_jax.training.own import NO_OWN
 from morel_jax.training.state import HParams
 from morel_jax.training.step import Parts, sgd
 
@@ -12,10 +13,12 @@ _CLASSIFICATION = {"standard": objective.standard, "pgd_at": objective.pgd_at, "
                    "mart": objective.mart}
 
 
-def build_objective(config):
-    """(views, labels, hparams) -> (scalar, metrics) of ``config.method``."""
+def build_objective(config, loss=None):
+    """(views, labels, hparams) -> (scalar, metrics) of ``config.method``, or of one's own classification loss."""
     name = builders.classification(config)
-    if name == "loat":
+    if loss is not None:
+        classification = loss
+    elif name == "loat":
         classification = partial(objective.loat, kind=config.loss.loat_kind, base=config.loss.loat_base)
     else:
         classification = _CLASSIFICATION[name]
@@ -25,15 +28,18 @@ def build_objective(config):
                            config.morel.contrastive_reduction)
 
 
-def build_parts(config, num_classes):
+def build_parts(config, num_classes, own=NO_OWN):
     """What fixes the compiled step: :class:`~morel_jax.training.step.Parts`."""
+    model = builders.model(config, num_classes) if own.model is None else own.model
+    if hasattr(model, "batch_norm_momentum"):
+        model = model.clone(batch_norm_momentum=0.0)
     embedding = None
     if builders.uses_embedding(config):
         embedding = models.EmbeddingSpace(config.embedding.embed_dim, config.embedding.num_heads)
     return Parts(
-        model=builders.model(config, num_classes).clone(batch_norm_momentum=0.0),
+        model=model,
         embedding=embedding,
-        objective=build_objective(config),
+        objective=build_objective(config, own.loss),
         optimizer=sgd,
         forwards=builders.forwards(config),
         moves=tuple(config.batch_norm.moves),
@@ -59,16 +65,17 @@ def build_layout(config):
     return layout
 
 
-def build_hparams(config, epoch, steps_per_epoch=0):
+def build_hparams(config, epoch, steps_per_epoch=0, own=NO_OWN):
     """The numbers of an epoch: :class:`~morel_jax.training.state.HParams` of float32 leaves.
 
     Args:
         config: checked ConfigDict.
         epoch: counted from 1.
         steps_per_epoch: tells the step at which a plain average begins.
+        own: :class:`~morel_jax.training.own.Own`.
     """
     return HParams(
-        attack=builders.pgd(config.attack),
+        attack=builders.pgd(config.attack) if own.attack is None else own.attack,
         learning_rate=np.float32(builders.learning_rate(config, epoch)),
         momentum=np.float32(config.optimizer.momentum),
         weight_decay=np.float32(config.optimizer.weight_decay),

@@ -14,6 +14,7 @@ from morel_jax.training.checkpoint import Checkpoints
 from morel_jax.training.feed import build_feed
 from morel_jax.training.interruption import Interrupted, InterruptionRequest
 from morel_jax.training.lock import hold
+from morel_jax.training.own import NO_OWN, Own, check_model
 from morel_jax.training.progress import Progress
 from morel_jax.training.state import create_state
 from morel_jax.training.step import Batch, compile_train_epoch, empty_totals
@@ -122,29 +123,32 @@ def placed_totals(totals, layout):
     return jax.tree.map(lambda total: layout.put(total, layout.replicated), totals)
 
 
-def totals_of_no_step(config, parts, image_shape, state):
+def totals_of_no_step(config, parts, image_shape, state, own=NO_OWN):
     """Totals that an epoch begins with; ``state`` may be shapes."""
     n = config.batch_size
     batch = Batch(jax.ShapeDtypeStruct((n, *image_shape), np.uint8), jax.ShapeDtypeStruct((n,), np.int32),
                   jax.ShapeDtypeStruct((n,), np.int32))
-    return empty_totals(state, build_hparams(config, epoch=1), batch, purpose_key(config.seed, STEP), parts=parts)
+    hparams = build_hparams(config, epoch=1, own=own)
+    return empty_totals(state, hparams, batch, purpose_key(config.seed, STEP), parts=parts)
 
 
 class _Trainer:
     """The pieces of a run, and the things done with them."""
 
-    def __init__(self, config, layout, workdir, checkpoints, request, progress):
-        self.config, self.layout, self.workdir = config, layout, workdir
+    def __init__(self, config, layout, workdir, checkpoints, request, progress, own):
+        self.config, self.layout, self.workdir, self.own = config, layout, workdir, own
         self.checkpoints, self.request, self.progress = checkpoints, request, progress
-        dataset = builders.dataset(config)
-        own, self.validation = builders.splits(config, dataset)
-        self.own, self.train = len(own.labels), builders.with_extra(config, own, dataset.num_classes)
-        self.parts = build_parts(config, dataset.num_classes)
+        dataset = builders.dataset(config) if own.dataset is None else own.dataset
+        train, self.validation = builders.splits(config, dataset)
+        self.images, self.train = len(train.labels), builders.with_extra(config, train, dataset.num_classes)
+        if own.model is not None:
+            check_model(own.model, dataset.image_shape, dataset.num_classes)
+        self.parts = build_parts(config, dataset.num_classes, own)
         self.feed = build_feed(self.train, config.data.placement, layout)
         self.train_epoch = compile_train_epoch(self.parts, layout)
         self.correct = compile_correct(self.parts.model, layout)
         self.step_key = self.key(STEP)
-        self.steps_per_epoch = self.own // config.batch_size
+        self.steps_per_epoch = self.images // config.batch_size
         self.saved_at = time.monotonic()
 
     def key(self, purpose):
@@ -155,7 +159,7 @@ class _Trainer:
         shape = self.train.images.shape[1:]
         key = self.key(INITIAL)
         state = compile_new_state(self.config, self.parts, shape, key, self.layout.state)(key)
-        self.no_totals = totals_of_no_step(self.config, self.parts, shape, state)
+        self.no_totals = totals_of_no_step(self.config, self.parts, shape, state, self.own)
         restored = self.checkpoints.restore(
             self.layout.abstract(state, self.layout.state(state)),
             self.layout.abstract(self.no_totals, self.layout.replicated))
@@ -194,8 +198,8 @@ class _Trainer:
         """Brings ``run`` to the end of its epoch, from wherever in it it is."""
         epoch = len(run.history) + 1
         done = int(run.state.step) - (epoch - 1) * self.steps_per_epoch
-        hparams = build_hparams(self.config, epoch, self.steps_per_epoch)
-        order = order_of(self.config, epoch, self.own, len(self.train.labels) - self.own)
+        hparams = build_hparams(self.config, epoch, self.steps_per_epoch, self.own)
+        order = order_of(self.config, epoch, self.images, len(self.train.labels) - self.images)
         self.progress.start_epoch(epoch, done)
         size = 1
         for piece in self.feed.pieces(order, done):
@@ -235,7 +239,7 @@ class _Trainer:
         self.progress.end_epoch(run.history[-1], best)
 
 
-def fit(config, workdir, progress=True):
+def fit(config, workdir, progress=True, *, dataset=None, model=None, loss=None, attack=None):
     """Trains, or goes on with the run in ``workdir``; bitwise the same whether or not it was interrupted.
 
     Runs on the devices that ``config.mesh`` asks for, those of all processes; every process must call it alike. Another
@@ -245,6 +249,8 @@ def fit(config, workdir, progress=True):
         config: ConfigDict with every field of ``morel_jax.configuration.defaults()``.
         workdir: folder of the run; made if it is not there.
         progress: show a progress bar and a line an epoch on standard error.
+        dataset, model, loss, attack: one's own, in place of what the config names; see
+            :class:`~morel_jax.training.own.Own`. A resumption must be given the same.
 
     Returns:
         (state, history): the final TrainState, and a list of dicts, one an epoch: ``epoch``, ``step``,
@@ -260,16 +266,17 @@ def fit(config, workdir, progress=True):
         Interrupted: SIGINT or SIGTERM came, and the run was saved.
     """
     builders.check(config)
+    own = Own(dataset, model, loss, attack)
     layout = build_layout(config)
     first = sharding.is_first_process()
     with contextlib.ExitStack() as stack:
         if first:
             stack.enter_context(hold(workdir))
-        workdir = open_workdir(config, workdir, write=first)
+        workdir = open_workdir(config, workdir, write=first, own=own.record())
         request = stack.enter_context(InterruptionRequest())  # Watches until the checkpoints are written.
         checkpoints = stack.enter_context(Checkpoints(workdir))
         bar = stack.enter_context(Progress(config, progress and first))
-        trainer = _Trainer(config, layout, workdir, checkpoints, request, bar)
+        trainer = _Trainer(config, layout, workdir, checkpoints, request, bar, own)
         bar.steps_per_epoch = trainer.steps_per_epoch
         run = trainer.start()
         writer = MetricsWriter(workdir, run.history) if first else None

@@ -35,13 +35,14 @@ def _commit():
         return None  # Installed from a wheel: the version says what it is.
 
 
-def open_workdir(config, workdir, write=True):
+def open_workdir(config, workdir, write=True, own=None):
     """Makes the folder, or checks that the run in it has this config.
 
     Args:
         config: checked ConfigDict.
         workdir: path.
         write: whether this process is the one that writes; the others only check.
+        own: what tells the caller's own parts apart, as :meth:`morel_jax.training.own.Own.record` gives it.
 
     Returns:
         Path of the folder, in which ``config.json`` now is, if this process writes.
@@ -60,11 +61,14 @@ def open_workdir(config, workdir, write=True):
         different = [f"  config.{field}: {stored.get(field)!r} there, {given.get(field)!r} given"
                      for field in sorted(stored.keys() | given.keys())
                      if stored.get(field) != given.get(field) and field not in _MAY_DIFFER]
+        stored, given = load_own(workdir), own or {}
+        different += [f"  own {part}: {stored.get(part)!r} there, {given.get(part)!r} given"
+                      for part in sorted(stored.keys() | given.keys()) if stored.get(part) != given.get(part)]
         if different:
             raise ValueError(f"{workdir} holds a run with another config; give another workdir, or these values:\n"
                              + "\n".join(different))
     elif write:
-        content = {"config": config.to_dict(), "commit": _commit(),
+        content = {"config": config.to_dict(), "own": own or {}, "commit": _commit(),
                    "versions": {name: metadata.version(name) for name in _VERSIONS_OF}}
         write_atomically(path, json.dumps(content, indent=1))
     return workdir
@@ -105,10 +109,7 @@ def load_config(workdir):
     Raises:
         FileNotFoundError: no run there.
     """
-    path = Path(workdir) / "config.json"
-    if not path.exists():
-        raise FileNotFoundError(f"no config.json in {workdir}: not a run's folder.")
-    values = json.loads(path.read_text())["config"]
+    values = _content(workdir)["config"]
 
     def with_tuples(value):  # JSON knows lists only.
         if isinstance(value, dict):
@@ -116,6 +117,22 @@ def load_config(workdir):
         return tuple(value) if isinstance(value, list) else value
 
     return ml_collections.ConfigDict(with_tuples(values)).lock()
+
+
+def load_own(workdir):
+    """What tells apart the parts that the run in ``workdir`` took from its caller; empty where the config names all.
+
+    Raises:
+        FileNotFoundError: no run there.
+    """
+    return _content(workdir).get("own", {})
+
+
+def _content(workdir):
+    path = Path(workdir) / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(f"no config.json in {workdir}: not a run's folder.")
+    return json.loads(path.read_text())
 
 
 class MetricsWriter:
