@@ -5,12 +5,16 @@ import re
 import jax.numpy as jnp
 
 from morel_jax.models import resnet
+from morel_jax.models.batch_norm import BatchNorm
 from morel_jax.models.convnet import ConvNet
+from morel_jax.models.convolution import Conv
 from morel_jax.models.embedding import EmbeddingSpace
+from morel_jax.models.linear import Linear
 from morel_jax.models.outputs import Outputs
 from morel_jax.models.wide_resnet import WideResNet, check_size
 
-__all__ = ["EmbeddingSpace", "Outputs", "create"]
+# Layers are for one's own models: their derivatives are fast on CPU, and BatchNorm is PyTorch's.
+__all__ = ["BatchNorm", "Conv", "EmbeddingSpace", "Linear", "Outputs", "create"]
 
 _MODELS = {
     "convnet_small": ConvNet,

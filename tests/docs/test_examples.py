@@ -1,3 +1,4 @@
+import ast
 import re
 import subprocess
 import sys
@@ -16,3 +17,14 @@ def test_manual_collectives():
     assert found.keys() == {"shard_map", "pmap"}, outcome.stdout
     for apart in found.values():
         assert float(apart) < 1e-4
+
+
+@pytest.mark.slow
+def test_own_parts(tmp_path):
+    outcome = subprocess.run([sys.executable, EXAMPLES / "own_parts.py", tmp_path], capture_output=True, text=True)
+    assert outcome.returncode == 0, outcome.stderr
+    correct = ast.literal_eval(outcome.stdout.splitlines()[-1])
+    assert list(correct) == ["clean", "pgd20", "one-step", "apgd-ce"]
+    # Of 200 images in four classes.
+    assert correct["clean"] > 180
+    assert 50 < correct["apgd-ce"] <= correct["pgd20"] <= correct["one-step"] <= correct["clean"]
