@@ -1,0 +1,54 @@
+"""What the package's docstrings mean to Sphinx: an indented paragraph is a formula, an undocumented member is private."""
+import re
+
+_SECTION = re.compile(r"(Args|Attributes|Raises|Returns|Yields):$")
+
+
+def mark_formulas(lines):
+    """Lines of a docstring -> the same, with ``::`` before every indented block that no section heads."""
+    marked, last, after_blank = [], "", True
+    for line in lines:
+        indented = line.startswith(" ")
+        if line.strip():
+            if indented and after_blank and last and not last.startswith((" ", "- ")) and not _SECTION.match(last):
+                marked += ["::", ""]
+            last = line
+        after_blank = not line.strip()
+        marked.append(line)
+    return marked
+
+
+def mark_tables(lines):
+    """Lines of a docstring -> the same, with tables of Markdown as reStructuredText has them."""
+    marked = []
+    for number, line in enumerate(lines):
+        if not line.startswith("|"):
+            marked.append(line)
+        elif not set(line) <= set("|- "):
+            if not number or not lines[number - 1].startswith("|"):
+                marked += [".. list-table::", "   :header-rows: 1", ""]
+            marked += [f"   {' ' if place else '*'} - {cell.strip()}"
+                       for place, cell in enumerate(line.strip().strip("|").split("|"))]
+    return marked
+
+
+def _process(app, what, name, obj, options, lines):
+    if what == "data" and getattr(type(obj), "__doc__", None) == getattr(obj, "__doc__", None):
+        lines.clear()  # What Python says of dict or int is not of this one.
+    lines[:] = mark_tables(mark_formulas(lines))
+
+
+def _skip(app, what, name, obj, skip, options):
+    """A class shows what it documents; Flax's and dataclasses' own members have no place in it."""
+    if what == "module":
+        return None
+    documented = bool(getattr(obj, "__doc__", None)) and not isinstance(obj, (bool, int, float, str, tuple))
+    own = getattr(obj, "__module__", None) or getattr(getattr(obj, "fget", None), "__module__", "")
+    return None if documented and str(own).startswith("morel_jax") and name != "replace" else True
+
+
+def setup(app):
+    """Connects the hooks; ahead of napoleon's, which runs at 500."""
+    app.connect("autodoc-process-docstring", _process, priority=400)
+    app.connect("autodoc-skip-member", _skip)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
