@@ -37,7 +37,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 napoleon_numpy_docstring = False
 napoleon_attr_annotations = False
-napoleon_custom_sections = [("Attributes", "params_style")]
+napoleon_custom_sections = [("Attributes", "params_style"), ("Raises (when called)", "params_style")]
 napoleon_use_rtype = False
 
 html_theme = "furo"
@@ -47,4 +47,5 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_theme_options = {"navigation_with_keys": False}
+html_show_copyright = False
 html_show_sphinx = False

@@ -1,4 +1,4 @@
-"""What the package's docstrings mean to Sphinx: an indented paragraph is a formula, an undocumented member is private."""
+"""The package's docstrings as Sphinx needs them: formulas are indented paragraphs, undocumented members private."""
 import re
 
 _SECTION = re.compile(r"(Args|Attributes|Raises|Returns|Yields):$")
@@ -32,10 +32,15 @@ def mark_tables(lines):
     return marked
 
 
+def mark_plurals(lines):
+    """Lines of a docstring -> the same, with what follows directly on closing backticks told apart from them."""
+    return [re.sub(r"(?<!`)(`[^`\s](?:[^`]*[^`\s])?`)(?=\w)", r"\1\\ ", line) for line in lines]
+
+
 def _process(app, what, name, obj, options, lines):
     if what == "data" and getattr(type(obj), "__doc__", None) == getattr(obj, "__doc__", None):
         lines.clear()  # What Python says of dict or int is not of this one.
-    lines[:] = mark_tables(mark_formulas(lines))
+    lines[:] = mark_tables(mark_formulas(mark_plurals(lines)))
 
 
 def _skip(app, what, name, obj, skip, options):

@@ -25,7 +25,7 @@ def flags_of(module):
 
 def comments_of_fields():
     """{"section.field": its comment in ``morel_jax.configuration.defaults``}; fields without one are left out."""
-    lines, first = inspect.getsourcelines(configuration.defaults)
+    lines, _ = inspect.getsourcelines(configuration.defaults)
     trailing, above = {}, {}
     tokens = list(tokenize.generate_tokens(iter(lines).__next__))
     for token in tokens:
@@ -71,7 +71,24 @@ class _Written(SphinxDirective):
     """A directive whose content is written as Markdown."""
 
     def run(self):
-        return self.parse_text_to_nodes(self.text())
+        return self.parse_text_to_nodes(self.text(), allow_section_headings=True)
+
+
+_KINDS = {"config object": "FILE[:NAMES]", "comma separated list of strings": "A,B,..."}
+
+
+def _option(flag):
+    """One flag as an option with its text."""
+    kind, default = flag["kind"].removeprefix("multi "), flag["default"]
+    name, text = flag["name"], flag["help"].replace("<", "\\<")
+    if kind == "bool":
+        return f"```{{option}} --[no]{name}\n{text} Default: {'on' if default else 'off'}.\n```"
+    values = " | ".join(flag["values"] or []) or _KINDS.get(kind, kind.upper())
+    if flag["repeated"] and "several times" not in text:
+        text += " May be given several times."
+    if default not in (None, "", []):
+        text += f" Default: `{','.join(default) if isinstance(default, list) else default}`."
+    return f"```{{option}} --{name}={values}\n{text}\n```"
 
 
 class Flags(_Written):
@@ -79,21 +96,8 @@ class Flags(_Written):
     required_arguments = 1
 
     def text(self):
-        parts = [f"```{{program}} {self.arguments[0]}\n```"]
-        for flag in flags_of(self.arguments[0]):
-            values = " | ".join(flag["values"]) if flag["values"] else {"bool": "", "config object": "FILE[:NAMES]"}.get(
-                flag["kind"], flag["kind"].removeprefix("multi ").replace("comma separated list of strings", "A,B,...")
-                .upper())
-            name = f"--[no]{flag['name']}" if flag["kind"] == "bool" else f"--{flag['name']}={values}"
-            default = flag["default"]
-            if isinstance(default, list):
-                default = ",".join(default)
-            if default not in (None, "", []):
-                default = f" Default: `{default}`." if flag["kind"] != "bool" else f" Default: {'on' if default else 'off'}."
-            more = " May be given several times." if flag["repeated"] and "several times" not in flag["help"] else ""
-            help_text = flag["help"].replace("<", "\\<")
-            parts.append(f"```{{option}} {name}\n{help_text}{more}{default or ''}\n```")
-        return "\n\n".join(parts)
+        module, = self.arguments
+        return "\n\n".join([f"```{{program}} {module}\n```", *map(_option, flags_of(module))])
 
 
 class ConfigFields(_Written):
@@ -113,9 +117,10 @@ class ConfigFields(_Written):
             sections.setdefault(field.rpartition(".")[0], []).append((field, default))
         parts = []
         for section in sorted(sections):
-            parts += [f"**{section or 'the run itself'}**", "| field | default | meaning |\n|---|---|---|\n" + "\n".join(
-                self.row(field, default, meanings.get(field, ""), comments.get(field, ""))
-                for field, default in sections[section])]
+            rows = [self.row(field, default, meanings.get(field, ""), comments.get(field, ""))
+                    for field, default in sections[section]]
+            table = ["| field | default | meaning |", "|---|---|---|", *rows]
+            parts += [f"### {section or 'The run itself'}", "\n".join(table)]
         return "\n\n".join(parts)
 
     def row(self, field, default, meaning, comment):
@@ -134,7 +139,8 @@ class VariantDifferences(_Written):
             paper, reference = (builders.flatten(configuration.recipe(f"resnet18,{method},{variant}"))
                                 for variant in configuration.VARIANTS)
             for field in paper:
-                if field != "variant" and paper[field] != reference[field]:
+                unused = field.startswith("morel.") and not method.startswith("morel_")
+                if field != "variant" and paper[field] != reference[field] and not unused:
                     rows.setdefault((field, shown(paper[field]), shown(reference[field])), []).append(method)
         table = ["| field | `paper` | `reference` | methods |", "|---|---|---|---|"]
         for (field, paper, reference), methods in sorted(rows.items()):
