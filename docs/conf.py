@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
 
 project = "morel_jax"
 author = "the morel_jax authors"
-release = morel_jax.__version__
+version = release = morel_jax.__version__
 
 extensions = [
     "myst_nb",
