@@ -13,7 +13,6 @@ import pytest
 import morel_jax
 
 pytestmark = pytest.mark.slow
-pytest.importorskip("sphinx", reason="needs the extra 'docs'")
 
 ROOT = Path(__file__).parents[2]
 
