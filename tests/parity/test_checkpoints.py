@@ -6,6 +6,7 @@ import torch
 from morel_jax.interop.torch import export_state_dict, load_checkpoint, save_checkpoint
 from tests.models import quick_jit
 from tests.parity.test_models import NETWORKS, channels_first, images, torch_network
+from tests.parity.torch_convnet import convnet_small
 
 pytestmark = pytest.mark.parity
 # As the training scripts save them: TRADES and MART a bare state dict, of DataParallel or not; AWP and RST under a key;
@@ -83,3 +84,17 @@ def test_the_first_wrong_tensor_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"'block2\.layer\.1\.conv1\.weight' must have shape \(64, 64, 3, 3\) in "
                                          r"wide_resnet16_2; got \(64, 64, 2, 3\)"):
         load_checkpoint(tmp_path / "wrong.pt")
+
+
+def test_convnet_small(quickstart_network, tmp_path):
+    """A trained network that flattens images, in the order that PyTorch has them."""
+    logits_fn, variables, dataset = quickstart_network
+    save_checkpoint(tmp_path / "model.pt", variables, "convnet_small")
+    network = convnet_small(torch.load(tmp_path / "model.pt", weights_only=True))
+    x = np.float32(dataset.test.images[:50]) / 255
+    apart = np.abs(logits_fn(x) - network(channels_first(x)).numpy()).max()
+    print(f"\nconvnet_small: logits differ by {apart:.1e}")
+    assert apart < 1e-4
+    state = network.state_dict()
+    again = export_state_dict(load_checkpoint(tmp_path / "model.pt").variables, "convnet_small")
+    assert all(torch.equal(torch.from_numpy(again[key]), tensor) for key, tensor in state.items())
