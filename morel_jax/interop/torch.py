@@ -30,7 +30,7 @@ class Imported(NamedTuple):
     variables: Any
 
 
-def import_model(state_dict, name=None, num_classes=None):
+def import_model(state_dict, name=None, num_classes=None, *, mean=None, std=None):
     """A PyTorch state dict as a network.
 
     Args:
@@ -40,15 +40,21 @@ def import_model(state_dict, name=None, num_classes=None):
             ``sigma``, ``mean`` and ``std``, ``normalize.mean`` and ``normalize.std``) become the model's mean and std.
         name: ``convnet_small``, ``resnet…`` or ``wide_resnet<depth>_<width>``; None: told from the tensors.
         num_classes: None takes as many as the last layer has. Image channels are the first layer's.
+        mean, std: a number a channel each, of a network that normalises images by numbers in its code.
 
     Returns:
         `Imported`.
 
     Raises:
         ValueError: the network cannot be told or has no PyTorch layout, or a tensor is missing, unexpected or of
-            another shape; names the first such tensor and both shapes.
+            another shape; names the first such tensor and both shapes. Or mean and std are given, and the state dict
+            has its own.
     """
-    own, (mean, std) = split(state_dict)
+    own, normalisation = split(state_dict)
+    if normalisation[0] is not None:
+        if mean is not None:
+            raise ValueError(f"mean must be None where the state dict has its own, {normalisation[0]}; got {mean}.")
+        mean, std = normalisation
     name = detect(own) if name is None else name
     tensors = {tensor: np.asarray(value) for tensor, value in own.items()}
     shapes = {tensor: value.shape for tensor, value in tensors.items()}
@@ -72,12 +78,12 @@ def import_state_dict(state_dict, name=None, num_classes=None):
     return import_model(state_dict, name, num_classes).variables
 
 
-def load_checkpoint(path, name=None, num_classes=None, key=None):
+def load_checkpoint(path, name=None, num_classes=None, key=None, *, mean=None, std=None):
     """A network from a file; nothing in the file is run.
 
     Args:
         path: of a ``.pt``, ``.pth``, ``.tar`` or ``.ckpt`` file (needs PyTorch) or a ``.safetensors`` file (does not).
-        name, num_classes: as for :func:`import_model`.
+        name, num_classes, mean, std: as for :func:`import_model`.
         key: entry of the file's dict to take, such as ``ema_state_dict``. None takes what is under ``state_dict``,
             ``model_state_dict``, ``model`` or ``net``, if there is one.
 
@@ -88,7 +94,7 @@ def load_checkpoint(path, name=None, num_classes=None, key=None):
         ValueError: as :func:`import_model` and :func:`morel_jax.interop.torch_file.read`.
         FileNotFoundError: no such file.
     """
-    return import_model(torch_file.read(path, key), name, num_classes)
+    return import_model(torch_file.read(path, key), name, num_classes, mean=mean, std=std)
 
 
 def export_state_dict(variables, name, *, mean=None, std=None, sub_block1=False):

@@ -58,10 +58,20 @@ def test_normalisation_goes_into_the_model(mean, std, prefix):
     np.testing.assert_allclose((imported.model.mean, imported.model.std), (MEAN, STD), rtol=1e-6)
     with pytest.raises(ValueError, match=r"normalises images with mean .* use import_model"):
         import_state_dict(state)
+    with pytest.raises(ValueError, match=r"mean must be None where the state dict has its own"):
+        import_model(state, mean=MEAN, std=STD)
     # And back, bit for bit.
     again = export_state_dict(imported.variables, "resnet8", mean=imported.model.mean, std=imported.model.std)
     np.testing.assert_array_equal(again["mu"], state[mean])
     np.testing.assert_array_equal(again["sigma"], state[std])
+
+
+def test_normalisation_that_the_file_lacks():
+    state = export_state_dict(random_variables("resnet8"), "resnet8")
+    model = import_model(state, mean=MEAN, std=STD).model
+    assert (model.mean, model.std) == (MEAN, STD)
+    with pytest.raises(ValueError, match="mean and std go together"):
+        import_model(state, mean=MEAN)
 
 
 @pytest.mark.parametrize(("change", "message"), [
