@@ -64,7 +64,7 @@ def head(name):
     raise ValueError(f"only convnet_small, resnet… and wide_resnet… have a PyTorch layout; got {name!r}.")
 
 
-def key(path, name):
+def torch_key(path, name):
     """Name in PyTorch of the leaf at a path."""
     *modules, leaf = path[1:]
     joined = ".".join(modules)
@@ -82,7 +82,7 @@ def torch_shape(leaf):
     return tuple(leaf.shape[i] for i in _TO_TORCH.get(leaf.ndim, range(leaf.ndim)))
 
 
-def options(name, shapes, num_classes=None):
+def create_options(name, shapes, num_classes=None):
     """Keyword arguments of ``morel_jax.models.create`` that the tensors' shapes tell.
 
     Args:
@@ -100,12 +100,12 @@ def layout(name, shapes, num_classes=None):
     """Every tensor that the network ``name`` has, in the sizes that its first and last layers say.
 
     Args:
-        name, shapes, num_classes: as in :func:`options`.
+        name, shapes, num_classes: as in :func:`create_options`.
 
     Returns:
         dict from PyTorch's names to `Tensor`.
     """
-    chosen = options(name, shapes, num_classes)
+    chosen = create_options(name, shapes, num_classes)
     size, channels = (32, 32), 0
     if name == "convnet_small":
         channels = 2 * chosen["width"]
@@ -113,7 +113,7 @@ def layout(name, shapes, num_classes=None):
         size = (4, 4 * max(_axis(shapes, _HIDDEN, 1) // channels, 1))
     images = jax.ShapeDtypeStruct((1, *size, _axis(shapes, "conv1.weight", 1)), jnp.float32)
     flat = flatten_dict(jax.eval_shape(models.create(name, **chosen).init, jax.random.key(0), images))
-    keys = {path: key(path, name) for path in flat}
+    keys = {path: torch_key(path, name) for path in flat}
     return {keys[path]: Tensor(path, torch_shape(leaf), channels if keys[path] == _HIDDEN else 0)
             for path, leaf in flat.items()}
 

@@ -10,7 +10,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from morel_jax import models
 from morel_jax.interop import torch_file
-from morel_jax.interop.layouts import check_same, key, layout, options, torch_shape
+from morel_jax.interop.layouts import check_same, create_options, layout, torch_key, torch_shape
 from morel_jax.interop.recognition import detect, split
 
 __all__ = ["Imported", "detect", "export_state_dict", "import_model", "import_state_dict", "load_checkpoint",
@@ -60,7 +60,7 @@ def import_model(state_dict, name=None, num_classes=None, *, mean=None, std=None
     shapes = {tensor: value.shape for tensor, value in tensors.items()}
     expected = layout(name, shapes, num_classes)
     check_same(shapes, expected, "state dict", name)
-    model = models.create(name, mean=mean, std=std, **options(name, shapes, num_classes))
+    model = models.create(name, mean=mean, std=std, **create_options(name, shapes, num_classes))
     return Imported(name, model, unflatten_dict({
         place.path: place.from_torch(tensors[tensor]) for tensor, place in expected.items()}))
 
@@ -122,7 +122,7 @@ def export_state_dict(variables, name, *, mean=None, std=None, sub_block1=False)
     if (mean is None) != (std is None):
         raise ValueError(f"mean and std go together; got mean={mean} and std={std}.")
     flat = flatten_dict({kind: variables[kind] for kind in ("params", "batch_stats")})
-    shapes = {key(path, name): torch_shape(leaf) for path, leaf in flat.items()}
+    shapes = {torch_key(path, name): torch_shape(leaf) for path, leaf in flat.items()}
     expected = layout(name, shapes)
     check_same(shapes, expected, "variables", name)
     tensors = {tensor: place.to_torch(flat[place.path]) for tensor, place in expected.items()}

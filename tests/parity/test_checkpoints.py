@@ -1,4 +1,7 @@
 """Checkpoints in the layouts of TRADES, MART, AWP and RobustBench, through files, against plain PyTorch networks."""
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -86,10 +89,11 @@ def test_the_first_wrong_tensor_is_named(tmp_path):
         load_checkpoint(tmp_path / "wrong.pt")
 
 
-def test_convnet_small(quickstart_network, tmp_path):
-    """A trained network that flattens images, in the order that PyTorch has them."""
-    logits_fn, variables, dataset = quickstart_network
-    save_checkpoint(tmp_path / "model.pt", variables, "convnet_small")
+def test_the_command_exports_to_plain_pytorch(quickstart, quickstart_network, tmp_path):
+    """A trained network, which flattens images in an order of its own."""
+    logits_fn, _, dataset = quickstart_network
+    subprocess.run([sys.executable, "-m", "morel_jax.export", f"--workdir={quickstart[0] / 'morel'}", "--format=torch",
+                    f"--out={tmp_path}"], check=True)
     network = convnet_small(torch.load(tmp_path / "model.pt", weights_only=True))
     x = np.float32(dataset.test.images[:50]) / 255
     apart = np.abs(logits_fn(x) - network(channels_first(x)).numpy()).max()
