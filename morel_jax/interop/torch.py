@@ -1,132 +1,149 @@
-"""Weights to and from PyTorch, in the layouts of the reference implementation. Needs no PyTorch.
+"""Weights to and from PyTorch: the reference implementation, TRADES, MART, AWP, RobustBench.
 
-CIFAR ResNets (kuangliu/pytorch-cifar): ``conv1.weight``, ``bn1.*``, ``layer1.0.conv1.weight``,
-``layer2.0.shortcut.0.weight``, ``layer2.0.shortcut.1.*``, ``linear.*``. Wide ResNets (the TRADES repository):
-``conv1.weight``, ``block1.layer.0.bn1.*``, ``block1.layer.0.conv1.weight``,
-``block1.layer.0.convShortcut.weight``, ``bn1.*``, ``fc.*``.
+Needs PyTorch only for PyTorch's own files. `morel_jax.interop.layouts` says which tensor lies where.
 """
+from typing import Any, NamedTuple
 
-import re
-
-import jax
-import jax.numpy as jnp
+import flax.linen as nn
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from morel_jax import models
+from morel_jax.interop import torch_file
+from morel_jax.interop.layouts import check_same, create_options, layout, torch_key, torch_shape
+from morel_jax.interop.recognition import detect, split
 
-# Kernels: HWIO or [inputs, outputs] here, OIHW or [outputs, inputs] there. Everything else is a vector.
-_TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
-_FROM_TORCH = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}
-_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+__all__ = ["Imported", "detect", "export_state_dict", "import_model", "import_state_dict", "load_checkpoint",
+           "save_checkpoint"]
 
 
-def import_state_dict(state_dict, name, num_classes=None):
-    """A PyTorch state dict as variables of ``morel_jax.models.create(name, num_classes)``.
+class Imported(NamedTuple):
+    """A network from PyTorch; ``model.apply(variables, images).logits`` are its logits.
+
+    Attributes:
+        name: for ``morel_jax.models.create``.
+        model: Flax module, which normalises images where PyTorch's network does.
+        variables: {"params": …, "batch_stats": …}, float32.
+    """
+    name: str
+    model: nn.Module
+    variables: Any
+
+
+def import_model(state_dict, name=None, num_classes=None, *, mean=None, std=None):
+    """A PyTorch state dict as a network.
 
     Args:
-        state_dict: mapping from PyTorch's names to anything ``numpy.asarray`` takes, such as CPU tensors. A
-            prefix ``module.`` is dropped; ``num_batches_tracked`` is not read, nor is ``sub_block1``, which
-            the TRADES networks carry without using it.
-        name: ``resnet…`` or ``wide_resnet<depth>_<width>``.
+        state_dict: mapping from PyTorch's names to anything ``numpy.asarray`` takes, such as CPU tensors. Prefixes that
+            all names have, ``module.`` and the like, are dropped; ``num_batches_tracked`` is not read, nor is
+            ``sub_block1``, which the TRADES networks carry without using it. Buffers that normalise images (``mu`` and
+            ``sigma``, ``mean`` and ``std``, ``normalize.mean`` and ``normalize.std``) become the model's mean and std.
+        name: ``convnet_small``, ``resnet…`` or ``wide_resnet<depth>_<width>``; None: told from the tensors.
         num_classes: None takes as many as the last layer has. Image channels are the first layer's.
+        mean, std: a number a channel each, of a network that normalises images by numbers in its code.
 
     Returns:
-        {"params": …, "batch_stats": …}, float32, copied.
+        `Imported`.
 
     Raises:
-        ValueError: the name has no PyTorch layout, or a tensor is missing, unexpected or of another shape;
-            names the first such tensor and both shapes.
+        ValueError: the network cannot be told or has no PyTorch layout, or a tensor is missing, unexpected or of
+            another shape; names the first such tensor and both shapes. Or mean and std are given, and the state dict
+            has its own.
     """
-    tensors = {key.removeprefix("module."): value for key, value in state_dict.items()}
-    tensors = {key: np.asarray(value) for key, value in tensors.items() if not _is_unused(key)}
-    head = _head(name)
-    stem_channels = _axis(tensors, "conv1.weight", 1)
-    num_classes = _axis(tensors, f"{head}.weight", 0) if num_classes is None else num_classes
-    paths = _paths(name, num_classes, stem_channels)
-    _check_same({key: tensor.shape for key, tensor in tensors.items()},
-                {key: shape for key, (_, shape) in paths.items()}, "state dict", name)
-    return unflatten_dict({
-        path: jnp.array(tensors[key].transpose(_FROM_TORCH[len(shape)]), jnp.float32)
-        for key, (path, shape) in paths.items()})
+    own, normalisation = split(state_dict)
+    if normalisation[0] is not None:
+        if mean is not None:
+            raise ValueError(f"mean must be None where the state dict has its own, {normalisation[0]}; got {mean}.")
+        mean, std = normalisation
+    name = detect(own) if name is None else name
+    tensors = {tensor: np.asarray(value) for tensor, value in own.items()}
+    shapes = {tensor: value.shape for tensor, value in tensors.items()}
+    expected = layout(name, shapes, num_classes)
+    check_same(shapes, expected, "state dict", name)
+    model = models.create(name, mean=mean, std=std, **create_options(name, shapes, num_classes))
+    return Imported(name, model, unflatten_dict({
+        place.path: place.from_torch(tensors[tensor]) for tensor, place in expected.items()}))
 
 
-def export_state_dict(variables, name):
+def import_state_dict(state_dict, name=None, num_classes=None):
+    """The variables of :func:`import_model` alone, for networks that take images as they are.
+
+    Raises:
+        ValueError: as there; or the state dict normalises images, which variables cannot say.
+    """
+    _, (mean, std) = split(state_dict)
+    if mean is not None:
+        raise ValueError(f"state dict: this network normalises images with mean {mean} and std {std}, which belong to "
+                         "the model, not to its variables; use import_model.")
+    return import_model(state_dict, name, num_classes).variables
+
+
+def load_checkpoint(path, name=None, num_classes=None, key=None, *, mean=None, std=None):
+    """A network from a file; nothing in the file is run.
+
+    Args:
+        path: of a ``.pt``, ``.pth``, ``.tar`` or ``.ckpt`` file (needs PyTorch) or a ``.safetensors`` file (does not).
+        name, num_classes, mean, std: as for :func:`import_model`.
+        key: entry of the file's dict to take, such as ``ema_state_dict``. None takes what is under ``state_dict``,
+            ``model_state_dict``, ``model`` or ``net``, if there is one.
+
+    Returns:
+        `Imported`.
+
+    Raises:
+        ValueError: as :func:`import_model` and :func:`morel_jax.interop.torch_file.read`.
+        FileNotFoundError: no such file.
+    """
+    return import_model(torch_file.read(path, key), name, num_classes, mean=mean, std=std)
+
+
+def export_state_dict(variables, name, *, mean=None, std=None, sub_block1=False):
     """Variables of a model as a PyTorch state dict; the inverse of `import_state_dict`, bit for bit.
 
-    Each BatchNorm's ``num_batches_tracked`` is int64 zero. The TRADES networks' unused ``sub_block1`` is not
-    written, so load theirs with ``strict=False``.
+    Each BatchNorm's ``num_batches_tracked`` is int64 zero.
 
     Args:
         variables: {"params": …, "batch_stats": …} of ``morel_jax.models.create(name, …)``.
-        name: ``resnet…`` or ``wide_resnet<depth>_<width>``.
+        name: ``convnet_small``, ``resnet…`` or ``wide_resnet<depth>_<width>``.
+        mean, std: a number a channel each, of a model that normalises images: written as the buffers ``mu`` and
+            ``sigma`` of shape [1, channels, 1, 1], as RobustBench's normalising networks have them.
+        sub_block1: of wide ResNets, also write the unused ``sub_block1``, as a copy of ``block1``, so that the classes
+            that have it (TRADES', and RobustBench's with ``sub_block1=True``) load with ``strict=True``.
 
     Returns:
         dict from PyTorch's names to numpy arrays that own their memory.
 
     Raises:
-        ValueError: the name has no PyTorch layout, or the variables are not this model's; names the first
-            tensor and both shapes.
+        ValueError: the name has no PyTorch layout or no ``sub_block1``, or the variables are not this model's; names
+            the first tensor and both shapes.
     """
-    head = _head(name)
-    tensors = {}
-    for path, value in flatten_dict({kind: variables[kind] for kind in ("params", "batch_stats")}).items():
-        value = np.asarray(value)
-        tensors[_key(path, name)] = np.array(value.transpose(_TO_TORCH.get(value.ndim)), order="C")
-    paths = _paths(name, _axis(tensors, f"{head}.weight", 0), _axis(tensors, "conv1.weight", 1))
-    _check_same({key: tensor.shape for key, tensor in tensors.items()},
-                {key: shape for key, (_, shape) in paths.items()}, "variables", name)
-    counts = {key.replace("running_mean", "num_batches_tracked"): np.zeros((), np.int64)
-              for key in tensors if key.endswith("running_mean")}
-    return tensors | counts
+    if sub_block1 and not name.startswith("wide_resnet"):
+        raise ValueError(f"sub_block1 must be False for networks other than wide_resnet…; got True for {name!r}.")
+    if (mean is None) != (std is None):
+        raise ValueError(f"mean and std go together; got mean={mean} and std={std}.")
+    flat = flatten_dict({kind: variables[kind] for kind in ("params", "batch_stats")})
+    shapes = {torch_key(path, name): torch_shape(leaf) for path, leaf in flat.items()}
+    expected = layout(name, shapes)
+    check_same(shapes, expected, "variables", name)
+    tensors = {tensor: place.to_torch(flat[place.path]) for tensor, place in expected.items()}
+    tensors |= {tensor.replace("running_mean", "num_batches_tracked"): np.zeros((), np.int64)
+                for tensor in tensors if tensor.endswith("running_mean")}
+    if sub_block1:
+        tensors |= {f"sub_{tensor}": value.copy() for tensor, value in tensors.items() if tensor.startswith("block1.")}
+    if mean is not None:
+        tensors |= {buffer: np.array(values, np.float32).reshape(1, -1, 1, 1)
+                    for buffer, values in (("mu", mean), ("sigma", std))}
+    return tensors
 
 
-def _head(name):
-    if name.startswith("wide_resnet"):
-        return "fc"
-    if name.startswith("resnet"):
-        return "linear"
-    raise ValueError(f"only resnet… and wide_resnet… have a PyTorch layout; got {name!r}.")
+def save_checkpoint(path, variables, name, **options):
+    """Writes what :func:`export_state_dict` gives: loads with ``weights_only=True`` into plain PyTorch.
 
+    Args:
+        path: ``.pt``, ``.pth``, ``.tar`` or ``.ckpt`` (needs PyTorch) or ``.safetensors`` (does not).
+        variables, name, **options: as for :func:`export_state_dict`.
 
-def _is_unused(key):
-    return key.endswith("num_batches_tracked") or key.startswith("sub_block1.")
-
-
-def _axis(tensors, key, axis):
-    """Size of one axis; where there is none, any number will do, as the tensor is then reported."""
-    return tensors[key].shape[axis] if key in tensors and tensors[key].ndim > axis else 1
-
-
-def _key(path, name):
-    """Name in PyTorch of the leaf at a path such as ('params', 'layer1_0', 'bn1', 'scale')."""
-    *modules, leaf = path[1:]
-    key = ".".join(modules)
-    if _head(name) == "fc":
-        key = re.sub(r"^(block\d+)_", r"\1.layer.", key).replace("conv_shortcut", "convShortcut")
-        key = re.sub("^linear$", "fc", key)
-    else:
-        key = re.sub(r"^(layer\d+)_", r"\1.", key)
-        key = key.replace("shortcut_conv", "shortcut.0").replace("shortcut_bn", "shortcut.1")
-    return f"{key}.{_LEAVES.get(leaf, leaf)}"
-
-
-def _paths(name, num_classes, channels):
-    """PyTorch's name -> (path in the variables, PyTorch's shape), for every tensor of the model."""
-    images = jax.ShapeDtypeStruct((1, 32, 32, channels), jnp.float32)
-    model = models.create(name, num_classes)
-    flat = flatten_dict(jax.eval_shape(model.init, jax.random.key(0), images))
-    return {_key(path, name): (path, tuple(leaf.shape[i] for i in _TO_TORCH[leaf.ndim]))
-            for path, leaf in flat.items()}
-
-
-def _check_same(got, expected, what, name):
-    for key, shape in expected.items():
-        if key not in got:
-            raise ValueError(f"{what}: {key!r} of shape {shape} is missing; {name} has such a tensor.")
-    for key, shape in got.items():
-        if key not in expected:
-            raise ValueError(f"{what}: {key!r} of shape {shape} is unexpected; {name} has no such tensor.")
-    for key, shape in expected.items():
-        if got[key] != shape:
-            raise ValueError(f"{what}: {key!r} must have shape {shape} in {name}; got {got[key]}.")
+    Raises:
+        ValueError: as there, or another suffix.
+    """
+    torch_file.write(path, export_state_dict(variables, name, **options))

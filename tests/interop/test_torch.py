@@ -82,7 +82,7 @@ def test_prefix_of_data_parallel_is_dropped_and_memory_is_copied(resnet):
     (lambda s: s.update({"layer1.0.conv1.weight": np.zeros((16, 16, 1, 1))}), {},
      r"'layer1.0.conv1.weight' must have shape \(16, 16, 3, 3\) in resnet8; got \(16, 16, 1, 1\)"),
     (lambda s: None, dict(num_classes=5), r"'linear.bias' must have shape \(5,\) in resnet8; got \(10,\)"),
-    (lambda s: None, dict(name="convnet_small"), "PyTorch layout; got 'convnet_small'"),
+    (lambda s: None, dict(name="vit"), "PyTorch layout; got 'vit'"),
 ])
 def test_errors_of_import(resnet, change, options, message):
     state = dict(resnet[1])

@@ -1,4 +1,4 @@
-"""AutoAttack and its members against the authors' PyTorch code, on the quickstart's network and 500 images."""
+"""AutoAttack and its members against the authors' PyTorch code, on the quickstart's network, exported, 500 images."""
 import logging
 
 import numpy as np
@@ -8,8 +8,9 @@ from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from pyautoattack.fab_pt import FABAttack_PT
 from pyautoattack.square import SquareAttack
 
-from benchmarks.torch_convnet import ConvNet
 from morel_jax.evaluation import evaluate
+from morel_jax.interop.torch import save_checkpoint
+from tests.parity.torch_convnet import convnet_small
 
 pytestmark = [pytest.mark.parity, pytest.mark.slow]
 COUNT = 500
@@ -37,7 +38,8 @@ def compared(quickstart_network, tmp_path_factory):
         attack, index, _, _, broken, *_ = line.split(",")
         ours[attack][int(index)] = broken == "0"
 
-    network = ConvNet(variables, images.shape[1])
+    save_checkpoint(folder / "model.pt", variables, "convnet_small")
+    network = convnet_small(torch.load(folder / "model.pt", weights_only=True))
     x = torch.from_numpy(images.transpose(0, 3, 1, 2).astype(np.float32) / 255)
     y = torch.from_numpy(labels.astype(np.int64))
     theirs = {name: (network(make(network).perturb(x, y)).argmax(1) == y).numpy() for name, make in THEIRS.items()}
@@ -52,7 +54,8 @@ def test_robust_accuracy_agrees(compared, attack):
     ours, theirs = compared[attack]
     only_ours, only_theirs = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
     print(f"\n{attack}: robust {100 * ours.mean():.1f} % (ours), {100 * theirs.mean():.1f} % (theirs); robust only "
-          f"under ours {only_ours}, only under theirs {only_theirs}")
+          f"under ours {only_ours}, only under theirs {only_theirs}; the same verdict on "
+          f"{COUNT - only_ours - only_theirs} of {COUNT} images")
     assert 0.05 < theirs.mean() < 0.6  # The comparison means something: many images break, many do not.
     assert abs(ours.mean() - theirs.mean()) <= 0.01
     assert ours.mean() - theirs.mean() <= 0.005

@@ -1,4 +1,4 @@
-"""Foolbox's own JAX wrapper around our networks, and its attacks against ours."""
+"""Foolbox's attacks on our networks, against ours."""
 import foolbox
 import jax
 import jax.numpy as jnp
@@ -7,6 +7,7 @@ import pytest
 
 from morel_jax.attacks.fgsm import FGSM
 from morel_jax.attacks.pgd import PGD
+from morel_jax.interop import foolbox as adapter
 
 pytestmark = pytest.mark.parity
 EPSILON = 0.1
@@ -18,7 +19,7 @@ def network(quickstart_network):
     """(logits_fn, Foolbox's model of it, x, y); Foolbox tells frameworks by their arrays, so these are JAX's."""
     logits_fn, _, dataset = quickstart_network
     x, y = jnp.float32(dataset.test.images[:COUNT]) / 255, jnp.asarray(dataset.test.labels[:COUNT])
-    return logits_fn, foolbox.models.JAXModel(logits_fn, bounds=(0, 1)), x, y
+    return logits_fn, adapter.model(logits_fn), x, y
 
 
 def test_accuracy(network):
@@ -56,3 +57,10 @@ def test_other_attacks_run(network):
         assert clipped.min() >= 0
         assert clipped.max() <= 1
         assert broken.shape == (8,)
+
+
+def test_a_plain_function(network):
+    logits_fn, model, x, _ = network
+    plain = adapter.model(lambda images: logits_fn(images))
+    assert plain.bounds == (0, 1)
+    np.testing.assert_allclose(plain(x), model(x), atol=1e-5)

@@ -1,0 +1,159 @@
+"""Our networks as classifiers of the Adversarial Robustness Toolbox, for its evasion attacks and metrics.
+
+Importing this imports ART (the extra ``parity``), which closes every handler of Python's logging that the process has.
+"""
+import jax
+import jax.numpy as jnp
+import numpy as np
+from art.estimators.classification.classifier import ClassGradientsMixin, ClassifierMixin
+from art.estimators.estimator import BaseEstimator, LossGradientsMixin, NeuralNetworkMixin
+from art.utils import check_and_transform_label_format
+
+from morel_jax.losses import cross_entropy
+
+
+@jax.jit
+def _logits(logits_fn, x):
+    return logits_fn(x)
+
+
+@jax.jit
+def _losses(logits_fn, x, y):
+    return cross_entropy(logits_fn(x), y)
+
+
+@jax.jit
+def _loss_gradients(logits_fn, x, y):
+    return jax.grad(lambda x: cross_entropy(logits_fn(x), y).sum())(x)
+
+
+@jax.jit
+def _logit_gradients(logits_fn, x, labels):
+    """float[n, k, h, w, c]: gradients of the logits int[n, k] of each image."""
+    logits, transpose = jax.vjp(logits_fn, x)
+    chosen = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    return jax.lax.map(lambda cotangent: transpose(cotangent)[0], chosen.swapaxes(0, 1)).swapaxes(0, 1)
+
+
+class JAXClassifier(ClassGradientsMixin, ClassifierMixin, LossGradientsMixin, NeuralNetworkMixin, BaseEstimator):
+    """A network with fixed weights, as ART's attacks and metrics take it; logits, losses and gradients are JAX's.
+
+    Every call runs in blocks of one shape, the last filled up with zeros, so each function compiles once.
+
+    Args:
+        logits_fn: images float32[n, h, w, c] in [0, 1] -> logits float[n, num_classes]; a ``jax.tree_util.Partial``
+            over its weights, as :func:`morel_jax.evaluation.load` returns, keeps them out of the compiled programs.
+        image_shape: (h, w, c).
+        num_classes: logits.
+        batch_size: images in a block. ART's own ``batch_size`` changes how attacks go, but not this.
+
+    Raises:
+        ValueError: image_shape is not three sizes, num_classes is below 2 or not the network's, or batch_size is
+            below 1.
+    """
+    estimator_params = (BaseEstimator.estimator_params + NeuralNetworkMixin.estimator_params
+                        + ClassifierMixin.estimator_params)
+
+    def __init__(self, logits_fn, image_shape, num_classes, batch_size=128):
+        if len(image_shape) != 3:
+            raise ValueError(f"image_shape must be (height, width, channels); got {tuple(image_shape)}.")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1; got {batch_size}.")
+        image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+        logits = jax.eval_shape(logits_fn, image).shape
+        if num_classes < 2 or logits != (1, num_classes):
+            raise ValueError(f"num_classes must be the network's, and at least 2; got {num_classes}, and for one image "
+                             f"logits of shape {logits}.")
+        if not isinstance(logits_fn, jax.tree_util.Partial):
+            logits_fn = jax.tree_util.Partial(logits_fn)
+        super().__init__(model=logits_fn, clip_values=(0.0, 1.0), channels_first=False)
+        self.nb_classes = num_classes
+        self._input_shape = tuple(image_shape)
+        self._block = batch_size
+        self._layer_names = None
+
+    @property
+    def input_shape(self):
+        """(h, w, c)."""
+        return self._input_shape
+
+    def predict(self, x, batch_size=None, **_):
+        """Logits float32[n, num_classes] of float[n, h, w, c]; ``batch_size`` is ART's and changes nothing."""
+        return self._in_blocks(_logits, x)
+
+    def compute_loss(self, x, y, reduction="none", **_):
+        """Cross-entropy, float32[n].
+
+        Args:
+            x: float[n, h, w, c].
+            y: int[n], or one-hot [n, num_classes].
+            reduction: ``none``, or ``mean`` or ``sum`` over the images.
+
+        Raises:
+            ValueError: another reduction.
+        """
+        reductions = {"none": np.asarray, "mean": np.mean, "sum": np.sum}
+        if reduction not in reductions:
+            raise ValueError(f"reduction must be one of {', '.join(reductions)}; got {reduction!r}.")
+        return reductions[reduction](self._in_blocks(_losses, x, self._labels(y)))
+
+    def loss_gradient(self, x, y, **_):
+        """Gradient of each image's own cross-entropy, float32[n, h, w, c], whatever other images are there.
+
+        (ART's own classifiers differentiate the batch's mean, so theirs is this divided by n.)
+        """
+        return self._in_blocks(_loss_gradients, x, self._labels(y))
+
+    def class_gradient(self, x, label=None, **_):
+        """Gradients of logits with respect to images.
+
+        Args:
+            x: float[n, h, w, c].
+            label: a class for all images, or one for each; None: every class.
+
+        Returns:
+            float32[n, num_classes, h, w, c], or [n, 1, h, w, c] where a label was given.
+
+        Raises:
+            ValueError: label is not a class, or there is not one for each image.
+        """
+        count = len(x)
+        if label is None:
+            labels = np.tile(np.arange(self.nb_classes), (count, 1))
+        else:
+            labels = np.asarray(label)
+            if labels.shape not in ((), (count,)) or np.any((labels < 0) | (labels >= self.nb_classes)):
+                raise ValueError(f"label must be one of 0 .. {self.nb_classes - 1} for all images, or one for each of "
+                                 f"the {count}; got {label}.")
+            labels = np.broadcast_to(labels, (count,))[:, None]
+        return self._in_blocks(_logit_gradients, x, labels)
+
+    def fit(self, x, y, **_):
+        """Raises NotImplementedError: networks are trained by ``morel_jax.training.fit``."""
+        raise NotImplementedError("this classifier's weights are fixed; train with morel_jax.training.fit.")
+
+    def get_activations(self, x, layer, batch_size=None, framework=False):
+        """Raises NotImplementedError: a logits_fn shows no layers."""
+        raise NotImplementedError("this classifier knows its network's logits only, not its layers.")
+
+    def __repr__(self):
+        return (f"JAXClassifier(image_shape={self._input_shape}, num_classes={self.nb_classes}, "
+                f"batch_size={self._block})")
+
+    def _labels(self, y):
+        one_hot = check_and_transform_label_format(np.asarray(y), self.nb_classes)
+        return np.argmax(one_hot, axis=-1).astype(np.int32)
+
+    def _in_blocks(self, function, x, *rows):
+        """``function(logits_fn, x, *rows)`` with all arrays cut into blocks along their first axis."""
+        arrays = [np.asarray(x, np.float32), *rows]
+        if arrays[0].shape[1:] != self._input_shape:
+            raise ValueError(f"x must have the shape [n, {', '.join(map(str, self._input_shape))}]; got "
+                             f"{arrays[0].shape}.")
+        results = []
+        for start in range(0, max(len(arrays[0]), 1), self._block):  # No images make one block of nothing but filling.
+            blocks = [array[start:start + self._block] for array in arrays]
+            count = len(blocks[0])
+            filled = [np.pad(block, [(0, self._block - count), *[(0, 0)] * (block.ndim - 1)]) for block in blocks]
+            results.append(np.asarray(function(self._model, *filled))[:count])
+        return np.concatenate(results)

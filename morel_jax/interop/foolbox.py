@@ -1,0 +1,25 @@
+"""Our networks as Foolbox's models. Importing this imports Foolbox (the extra ``parity``)."""
+import foolbox
+import jax
+
+
+@jax.jit
+def _logits(logits_fn, images):
+    return logits_fn(images)
+
+
+def model(logits_fn):
+    """A network as Foolbox's attacks take it.
+
+    Foolbox tells frameworks by their arrays: give its attacks images and labels of ``jax.numpy``, not of numpy.
+
+    Args:
+        logits_fn: images float32[n, h, w, c] in [0, 1] -> logits float[n, classes]; a ``jax.tree_util.Partial`` over
+            its weights, as :func:`morel_jax.evaluation.load` returns, or any function.
+
+    Returns:
+        ``foolbox.models.JAXModel`` with bounds (0, 1).
+    """
+    if not isinstance(logits_fn, jax.tree_util.Partial):
+        logits_fn = jax.tree_util.Partial(logits_fn)
+    return foolbox.models.JAXModel(jax.tree_util.Partial(_logits, logits_fn), bounds=(0, 1))

@@ -1,0 +1,100 @@
+"""What an exported network is: config, data, size, and accuracies with how each was measured."""
+
+
+def model_card(run, which, history, summary, parameters, dataset, files):
+    """The facts about a network, as plain values for JSON.
+
+    Args:
+        run: content of the run's ``config.json``: ``config``, ``versions``, ``commit``.
+        which: ``best`` or ``last``, the exported checkpoint.
+        history: list of dicts, the lines of ``metrics.jsonl``.
+        summary: content of the checkpoint's ``evaluation/<which>/summary.json``, or None.
+        parameters: their number.
+        dataset: dict of ``name``, ``num_classes``, ``image_shape``, ``train`` and ``test``, the last two in images.
+        files: dict from a file's name to what it is.
+    """
+    config = run["config"]
+    judged = [line for line in history if "robust_accuracy" in line]
+    # Ties go to the later epoch, as in training.
+    at = max(judged, key=lambda line: (line["robust_accuracy"], line["epoch"])) if which == "best" and judged else None
+    at = at or (history[-1] if history else {})
+    card = {
+        "architecture": config["model"]["name"], "parameters": parameters, "method": config["method"],
+        "variant": config["variant"], "data": dataset, "checkpoint": which, "epoch": at.get("epoch"),
+        "epochs": config["epochs"], "files": files, "versions": run["versions"], "commit": run["commit"],
+        "config": config,
+    }
+    if "robust_accuracy" in at:
+        validation = config["validation"]
+        card["validation"] = {
+            "clean_accuracy": at["clean_accuracy"], "robust_accuracy": at["robust_accuracy"],
+            "attack": f"PGD, {validation['num_steps']} steps of {validation['step_size']:.5g}", "norm": "linf",
+            "epsilon": validation["epsilon"], "images": _validation_images(validation, dataset)}
+    if summary:
+        settings = summary["settings"]
+        card["evaluation"] = {
+            "images": summary["examples"], "norm": settings["norm"], "epsilon": settings["epsilon"],
+            "seed": settings["seed"], "clean": _accuracy(summary["clean"]),
+            "attacks": {name: _accuracy(entry) for name, entry in summary["attacks"].items()}}
+        if "worst_case" in summary:
+            card["evaluation"]["worst_case"] = _accuracy(summary["worst_case"])
+    return card
+
+
+def _validation_images(validation, dataset):
+    if validation["split"] == "holdout":
+        count, name = validation["holdout"], "training images held out"
+    else:
+        count, name = dataset["test"], "test images, on which the best checkpoint was also chosen"
+    return f"{min(validation['examples'] or count, count)} {name}"
+
+
+def _accuracy(entry):
+    return {"accuracy": entry["accuracy"], "interval": entry["interval"]}
+
+
+def to_markdown(card):
+    """A card as ``model_card.md`` has it.
+
+    Args:
+        card: what :func:`model_card` returned.
+    """
+    data = card["data"]
+    height, width, channels = data["image_shape"]
+    lines = [
+        f"# {card['architecture']}, {card['method']}, {data['name']}", "",
+        f"Image classifier of {card['parameters']:,} parameters. Images are float32 in [0, 1], "
+        f"[n, {height}, {width}, {channels}]" + _normalisation(card["config"]["model"]) + f"; {data['num_classes']} "
+        "classes. The embedding space that MOREL trains with is not part of it.", "",
+        "| | |", "|---|---|",
+        f"| training | {card['method']}, variant {card['variant']}, {card['epochs']} epochs, batch size "
+        f"{card['config']['batch_size']} |",
+        f"| data | {data['name']}: {data['train']} training and {data['test']} test images |",
+        f"| checkpoint | {card['checkpoint']}, epoch {card['epoch']} |",
+        f"| commit | {card['commit'] or 'unknown'} |",
+        "| versions | " + ", ".join(f"{name} {version}" for name, version in card["versions"].items()) + " |", "",
+        "## Accuracy", ""]
+    if "validation" in card:
+        found = card["validation"]
+        lines += [f"While training, on {found['images']}: clean {100 * found['clean_accuracy']:.2f} %, "
+                  f"{100 * found['robust_accuracy']:.2f} % under {found['attack']} ({found['norm']}, epsilon "
+                  f"{found['epsilon']:.5g}).", ""]
+    if "evaluation" in card:
+        found = card["evaluation"]
+        rows = {"none (clean)": found["clean"]} | found["attacks"]
+        if "worst_case" in found:
+            rows["worst case over attacks"] = found["worst_case"]
+        lines += [f"Judged by `python -m morel_jax.evaluate` on {found['images']} test images, {found['norm']}, "
+                  f"epsilon {found['epsilon']:.5g}, seed {found['seed']}:", "",
+                  "| attack | accuracy, % | 95 % interval |", "|---|---|---|"]
+        lines += [f"| {name} | {100 * entry['accuracy']:.2f} | {100 * entry['interval'][0]:.2f} to "
+                  f"{100 * entry['interval'][1]:.2f} |" for name, entry in rows.items()]
+    else:
+        lines.append("Not judged by `python -m morel_jax.evaluate` with these weights.")
+    lines += ["", "## Files", "", *(f"- `{name}`: {what}" for name, what in card["files"].items()),
+              "- `model_card.json`: this card, and the whole config"]
+    return "\n".join(lines) + "\n"
+
+
+def _normalisation(model):
+    return f", normalised inside with mean {model['mean']} and std {model['std']}" if model["mean"] else ""

@@ -1,0 +1,39 @@
+"""A network as one file of StableHLO, which runs where JAX is and this library is not.
+
+The weights are constants inside, so the file is all there is. Whoever has JAX runs it with::
+
+    import jax.export
+    with open("model.stablehlo", "rb") as file:
+        logits_fn = jax.export.deserialize(bytearray(file.read())).call
+"""
+import jax
+import jax.numpy as jnp
+from jax import export
+
+PLATFORMS = ("cpu", "cuda")
+_KNOWN = ("cpu", "cuda", "rocm", "tpu")
+
+
+def serialise(logits_fn, image_shape, platforms=PLATFORMS, gradients=False):
+    """A network's bytes, for batches of any size.
+
+    Args:
+        logits_fn: images float32[n, h, w, c] in [0, 1] -> logits float[n, classes].
+        image_shape: (h, w, c).
+        platforms: where it is to run, of ``cpu``, ``cuda``, ``rocm`` and ``tpu``; none of them need be here.
+        gradients: also put in what ``jax.grad`` of a function of the logits needs, as attacks do; doubles the size.
+
+    Returns:
+        bytearray for ``jax.export.deserialize``.
+
+    Raises:
+        ValueError: image_shape is not three sizes, or an unknown platform or none.
+    """
+    if len(image_shape) != 3:
+        raise ValueError(f"image_shape must be (height, width, channels); got {tuple(image_shape)}.")
+    if not platforms or not set(platforms) <= set(_KNOWN):
+        raise ValueError(f"platforms must be one or more of {', '.join(_KNOWN)}; got {', '.join(platforms) or 'none'}.")
+    batch, = export.symbolic_shape("batch")
+    images = jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)
+    exported = export.export(jax.jit(lambda images: logits_fn(images)), platforms=platforms)(images)
+    return exported.serialize(vjp_order=int(gradients))

@@ -1,0 +1,56 @@
+import json
+
+import pytest
+
+from morel_jax.interop.model_card import model_card, to_markdown
+from tests.small import small_config
+
+HISTORY = [{"epoch": 1, "clean_accuracy": 0.5, "robust_accuracy": 0.4}, {"epoch": 2},
+           {"epoch": 3, "clean_accuracy": 0.6, "robust_accuracy": 0.4},
+           {"epoch": 4, "clean_accuracy": 0.7, "robust_accuracy": 0.3}]
+DATASET = {"name": "tiny", "num_classes": 10, "image_shape": [28, 28, 1], "train": 96, "test": 40}
+SUMMARY = {"examples": 20, "settings": {"norm": "linf", "epsilon": 0.1, "seed": 3},
+           "clean": {"accuracy": 0.75, "interval": [0.5, 0.9], "correct": 15},
+           "attacks": {"pgd20": {"accuracy": 0.25, "interval": [0.1, 0.5], "correct": 5, "violations": {}}},
+           "worst_case": {"accuracy": 0.25, "interval": [0.1, 0.5], "correct": 5}}
+
+
+def card(which="best", history=HISTORY, summary=None, **changes):
+    run = {"config": small_config(**changes).to_dict(), "versions": {"jax": "1.2"}, "commit": None}
+    return model_card(run, which, history, summary, 1234567, DATASET, {"model.pt": "weights"})
+
+
+@pytest.mark.parametrize(("which", "epoch", "clean"), [("best", 3, 0.6), ("last", 4, 0.7)])
+def test_which_epoch(which, epoch, clean):
+    """The best has the highest robust accuracy, the later of equals."""
+    found = card(which)
+    assert (found["epoch"], found["validation"]["clean_accuracy"]) == (epoch, clean)
+    assert "evaluation" not in found
+
+
+@pytest.mark.parametrize(("changes", "images"), [
+    ({}, "40 test images, on which the best checkpoint was also chosen"),
+    ({"validation__examples": 10}, "10 test images, on which the best checkpoint was also chosen"),
+    ({"validation__split": "holdout", "validation__holdout": 16}, "16 training images held out")])
+def test_which_images(changes, images):
+    assert card(**changes)["validation"]["images"] == images
+
+
+def test_markdown_says_how_accuracies_were_measured():
+    text = to_markdown(card(summary=SUMMARY))
+    assert text.startswith("# convnet_small, morel_mart, tiny\n")
+    assert "1,234,567 parameters" in text
+    assert "clean 60.00 %, 40.00 % under PGD, 2 steps of 0.05 (linf, epsilon 0.1)" in text
+    assert "on 20 test images, linf, epsilon 0.1, seed 3:" in text
+    assert "| pgd20 | 25.00 | 10.00 to 50.00 |" in text
+    assert "| worst case over attacks | 25.00 |" in text
+    assert "- `model.pt`: weights" in text
+    assert "| commit | unknown |" in text
+    assert json.loads(json.dumps(card(summary=SUMMARY)))["evaluation"]["attacks"]["pgd20"]["accuracy"] == 0.25
+
+
+def test_without_history_or_evaluation():
+    text = to_markdown(card(history=[], model__mean=(0.5,), model__std=(0.25,)))
+    assert "While training" not in text
+    assert "Not judged by" in text
+    assert "normalised inside with mean (0.5,) and std (0.25,)" in text
