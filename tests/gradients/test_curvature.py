@@ -24,9 +24,11 @@ def test_of_a_quadratic_by_hand():
     got = gradients.hessian_vector_product(quadratic, POINT, {"a": jnp.array([1.0, 0.0]), "b": jnp.array([2.0])})
     np.testing.assert_allclose(jnp.concatenate([got["a"], got["b"]]), MATRIX @ np.float32([1, 0, 2]), rtol=1e-6)
     values = np.linalg.eigvalsh(MATRIX)
-    found = gradients.hessian_eigenpairs(quadratic, POINT, jax.random.key(0), count=3, num_steps=3)
+    found = jax.jit(lambda point, key: gradients.hessian_eigenpairs(quadratic, point, key, count=3, num_steps=3))(
+        POINT, jax.random.key(0))
     np.testing.assert_allclose(found.values, values[::-1], rtol=1e-5)
-    found = gradients.sharpness(quadratic, POINT, jax.random.key(0), num_steps=60)
+    found = jax.jit(lambda point, key: gradients.sharpness(quadratic, point, key, num_steps=60))(
+        POINT, jax.random.key(0))
     np.testing.assert_allclose(found.values, values[-1:], rtol=1e-4)
 
 
@@ -47,9 +49,9 @@ def test_of_a_small_network_as_its_whole_hessian():
     with jax.enable_x64(True):
         loss, params = small_net()
         flat, unravel = ravel_pytree(params)
-        hessian = jax.hessian(lambda flat: loss(unravel(flat)))(flat)
+        hessian = jax.jit(jax.hessian(lambda flat: loss(unravel(flat))))(flat)
         vector = np.random.default_rng(1).normal(size=flat.shape)
-        product = gradients.hessian_vector_product(loss, params, unravel(jnp.asarray(vector)))
+        product = jax.jit(lambda v: gradients.hessian_vector_product(loss, params, v))(unravel(jnp.asarray(vector)))
         np.testing.assert_allclose(ravel_pytree(product)[0], hessian @ vector, rtol=1e-10, atol=1e-12)
         values, vectors = np.linalg.eigh(hessian)
         for which, order in (("largest", np.arange(24)[::-1]), ("smallest", np.arange(24))):
