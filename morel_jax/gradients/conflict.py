@@ -13,7 +13,7 @@ class Conflict:
         cosine: float[..., m, m] in [-1, 1]; negative where a step against one gradient raises the other objective. 0
             where a gradient is zero, on the diagonal too.
         angle: float[..., m, m], radians in [0, pi]; pi / 2 where a gradient is zero. In float32 an angle near 0 or pi
-            is known to about 5e-4.
+            is known to about 1e-3.
         norm_ratio: float[..., m, m], norms[i] / norms[j]; 1 where both are zero.
     """
     norms: jax.Array
@@ -90,11 +90,10 @@ def compare(products):
     """
     norms = jnp.sqrt(jnp.maximum(jnp.diagonal(products, axis1=-2, axis2=-1), 0))
     first, second = norms[..., :, None], norms[..., None, :]
-    present = (first > 0) & (second > 0)
-    # One after the other: the product of two norms may underflow.
-    cosine = products / jnp.where(present, first, 1) / jnp.where(present, second, 1)
-    cosine = jnp.clip(jnp.where(present, cosine, 0), -1, 1)
-    ratio = jnp.where(second > 0, first / jnp.where(second > 0, second, 1), jnp.where(first > 0, jnp.inf, 1))
+    divisors = jnp.where(norms == 0, 1, norms)
+    # One after the other: the product of two norms may underflow. A product with a zero gradient is 0 already.
+    cosine = jnp.clip(products / divisors[..., :, None] / divisors[..., None, :], -1, 1)
+    ratio = jnp.where(second == 0, jnp.where(first == 0, 1, jnp.inf), first / divisors[..., None, :])
     return Conflict(norms, cosine, jnp.arccos(cosine), ratio)
 
 

@@ -89,7 +89,7 @@ def input_hessian_eigenpairs(logits_fn, key, x, y, count=1, num_steps=10, which=
     Raises:
         ValueError: as ``lanczos``, whose dimension is an image's size.
 
-    Reference: large values as a mark of images that are easily attacked, Moosavi-Dezfooli et al., arXiv:1811.09716.
+    Reference: Moosavi-Dezfooli et al., arXiv:1811.09716, who find that adversarial training makes them smaller.
     """
     def single(key, image, label):
         def product(vector):

@@ -14,7 +14,7 @@ def flatten(values):
 def _scaled(rows):
     """(rows over their largest entry, that entry, whether it is not zero), the latter two as columns."""
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(rows), axis=-1, keepdims=True))
-    present = largest > 0
+    present = largest != 0  # Of NaN true, so that it stays one.
     largest = jnp.where(present, largest, 1)
     return rows / largest, largest, present
 

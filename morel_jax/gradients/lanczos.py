@@ -105,11 +105,11 @@ def lanczos(operator, key, like, num_steps, count=1, which="largest"):
         beta = optax.tree.norm(rest)
         scale = jnp.maximum(jnp.max(jnp.abs(alphas)), jnp.max(betas))
         used_up = beta <= 100 * jnp.finfo(dtype).eps * scale
-        fresh = _orthogonalise(random_unit(jax.random.fold_in(key, i), like), basis)
-        rest = jax.tree.map(lambda f, r: jnp.where(used_up, f, r), fresh, rest)
-        # The last step's leaves nothing that is not in the basis when the basis is the whole space.
+        rest = jax.lax.cond(
+            used_up, lambda: _orthogonalise(random_unit(jax.random.fold_in(key, i), like), basis), lambda: rest)
+        # Nothing is left when the basis is the whole space, after the last step.
         length = optax.tree.norm(rest)
-        vector = optax.tree.scale(jnp.where(length > 0, 1 / jnp.where(length > 0, length, 1), 0), rest)
+        vector = optax.tree.scale(1 / jnp.where(length == 0, 1, length), rest)
         return basis, vector, alphas, betas.at[i].set(jnp.where(used_up, 0, beta))
 
     zeros = jnp.zeros(num_steps, dtype)

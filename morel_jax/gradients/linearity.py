@@ -67,7 +67,7 @@ def linearity_error(logits_fn, key, x, y, epsilon, step_size, num_steps=10, loss
 
 
 def _better(best, gaps, delta):
-    wider = gaps > best.error
+    wider = ~(gaps <= best.error)  # A loss that is NaN is not linear.
     of_delta = wider.reshape(-1, *(1,) * (delta.ndim - 1))
     return LinearityError(jnp.where(wider, gaps, best.error), jnp.where(of_delta, delta, best.delta))
 

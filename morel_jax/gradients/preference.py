@@ -74,7 +74,7 @@ def preference_influence(objectives, params, preferences, reference, reference_p
 
     def unit(w):
         size = length(w)
-        return jnp.where(size > 0, w / jnp.where(size > 0, size, 1), 0)
+        return jnp.where(size == 0, 0, w / jnp.where(size == 0, 1, size))
 
     toward = unit(weights(reference))
 

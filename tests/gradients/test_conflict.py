@@ -63,6 +63,12 @@ def test_gradients_whose_product_float32_does_not_hold():
     np.testing.assert_allclose(gradients.compare(products).cosine, [[1, -1], [-1, 1]], rtol=1e-6)
 
 
+def test_nan_stays_nan():
+    conflict = gradients.compare(np.float32([[np.nan, np.nan], [np.nan, 1]]))
+    np.testing.assert_array_equal(np.isnan(conflict.cosine), [[True, True], [True, False]])
+    np.testing.assert_array_equal(np.isnan(conflict.norm_ratio), [[True, True], [True, False]])
+
+
 def test_through_the_library():
     """TRADES and the alignment of features on one batch: each gradient is that of its loss alone."""
     apply, params = network("convnet")

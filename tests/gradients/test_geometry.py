@@ -26,6 +26,12 @@ def test_neither_size_of_the_rows_nor_their_squares_matter(scale):
     np.testing.assert_allclose(cosines(rows, ROWS), [1, 0, 1], rtol=1e-6)
 
 
+def test_nan_stays_nan():
+    rows = np.float32([[np.nan, 1], [1, 0]])
+    np.testing.assert_array_equal(np.isnan(norms(rows)), [True, False])
+    np.testing.assert_array_equal(np.isnan(cosines(rows, np.ones_like(rows))), [True, False])
+
+
 def test_a_zero_row_has_finite_gradients():
     zero = jnp.zeros((1, 3))
     np.testing.assert_array_equal(jax.grad(lambda a: norms(a).sum())(zero), zero)

@@ -63,6 +63,12 @@ def test_the_error_is_that_of_delta_and_steps_find_more():
     np.testing.assert_allclose(found.error, expected, rtol=1e-3, atol=1e-6)
 
 
+def test_a_loss_that_is_nan_is_not_called_linear():
+    found = gradients.linearity_error(lambda x: LINEAR.logits(x) * np.float32([[1], [1], [1], [np.nan]]),
+                                      jax.random.key(0), LINEAR.x, LINEAR.y, 0.1, 0.05, 2)
+    np.testing.assert_array_equal(np.isnan(found.error), [False, False, False, True])
+
+
 def test_alignment_of_a_parabola_by_hand():
     """Gradients a x and a (x + eta): at x = 0 nothing to align; far away the noise does not matter."""
     y = np.int32([0, 0])

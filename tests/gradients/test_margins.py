@@ -46,6 +46,13 @@ def test_misclassified_images_have_negative_margins():
     np.testing.assert_allclose(clipped.margin, np.full(6, -1e-4), rtol=1e-5)
 
 
+def test_logits_that_are_nan_have_no_margin():
+    broken = np.ones((6, 1), np.float32)
+    broken[2] = np.nan
+    margin = gradients.linearised_margins(lambda x: broken * LINEAR.logits(x), LINEAR.x, LINEAR.y).margin
+    np.testing.assert_array_equal(np.isnan(margin), np.isnan(broken[:, 0]))
+
+
 def test_networks_without_slope():
     x, y = np.full((2, 2, 2, 1), 0.5, np.float32), np.int32([0, 1])
 
