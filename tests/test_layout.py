@@ -20,7 +20,8 @@ def test_attacks_and_losses_know_no_flax_modules():
             assert "linen" not in module.read_text(), module
 
 
-@pytest.mark.parametrize("floor", ["attacks", "data", "evaluation", "losses", "models", "reproduction", "training"])
+@pytest.mark.parametrize(
+    "floor", ["attacks", "data", "evaluation", "gradients", "losses", "models", "reproduction", "training"])
 def test_tests_mirror_the_package(floor):
     assert list((ROOT / "tests" / floor).glob("test_*.py"))
 

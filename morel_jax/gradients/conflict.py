@@ -1,0 +1,129 @@
+"""How the gradients of several objectives stand to each other, over all parameters and layer by layer."""
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+
+@struct.dataclass
+class Conflict:
+    """The gradients of m objectives, compared in pairs.
+
+    Attributes:
+        norms: float[..., m], L2, each in its objective's units over the parameters'.
+        cosine: float[..., m, m] in [-1, 1]; negative where a step against one gradient raises the other objective. 0
+            where a gradient is zero, on the diagonal too.
+        angle: float[..., m, m], radians in [0, pi]; pi / 2 where a gradient is zero. In float32 an angle near 0 or pi
+            is known to about 1e-3.
+        norm_ratio: float[..., m, m], norms[i] / norms[j]; 1 where both are zero.
+    """
+    norms: jax.Array
+    cosine: jax.Array
+    angle: jax.Array
+    norm_ratio: jax.Array
+
+
+def objective_gradients(objectives, params):
+    """The gradient of every objective: one pass forwards and one vmapped pass backwards.
+
+    Args:
+        objectives: params -> float[m].
+        params: pytree of float arrays.
+
+    Returns:
+        (values float[m], gradients: pytree like ``params`` with a leading axis m).
+
+    Raises:
+        ValueError: ``objectives`` gives anything but one axis (found while tracing).
+    """
+    values, pull_back = jax.vjp(objectives, params)
+    if values.ndim != 1:
+        raise ValueError(f"objectives must give shape [num_objectives]; got {values.shape}.")
+    (gradients,) = jax.vmap(pull_back)(jnp.eye(values.shape[0], dtype=values.dtype))
+    return values, gradients
+
+
+def gram(gradients):
+    """Inner products of the objectives' gradients over all parameters.
+
+    Args:
+        gradients: pytree of float[m, ...], from :func:`objective_gradients`.
+
+    Returns:
+        float[m, m]; what the methods in ``morel_jax.losses.multi_gradient`` take.
+    """
+    rows = (leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(gradients))
+    # Small differences of large products count: an accelerator's shorter products would not do.
+    return sum(jnp.matmul(leaf, leaf.T, precision=jax.lax.Precision.HIGHEST) for leaf in rows)
+
+
+def gram_per_layer(gradients, depth=1):
+    """:func:`gram` of each group of parameters.
+
+    Args:
+        gradients: as in :func:`gram`.
+        depth: how many names of a parameter's path tell the groups: 1 for the top-level modules, None for single
+            arrays; static.
+
+    Returns:
+        {path: float[m, m]}, names joined by ``/``, in the tree's order; the matrices add up to :func:`gram`.
+
+    Raises:
+        ValueError: ``depth`` is below 1.
+    """
+    if depth is not None and depth < 1:
+        raise ValueError(f"depth must be at least 1, or None for single arrays; got {depth}.")
+    groups = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
+        name = jax.tree_util.keystr(path[:depth], simple=True, separator="/")
+        groups.setdefault(name, []).append(leaf)
+    return {name: gram(leaves) for name, leaves in groups.items()}
+
+
+def compare(products):
+    """Lengths and angles from a Gram matrix.
+
+    Args:
+        products: float[..., m, m], from :func:`gram`.
+
+    Returns:
+        :class:`Conflict`.
+    """
+    norms = jnp.sqrt(jnp.maximum(jnp.diagonal(products, axis1=-2, axis2=-1), 0))
+    first, second = norms[..., :, None], norms[..., None, :]
+    divisors = jnp.where(norms == 0, 1, norms)
+    # One after the other: the product of two norms may underflow. A product with a zero gradient is 0 already.
+    cosine = jnp.clip(products / divisors[..., :, None] / divisors[..., None, :], -1, 1)
+    ratio = jnp.where(second == 0, jnp.where(first == 0, 1, jnp.inf), first / divisors[..., None, :])
+    return Conflict(norms, cosine, jnp.arccos(cosine), ratio)
+
+
+def conflict(objectives, params):
+    """Compares the objectives' gradients over all parameters.
+
+    Args:
+        objectives: params -> float[m], such as MOREL's two losses on one batch.
+        params: pytree of float arrays.
+
+    Returns:
+        :class:`Conflict`.
+
+    Reference: conflict as a negative cosine, Yu et al., arXiv:2001.06782, Definition 1.
+    """
+    return compare(gram(objective_gradients(objectives, params)[1]))
+
+
+def conflict_per_layer(objectives, params, depth=1):
+    """Compares the objectives' gradients group by group.
+
+    Args:
+        objectives, params: as in :func:`conflict`.
+        depth: as in :func:`gram_per_layer`; static.
+
+    Returns:
+        {path: :class:`Conflict`}.
+
+    Raises:
+        ValueError: ``depth`` is below 1.
+    """
+    products = gram_per_layer(objective_gradients(objectives, params)[1], depth)
+    return {name: compare(product) for name, product in products.items()}

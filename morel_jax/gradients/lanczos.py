@@ -1,0 +1,146 @@
+"""Eigenvalues of a symmetric operator that is only known by its products with vectors, which are pytrees."""
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+
+@struct.dataclass
+class Eigenpairs:
+    """Some eigenvalues of a symmetric operator.
+
+    Attributes:
+        values: float[count].
+        vectors: pytree like the operator's vectors with a leading axis ``count``; orthonormal.
+        residuals: float[count], |A v - lambda v|: some eigenvalue of A is no farther than this from lambda.
+    """
+    values: jax.Array
+    vectors: jax.Array
+    residuals: jax.Array
+
+
+# Of Ritz values in rising order: which come first.
+ORDERS = {
+    "largest": lambda values: jnp.argsort(-values),
+    "smallest": jnp.argsort,
+    "magnitude": lambda values: jnp.argsort(-jnp.abs(values)),
+}
+
+
+def random_unit(key, like):
+    """A random vector of length 1, uniform over directions.
+
+    Args:
+        key: one key.
+        like: pytree of float arrays.
+
+    Returns:
+        Pytree like ``like``.
+    """
+    vector = optax.tree.random_like(key, like)
+    return optax.tree.scale(1 / optax.tree.norm(vector), vector)
+
+
+def _coefficients(basis, vector):
+    """Inner products of the rows of ``basis`` (leading axis) with ``vector``, float[rows]."""
+    products = jax.tree.map(
+        lambda rows, v: jnp.tensordot(rows.reshape(rows.shape[0], -1), v.ravel(), axes=1,
+                                      precision=jax.lax.Precision.HIGHEST), basis, vector)
+    return sum(jax.tree.leaves(products))
+
+
+def _combine(coefficients, basis):
+    """Rows of ``basis`` added up; coefficients float[..., rows]."""
+    return jax.tree.map(
+        lambda rows: jnp.tensordot(coefficients, rows, axes=1, precision=jax.lax.Precision.HIGHEST), basis)
+
+
+def _orthogonalise(vector, basis):
+    # Twice is enough: what rounding leaves the first time, the second takes.
+    for _ in range(2):
+        vector = optax.tree.sub(vector, _combine(_coefficients(basis, vector), basis))
+    return vector
+
+
+def lanczos(operator, key, like, num_steps, count=1, which="largest"):
+    """Lanczos's method with full reorthogonalisation.
+
+    Where the vectors that the operator reaches from the start are used up (few distinct eigenvalues, low rank), it
+    goes on from a new random one, so that ``num_steps`` = dimension gives every eigenvalue as often as it occurs.
+
+    Args:
+        operator: symmetric and linear, pytree -> pytree like it; called once a step, in a loop.
+        key: one key, for the random start.
+        like: pytree of float arrays, of one dtype, of the shapes of the operator's vectors.
+        num_steps: size of the Krylov space, at most the dimension; static. All its vectors are kept: num_steps times
+            the memory of ``like``. Outer eigenvalues are found first.
+        count: eigenpairs wanted; static.
+        which: ``largest``, ``smallest`` or ``magnitude``, the order of the result; static.
+
+    Returns:
+        :class:`Eigenpairs`.
+
+    Raises:
+        ValueError: an unknown ``which``; not 1 <= count <= num_steps <= dimension.
+
+    Reference: Golub and Van Loan, Matrix Computations, chapter on Lanczos methods.
+    """
+    if which not in ORDERS:
+        raise ValueError(f"which must be one of {', '.join(ORDERS)}; got {which!r}.")
+    dimension = sum(leaf.size for leaf in jax.tree.leaves(like))
+    if not 1 <= count <= num_steps <= dimension:
+        raise ValueError("count and num_steps must keep 1 <= count <= num_steps <= the operator's dimension, "
+                         f"{dimension}; got count {count} and num_steps {num_steps}.")
+    start_key, key = jax.random.split(key)
+    start = random_unit(start_key, like)
+    dtype = jax.tree.leaves(start)[0].dtype
+    basis = jax.tree.map(lambda leaf: jnp.zeros((num_steps, *leaf.shape), leaf.dtype), start)
+
+    def step(i, carry):
+        basis, vector, alphas, betas = carry
+        basis = jax.tree.map(lambda rows, row: rows.at[i].set(row), basis, vector)
+        image = operator(vector)
+        alphas = alphas.at[i].set(optax.tree.vdot(vector, image))
+        rest = _orthogonalise(image, basis)
+        beta = optax.tree.norm(rest)
+        scale = jnp.maximum(jnp.max(jnp.abs(alphas)), jnp.max(betas))
+        used_up = beta <= 100 * jnp.finfo(dtype).eps * scale
+        rest = jax.lax.cond(
+            used_up, lambda: _orthogonalise(random_unit(jax.random.fold_in(key, i), like), basis), lambda: rest)
+        # Nothing is left when the basis is the whole space, after the last step.
+        length = optax.tree.norm(rest)
+        vector = optax.tree.scale(1 / jnp.where(length == 0, 1, length), rest)
+        return basis, vector, alphas, betas.at[i].set(jnp.where(used_up, 0, beta))
+
+    zeros = jnp.zeros(num_steps, dtype)
+    basis, _, alphas, betas = jax.lax.fori_loop(0, num_steps, step, (basis, start, zeros, zeros))
+    tridiagonal = jnp.diag(alphas) + jnp.diag(betas[:-1], 1) + jnp.diag(betas[:-1], -1)
+    values, rotation = jnp.linalg.eigh(tridiagonal)
+    chosen = ORDERS[which](values)[:count]
+    values, rotation = values[chosen], rotation[:, chosen]
+    return Eigenpairs(values, _combine(rotation.T, basis), jnp.abs(betas[-1] * rotation[-1]))
+
+
+def power_iteration(operator, key, like, num_steps):
+    """Power iteration: the eigenvalue of largest size, in the memory of three vectors.
+
+    Args:
+        operator, key, like: as in :func:`lanczos`.
+        num_steps: products with the operator; static. The error falls by the ratio of the two largest sizes a step,
+            squared for the value; of a tie between lambda and -lambda nothing comes but a large residual.
+
+    Returns:
+        :class:`Eigenpairs` with one entry. A start that the operator maps to zero has eigenvalue 0.
+    """
+    def step(_, vector):
+        image = operator(vector)
+        length = optax.tree.norm(image)
+        # Where nothing is left, the vector before is an eigenvector already.
+        return jax.tree.map(lambda new, old: jnp.where(length > 0, new / jnp.where(length > 0, length, 1), old),
+                            image, vector)
+
+    vector = jax.lax.fori_loop(0, num_steps - 1, step, random_unit(key, like))
+    image = operator(vector)
+    value = optax.tree.vdot(vector, image)
+    residual = optax.tree.norm(optax.tree.add_scale(image, -value, vector))
+    return Eigenpairs(value[None], jax.tree.map(lambda leaf: leaf[None], vector), residual[None])

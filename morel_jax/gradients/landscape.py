@@ -1,0 +1,98 @@
+"""Losses along lines and on planes through weights or through images."""
+import jax
+import jax.numpy as jnp
+import optax
+
+from morel_jax.attacks.keys import example_keys
+from morel_jax.gradients.geometry import flatten
+from morel_jax.gradients.per_example import input_gradients
+from morel_jax.losses import cross_entropy
+
+
+def surface(function, origin, directions, coordinates, batch_size=None):
+    """A function's values on a grid of one axis a direction.
+
+        values[i, j] = function(origin + s_i d_1 + t_j d_2)
+
+    Args:
+        function: point -> array, or pytree of arrays: ``loss(params)``, or the losses float[n] of images x.
+        origin: pytree of float arrays.
+        directions: sequence of pytrees like ``origin``, one or two (or more).
+        coordinates: as many arrays float[k], positions along the directions.
+        batch_size: points evaluated at a time, static; None for one after another, in the memory of one.
+
+    Returns:
+        Like the function's result, with leading axes of the coordinates' lengths.
+
+    Raises:
+        ValueError: no direction, or not as many coordinates as directions.
+    """
+    if not directions or len(directions) != len(coordinates):
+        raise ValueError("directions and coordinates must have the same length, at least 1; "
+                         f"got {len(directions)} and {len(coordinates)}.")
+    coordinates = [jnp.asarray(along) for along in coordinates]
+
+    def at(position):
+        point = origin
+        for length, direction in zip(position, directions, strict=True):
+            point = jax.tree.map(lambda p, d, length=length: p + (length * d).astype(p.dtype), point, direction)
+        return function(point)
+
+    grid = jnp.meshgrid(*coordinates, indexing="ij")
+    values = jax.lax.map(at, tuple(axis.ravel() for axis in grid), batch_size=batch_size)
+    return jax.tree.map(lambda leaf: leaf.reshape(*grid[0].shape, *leaf.shape[1:]), values)
+
+
+def filter_normalised_direction(key, params, ignore="biasbn"):
+    """A random direction whose every filter is as long as the weights' own.
+
+    A filter is what makes one output: of a kernel all axes but the last. Lengths of weights mean nothing before
+    BatchNorm; with such directions surfaces of different networks may be compared.
+
+    Args:
+        key: one key.
+        params: pytree of float arrays, kernels with their outputs on the last axis.
+        ignore: ``biasbn`` leaves biases and BatchNorm's scales, all arrays of one axis, where they are (direction 0);
+            None moves them along themselves, as the published code does. Static.
+
+    Returns:
+        Pytree like ``params``.
+
+    Raises:
+        ValueError: an unknown ``ignore``.
+
+    Reference: Li et al., arXiv:1712.09913, section 4, and the code published with it.
+    """
+    if ignore not in ("biasbn", None):
+        raise ValueError(f"ignore must be 'biasbn' or None; got {ignore!r}.")
+
+    def rescale(direction, weights):
+        if weights.ndim <= 1:
+            return jnp.zeros_like(weights) if ignore == "biasbn" else weights
+        axes = tuple(range(weights.ndim - 1))
+        of_weights, of_direction = (jnp.sqrt(jnp.sum(a**2, axis=axes)) for a in (weights, direction))
+        return direction * of_weights / (of_direction + 1e-10)  # The published code's constant.
+
+    return jax.tree.map(rescale, optax.tree.random_like(key, params), params)
+
+
+def input_directions(logits_fn, key, x, y, loss=cross_entropy):
+    """Two directions to draw the loss around images along: the steepest in Linf, and a random one across.
+
+    Args:
+        logits_fn: images float[n, ...] -> logits float[n, classes]; no image's logits depend on another image.
+        key: one key, or keys[n], one an example.
+        x: float[n, ...], images.
+        y: int[n], labels.
+        loss: (logits, y) -> float[n].
+
+    Returns:
+        (signs, across), each float[n, ...]: the signs of the loss's gradient, and random signs less their part along
+        the first, so that each row is orthogonal to its first. Coordinates are pixel units, for ``across`` roughly.
+    """
+    signs = jnp.sign(input_gradients(logits_fn, x, y, loss))
+    keys = example_keys(key, x.shape[0])
+    random = jax.vmap(lambda key: jax.random.rademacher(key, x.shape[1:], x.dtype))(keys)
+    length = jnp.sum(flatten(signs**2), axis=-1)
+    share = jnp.sum(flatten(random * signs), axis=-1) / jnp.where(length > 0, length, 1)
+    return signs, random - share.reshape(-1, *(1,) * (x.ndim - 1)) * signs

@@ -1,0 +1,91 @@
+"""How linear the loss is around an image: where it is not, few gradient steps say little about the worst case."""
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from morel_jax.attacks.keys import example_keys
+from morel_jax.gradients.geometry import cosines, flatten
+from morel_jax.gradients.per_example import input_gradients
+from morel_jax.losses import cross_entropy
+
+
+@struct.dataclass
+class LinearityError:
+    """Attributes:
+        error: float[n], the largest gap found between the loss and its linearisation, in the loss's units.
+        delta: float[n, ...], the perturbation where it was found.
+    """
+    error: jax.Array
+    delta: jax.Array
+
+
+def _uniform(key, x, epsilon):
+    keys = example_keys(key, x.shape[0])
+    return epsilon * jax.vmap(lambda key: jax.random.uniform(key, x.shape[1:], x.dtype, -1.0, 1.0))(keys)
+
+
+def linearity_error(logits_fn, key, x, y, epsilon, step_size, num_steps=10, loss=cross_entropy):
+    """Local linearity: how far the loss departs from its tangent in the Linf ball.
+
+        gamma = max_{|delta|_inf <= epsilon} |l(x + delta) - l(x) - <delta, grad l(x)>|
+
+    A lower bound of it, from ascent by signs, started at a random point. As published, the box [0, 1] is no bound.
+
+    Args:
+        logits_fn: images float[n, ...] -> logits float[n, classes]; no image's logits depend on another image.
+        key: one key, or keys[n], one an example.
+        x: float[n, ...], images.
+        y: int[n], labels.
+        epsilon: radius in pixel units; may be traced.
+        step_size: in pixel units; may be traced.
+        num_steps: steps of ascent; static.
+        loss: (logits, y) -> float[n].
+
+    Returns:
+        :class:`LinearityError`, the best of the start and every step.
+
+    Reference: Qin et al., arXiv:1907.02610, whose regulariser penalises gamma.
+    """
+    value = loss(logits_fn(x), y)
+    slope = input_gradients(logits_fn, x, y, loss)
+
+    def gap(delta):
+        linear = jnp.sum(flatten(delta * slope), axis=-1)
+        return jnp.abs(loss(logits_fn(x + delta), y) - value - linear)
+
+    def climb(_, carry):
+        delta, best = carry
+        gaps, pull_back = jax.vjp(gap, delta)
+        (gradient,) = pull_back(jnp.ones_like(gaps))
+        best = _better(best, gaps, delta)
+        return jnp.clip(delta + step_size * jnp.sign(gradient), -epsilon, epsilon), best
+
+    start = _uniform(key, x, epsilon)
+    nothing = LinearityError(jnp.zeros_like(value), jnp.zeros_like(x))
+    delta, best = jax.lax.fori_loop(0, num_steps, climb, (start, nothing))
+    return _better(best, gap(delta), delta)
+
+
+def _better(best, gaps, delta):
+    wider = ~(gaps <= best.error)  # A loss that is NaN is not linear.
+    of_delta = wider.reshape(-1, *(1,) * (delta.ndim - 1))
+    return LinearityError(jnp.where(wider, gaps, best.error), jnp.where(of_delta, delta, best.delta))
+
+
+def gradient_alignment(logits_fn, key, x, y, epsilon, loss=cross_entropy):
+    """Cosine between the input gradients at an image and at a random point near it.
+
+        cos(grad l(x), grad l(x + eta)),   eta ~ U([-epsilon, epsilon]^d)
+
+    Args:
+        logits_fn, key, x, y, loss: as in :func:`linearity_error`.
+        epsilon: radius in pixel units; may be traced.
+
+    Returns:
+        float[n] in [-1, 1] up to rounding: 1 where the loss is linear; 0 where a gradient is zero. It can be
+        differentiated: 1 less its mean is the published regulariser.
+
+    Reference: Andriushchenko and Flammarion, arXiv:2007.02617.
+    """
+    near = x + _uniform(key, x, epsilon)
+    return cosines(input_gradients(logits_fn, x, y, loss), input_gradients(logits_fn, near, y, loss))

@@ -1,0 +1,158 @@
+"""Distances to the decision boundary, estimated from gradients. Estimates, neither attacks nor certificates."""
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from morel_jax.attacks.keys import example_keys, fold_in_name
+from morel_jax.attacks.norms import norm as norm_named
+from morel_jax.losses.classification import label_mask, pick
+
+# The lead is followed both ways: a slope that grows one way falls the other.
+_WAYS = (-1, 1)
+
+
+@struct.dataclass
+class Margins:
+    """Attributes:
+        margin: float[n], the estimated distance to the nearest boundary, in pixel units.
+        nearest: int32[n], the class behind that boundary.
+    """
+    margin: jax.Array
+    nearest: jax.Array
+
+
+def _lead(logits, y, rival):
+    """By how much the label's logit exceeds the rival class's, float[n]; ``rival`` is one number."""
+    return pick(logits, label_mask(logits, y)) - logits[:, rival]
+
+
+def _lead_and_slope(logits_fn, x, y, rival):
+    """(lead float[n], its input gradient float[n, ...])."""
+    lead, pull_back = jax.vjp(lambda x: _lead(logits_fn(x), y, rival), x)
+    return lead, pull_back(jnp.ones_like(lead))[0]
+
+
+def _ratio(lead, slope):
+    """lead / slope; infinite, with the lead's sign, where the slope is zero, and 0 where both are."""
+    flat = jnp.where(lead == 0, 0, jnp.copysign(jnp.inf, lead))
+    return jnp.where(slope == 0, flat, lead / jnp.where(slope == 0, 1, slope))
+
+
+def _nearest(ratios, y):
+    """:class:`Margins` of ratios float[classes, n]; the label's own are not looked at."""
+    own = jnp.arange(ratios.shape[0])[:, None] == y
+    # Finite, so that an infinitely far rival still comes before the label itself.
+    order = jnp.where(own, jnp.inf, jnp.minimum(ratios, jnp.finfo(ratios.dtype).max))
+    return Margins(jnp.min(jnp.where(own, jnp.inf, ratios), axis=0), jnp.argmin(order, axis=0).astype(jnp.int32))
+
+
+def _classes(logits_fn, x):
+    classes = jax.eval_shape(logits_fn, x).shape[-1]
+    if classes < 2:
+        raise ValueError(f"logits_fn must give at least two classes; got {classes}.")
+    return jnp.arange(classes)
+
+
+def linearised_margins(logits_fn, x, y, norm="linf"):
+    """First-order distance to the decision boundary: the nearest of the linearised boundaries.
+
+        min_{j != y} (z_y - z_j) / |grad_x (z_y - z_j)|_*
+
+    with the dual norm below: L1 for Linf, L2 for L2. Exact for a linear network, the box [0, 1] aside.
+
+    Args:
+        logits_fn: images float[n, ...] -> logits float[n, classes]; no image's logits depend on another image.
+        x: float[n, ...], images.
+        y: int[n], labels.
+        norm: ``linf`` or ``l2``, that the distance is measured in; static.
+
+    Returns:
+        :class:`Margins`. Negative where the image is misclassified, when it is the distance back over the farthest
+        boundary that was crossed; infinite where no boundary has a slope. One pass a class, one after another.
+
+    Raises:
+        ValueError: an unknown norm, or one class only.
+
+    Reference: the step of DeepFool, Moosavi-Dezfooli et al., arXiv:1511.04599.
+    """
+    dual = norm_named(norm).dual
+
+    def ratio(rival):
+        lead, slope = _lead_and_slope(logits_fn, x, y, rival)
+        return _ratio(lead, dual(slope))
+
+    return _nearest(jax.lax.map(ratio, _classes(logits_fn, x)), y)
+
+
+def lipschitz_bounds(logits_fn, key, x, y, epsilon, step_size, num_steps=10, norm="linf"):
+    """Local Lipschitz constants of the label's lead over every class, from below.
+
+    The largest dual norm of grad_x (z_y - z_j) at the image and at all points of two searches in the ball and in
+    [0, 1], which start at a random point and follow the lead down and up by steepest descent. (A relu network is
+    linear piece by piece: its gradient's norm has no slope of its own to climb.)
+
+    Args:
+        logits_fn, x, y: as in :func:`linearised_margins`.
+        key: one key, or keys[n], one an example.
+        epsilon: radius in pixel units; may be traced.
+        step_size: in pixel units of ``norm``; may be traced.
+        num_steps: steps of each search; static.
+        norm: ``linf`` or ``l2``, of ball and steps; static.
+
+    Returns:
+        float[n, classes], in logit units a pixel unit; 0 at the label. 2 (num_steps + 1) + 1 passes a class.
+
+    Raises:
+        ValueError: an unknown norm, or one class only.
+    """
+    ball = norm_named(norm)
+    keys = example_keys(key, x.shape[0])
+    radii = jax.vmap(lambda key: jax.random.uniform(key, (), x.dtype))(fold_in_name(keys, "radius"))
+    radii = radii.reshape(-1, *(1,) * (x.ndim - 1))
+    start = x + radii * (ball.random_boundary(keys, x, epsilon) - x)
+
+    def bound(rival):
+        def size(point):
+            slope = _lead_and_slope(logits_fn, point, y, rival)[1]
+            return ball.dual(slope), slope
+
+        def search(way):
+            def step(_, carry):
+                point, largest = carry
+                steepness, slope = size(point)
+                further = ball.project(point + way * step_size * ball.direction(slope), x, epsilon)
+                return further, jnp.maximum(largest, steepness)
+
+            point, largest = jax.lax.fori_loop(0, num_steps, step, (start, size(x)[0]))
+            return jnp.maximum(largest, size(point)[0])
+
+        return jnp.max(jax.lax.map(search, jnp.array(_WAYS, x.dtype)), axis=0)
+
+    return jax.lax.map(bound, _classes(logits_fn, x)).T
+
+
+def lipschitz_margins(logits_fn, key, x, y, epsilon, step_size, num_steps=10, norm="linf"):
+    """Distance to the decision boundary by local Lipschitz constants.
+
+        min_{j != y} (z_y - z_j) / L_j,   no more than epsilon, within which L_j was looked for
+
+    With the true constants no nearer point is misclassified. :func:`lipschitz_bounds` finds them from below, so this is
+    too large where it missed the steepest point.
+
+    Args:
+        logits_fn, key, x, y, epsilon, step_size, num_steps, norm: as in :func:`lipschitz_bounds`.
+
+    Returns:
+        :class:`Margins`, in [-epsilon, epsilon]; negative where the image is misclassified.
+
+    Raises:
+        ValueError: an unknown norm, or one class only.
+
+    Reference: Weng et al., arXiv:1801.10578 (CLEVER), with the largest slope of a search in place of the extreme value
+    fitted to random points.
+    """
+    slopes = lipschitz_bounds(logits_fn, key, x, y, epsilon, step_size, num_steps, norm)
+    logits = logits_fn(x)
+    leads = pick(logits, label_mask(logits, y))[:, None] - logits
+    margins = _nearest(_ratio(leads, slopes).T, y)
+    return margins.replace(margin=jnp.clip(margins.margin, -epsilon, epsilon))

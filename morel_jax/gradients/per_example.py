@@ -1,0 +1,77 @@
+"""Gradients of every example of a batch, with respect to parameters and to images."""
+import jax
+import jax.numpy as jnp
+import optax
+
+from morel_jax.gradients.geometry import norms
+from morel_jax.losses import cross_entropy
+
+
+def _single(loss_fn):
+    """The loss of one example, from one of a batch."""
+    def loss(params, *example):
+        return loss_fn(params, *(part[None] for part in example))[0]
+
+    return loss
+
+
+def parameter_gradients(loss_fn, params, *batch):
+    """The gradient of each example's loss with respect to the parameters.
+
+    Args:
+        loss_fn: (params, *batch) -> float[n], in which no example depends on another: BatchNorm with running
+            statistics, no contrastive loss. It is called with batches of one.
+        params: pytree of float arrays.
+        *batch: arrays[n, ...], such as x and y.
+
+    Returns:
+        Pytree like ``params`` with a leading axis n: n times the parameters' memory.
+    """
+    return jax.vmap(jax.grad(_single(loss_fn)), in_axes=(None, *(0 for _ in batch)))(params, *batch)
+
+
+def parameter_gradient_norms(loss_fn, params, *batch, batch_size=8):
+    """L2 norm, over all parameters, of each example's gradient.
+
+    Args:
+        loss_fn, params, *batch: as in :func:`parameter_gradients`.
+        batch_size: gradients in memory at a time; static.
+
+    Returns:
+        float[n], in the loss's units over the parameters'.
+    """
+    gradient = jax.grad(_single(loss_fn))
+    return jax.lax.map(lambda example: optax.tree.norm(gradient(params, *example)), batch, batch_size=batch_size)
+
+
+def input_gradients(logits_fn, x, y, loss=cross_entropy):
+    """The gradient of each example's loss with respect to its image, in one pass backwards.
+
+    Args:
+        logits_fn: images float[n, ...] -> logits float[n, classes]; no image's logits depend on another image.
+        x: float[n, ...], images in [0, 1].
+        y: int[n], labels.
+        loss: (logits, y) -> float[n].
+
+    Returns:
+        float[n, ...], in the loss's units over pixel units of [0, 1].
+    """
+    # A sum, as a mean would divide each gradient by the batch size.
+    return jax.grad(lambda x: jnp.sum(loss(logits_fn(x), y)))(x)
+
+
+def input_gradient_norms(logits_fn, x, y, loss=cross_entropy, norm="l1"):
+    """Norm of each example's input gradient: to first order, the loss gained by moving the image by one unit.
+
+    Args:
+        logits_fn, x, y, loss: as in :func:`input_gradients`.
+        norm: of the gradient, ``l1``, ``l2`` or ``linf``; static. The dual of the perturbation's norm: ``l1`` tells
+            what a perturbation of Linf size 1 gains, ``l2`` one of L2 size 1.
+
+    Returns:
+        float[n].
+
+    Raises:
+        ValueError: an unknown norm.
+    """
+    return norms(input_gradients(logits_fn, x, y, loss), norm)

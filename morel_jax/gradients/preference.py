@@ -1,0 +1,86 @@
+"""How the preference of conic scalarisation turns the update."""
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from morel_jax.gradients.conflict import gram, objective_gradients
+from morel_jax.losses import conic
+
+
+@struct.dataclass
+class PreferenceInfluence:
+    """What each of p preferences makes of the update.
+
+    Attributes:
+        cosine: float[p], of each update direction to the reference's; 0 where one of them is zero.
+        norms: float[p], L2, of CS's gradient.
+        rates: float[p, m], by how much each of the m objectives changes, to first order, along a unit step in the
+            update direction; negative is a gain. 0 where the direction is zero.
+    """
+    cosine: jax.Array
+    norms: jax.Array
+    rates: jax.Array
+
+
+def _weights(values, preference, reference_point, augmentation):
+    """d CS / d L, float[m]: the weights with which CS's gradient is made of the objectives'."""
+    return jax.grad(conic)(values, preference, reference_point, augmentation)
+
+
+def update_directions(objectives, params, preferences, reference_point, augmentation):
+    """The directions -d CS(k, gamma, a) / d params of plain gradient descent, one a preference.
+
+    Args:
+        objectives: params -> float[m].
+        params: pytree of float arrays.
+        preferences: float[p, m], one k a row; may be traced.
+        reference_point: float[m], a; may be traced.
+        augmentation: gamma; may be traced.
+
+    Returns:
+        Pytree like ``params`` with a leading axis p, not normalised. The gradients behind it are computed once, for
+        all preferences.
+
+    Reference: CS(k, gamma, a), Hotegni and Peitz, arXiv:2410.01697.
+    """
+    values, gradients = objective_gradients(objectives, params)
+    weights = jax.vmap(lambda k: _weights(values, k, reference_point, augmentation))(jnp.asarray(preferences))
+    return jax.tree.map(lambda leaf: -jnp.tensordot(weights, leaf, axes=1, precision=jax.lax.Precision.HIGHEST),
+                        gradients)
+
+
+def preference_influence(objectives, params, preferences, reference, reference_point, augmentation):
+    """Compares the update directions of many preferences with that of a reference.
+
+    Args:
+        objectives, params, preferences, reference_point, augmentation: as in :func:`update_directions`.
+        reference: float[m], the preference that the others are compared with; may be traced.
+
+    Returns:
+        :class:`PreferenceInfluence`. No direction is formed: the m gradients' inner products suffice.
+    """
+    values, gradients = objective_gradients(objectives, params)
+    products = gram(gradients)
+
+    def weights(k):
+        return _weights(values, jnp.asarray(k), reference_point, augmentation)
+
+    def along(w):
+        """The inner products of the m gradients with their combination w."""
+        return jnp.sum(products * w, axis=-1)
+
+    def length(w):
+        return jnp.sqrt(jnp.maximum(jnp.sum(w * along(w)), 0))
+
+    def unit(w):
+        size = length(w)
+        return jnp.where(size == 0, 0, w / jnp.where(size == 0, 1, size))
+
+    toward = unit(weights(reference))
+
+    def influence(k):
+        w = weights(k)
+        gains = along(unit(w))
+        return PreferenceInfluence(jnp.clip(jnp.sum(toward * gains), -1, 1), length(w), -gains)
+
+    return jax.vmap(influence)(jnp.asarray(preferences))

@@ -1,0 +1,92 @@
+"""Which pixels a class score hangs on: maps made of input gradients, signed, one value a pixel and channel."""
+import jax
+import jax.numpy as jnp
+
+from morel_jax.attacks.keys import example_keys, fold_in_rows
+from morel_jax.gradients.per_example import input_gradients
+from morel_jax.losses.classification import label_mask, pick
+
+
+def label_logit(logits, y):
+    """The score that is explained unless another is given: the label's logit, float[n]."""
+    return pick(logits, label_mask(logits, y))
+
+
+def gradient_saliency(logits_fn, x, y, score=label_logit):
+    """The size of the score's gradient at each pixel.
+
+    Args:
+        logits_fn: images float[n, ...] -> logits float[n, classes].
+        x: float[n, ...], images in [0, 1].
+        y: int[n], the classes to explain.
+        score: (logits, y) -> float[n].
+
+    Returns:
+        float[n, ...], at least 0, in the score's units over pixel units.
+
+    Reference: Simonyan et al., arXiv:1312.6034, without its maximum over channels.
+    """
+    return jnp.abs(input_gradients(logits_fn, x, y, score))
+
+
+def gradient_times_input(logits_fn, x, y, score=label_logit):
+    """The score's gradient times the image: each pixel's share of a linear score.
+
+    Args:
+        logits_fn, x, y, score: as in :func:`gradient_saliency`.
+
+    Returns:
+        float[n, ...], in the score's units.
+
+    Reference: Shrikumar et al., arXiv:1605.01713.
+    """
+    return x * input_gradients(logits_fn, x, y, score)
+
+
+def smooth_grad(logits_fn, key, x, y, noise_scale=0.15, num_samples=50, score=label_logit):
+    """SmoothGrad: the score's gradient, averaged over noisy copies of the image.
+
+    Args:
+        logits_fn, x, y, score: as in :func:`gradient_saliency`.
+        key: one key, or keys[n], one an example.
+        noise_scale: the normal noise's standard deviation in pixel units; may be traced. The authors advise a tenth
+            to a fifth of the image's range.
+        num_samples: copies, one after another; static.
+
+    Returns:
+        float[n, ...], signed, in the score's units over pixel units.
+
+    Reference: Smilkov et al., arXiv:1706.03825.
+    """
+    keys = example_keys(key, x.shape[0])
+
+    def add(sample, total):
+        noise = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(
+            fold_in_rows(keys, jnp.full(keys.shape, sample)))
+        return total + input_gradients(logits_fn, x + noise_scale * noise, y, score)
+
+    return jax.lax.fori_loop(0, num_samples, add, jnp.zeros_like(x)) / num_samples
+
+
+def integrated_gradients(logits_fn, x, y, baseline=0.0, num_steps=50, score=label_logit):
+    """Integrated gradients: what each pixel adds to the score on the straight way from a baseline to the image.
+
+        IG = (x - b) * integral_0^1 grad score(b + t (x - b)) dt
+
+    Args:
+        logits_fn, x, y, score: as in :func:`gradient_saliency`.
+        baseline: b, a number or an array that broadcasts to x; may be traced. 0 is a black image.
+        num_steps: points of the midpoint rule that stands for the integral; static.
+
+    Returns:
+        float[n, ...], in the score's units. An example's entries add up to score(x) - score(b), but for the midpoint
+        rule's error.
+
+    Reference: Sundararajan et al., arXiv:1703.01365, whose sum takes the right ends of the steps.
+    """
+    way = x - baseline
+
+    def add(step, total):
+        return total + input_gradients(logits_fn, baseline + (step + 0.5) / num_steps * way, y, score)
+
+    return way * jax.lax.fori_loop(0, num_steps, add, jnp.zeros_like(x)) / num_steps
