@@ -32,6 +32,7 @@ highlight_language = "none"  # Docstrings' indented paragraphs are formulas.
 default_role = "py:obj"  # Single backticks: a link where there is such a name, else code.
 add_module_names = False
 python_use_unqualified_type_names = True
+autodoc_mock_imports = ["art", "foolbox"]  # The adapters' pages need neither.
 autodoc_class_signature = "mixed"
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"

@@ -51,8 +51,8 @@ class JAXClassifier(ClassGradientsMixin, ClassifierMixin, LossGradientsMixin, Ne
         ValueError: image_shape is not three sizes, num_classes is below 2 or not the network's, or batch_size is
             below 1.
     """
-    estimator_params = (BaseEstimator.estimator_params + NeuralNetworkMixin.estimator_params
-                        + ClassifierMixin.estimator_params)
+    estimator_params = (*BaseEstimator.estimator_params, *NeuralNetworkMixin.estimator_params,
+                        *ClassifierMixin.estimator_params)
 
     def __init__(self, logits_fn, image_shape, num_classes, batch_size=128):
         if len(image_shape) != 3:

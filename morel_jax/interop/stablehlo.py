@@ -1,10 +1,7 @@
 """A network as one file of StableHLO, which runs where JAX is and this library is not.
 
-The weights are constants inside, so the file is all there is. Whoever has JAX runs it with::
-
-    import jax.export
-    with open("model.stablehlo", "rb") as file:
-        logits_fn = jax.export.deserialize(bytearray(file.read())).call
+The weights are constants inside, so the file is all there is. Whoever has JAX runs it with
+``jax.export.deserialize(bytearray(content)).call``.
 """
 import jax
 import jax.numpy as jnp

@@ -141,7 +141,7 @@ def save_checkpoint(path, variables, name, **options):
 
     Args:
         path: ``.pt``, ``.pth``, ``.tar`` or ``.ckpt`` (needs PyTorch) or ``.safetensors`` (does not).
-        variables, name, **options: as for :func:`export_state_dict`.
+        variables, name, options: as for :func:`export_state_dict`.
 
     Raises:
         ValueError: as there, or another suffix.

@@ -38,8 +38,8 @@ def standardise(images, mean, std, dtype):
 
 
 def global_average_pool(x):
-    """float[n, height, width, channels] -> float32[n, channels]."""
-    return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+    """float[n, height, width, channels] -> float[n, channels], float32 at least."""
+    return jnp.mean(x.astype(jnp.promote_types(x.dtype, jnp.float32)), axis=(1, 2))
 
 
 def in_float32(model):
