@@ -91,7 +91,8 @@ def cagrad(gram, closeness=0.4):
         keep_left = dual(left) < dual(right)
         return jnp.where(keep_left, low, left), jnp.where(keep_left, right, high)
 
-    low, high = jax.lax.fori_loop(0, _SECTIONS, narrow, (jnp.zeros((), gram.dtype), jnp.ones((), gram.dtype)))
+    ends = jnp.zeros_like(gram[0, 0]), jnp.ones_like(gram[0, 0])  # Like gram, in a shard_map too.
+    low, high = jax.lax.fori_loop(0, _SECTIONS, narrow, ends)
     u = weights((low + high) / 2)
     size = length(u)
     return mean + jnp.where(size > 0, radius / jnp.maximum(size, _tiny(gram)), 0) * u

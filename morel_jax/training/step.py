@@ -166,7 +166,9 @@ def _combined_gradients(losses_of, params, combine):
     The gradients meet on the classifier's weights, which both losses reach.
     """
     values, pull_back, aux = jax.vjp(losses_of, params, has_aux=True)
-    (grads,) = jax.vmap(pull_back)(jnp.eye(2, dtype=values.dtype))
+    # Like ``values``: in a population's shard_map an array of constants would not do.
+    each = jnp.where(jnp.eye(2, dtype=bool), jnp.ones_like(values), jnp.zeros_like(values))
+    (grads,) = jax.vmap(pull_back)(each)
     rows = [leaf.reshape(2, -1) for leaf in jax.tree.leaves(grads["classifier"])]
     # Differences of these decide: an accelerator's shorter products would not do.
     gram = sum(jnp.matmul(both, both.T, precision=jax.lax.Precision.HIGHEST) for both in rows)

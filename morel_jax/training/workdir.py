@@ -1,4 +1,5 @@
 """A run's folder: its config, its metrics, and their readers."""
+import hashlib
 import json
 import os
 import subprocess
@@ -15,8 +16,8 @@ from morel_jax import builders
 from morel_jax.configuration import defaults
 
 # Where things lie and what is kept, not what is computed: these may change between a run and its resumption.
-_MAY_DIFFER = ("data.data_dir", "data.archive_dir", "data.cache_dir", "data.placement", "checkpoint.every_seconds",
-               "mesh.data", "mesh.fsdp", "mesh.fsdp_min_size", "model.remat")
+_MAY_DIFFER = ("data.data_dir", "data.archive_dir", "data.cache_dir", "data.placement", "data.extra",
+               "checkpoint.every_seconds", "mesh.data", "mesh.fsdp", "mesh.fsdp_min_size", "model.remat")
 _VERSIONS_OF = ("morel_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -33,6 +34,13 @@ def _commit():
                               capture_output=True, text=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None  # Installed from a wheel: the version says what it is.
+
+
+def _sha256(path):
+    if not Path(path).is_file():
+        return None  # Reading the images says so.
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def open_workdir(config, workdir, write=True, own=None):
@@ -61,6 +69,12 @@ def open_workdir(config, workdir, write=True, own=None):
         different = [f"  config.{field}: {stored.get(field)!r} there, {given.get(field)!r} given"
                      for field in sorted(stored.keys() | given.keys())
                      if stored.get(field) != given.get(field) and field not in _MAY_DIFFER]
+        if stored["data.extra"] and given["data.extra"]:  # The file may be elsewhere, if it is the same.
+            there, here = _content(workdir).get("extra_sha256"), _sha256(config.data.extra)
+            if there not in (None, here):
+                different.append(f"  the file config.data.extra: SHA-256 {there} there, {here} given")
+        elif stored["data.extra"] != given["data.extra"]:
+            different.append(f"  config.data.extra: {stored['data.extra']!r} there, {given['data.extra']!r} given")
         stored, given = load_own(workdir), own or {}
         different += [f"  own {part}: {stored.get(part)!r} there, {given.get(part)!r} given"
                       for part in sorted(stored.keys() | given.keys()) if stored.get(part) != given.get(part)]
@@ -70,6 +84,8 @@ def open_workdir(config, workdir, write=True, own=None):
     elif write:
         content = {"config": config.to_dict(), "own": own or {}, "commit": _commit(),
                    "versions": {name: metadata.version(name) for name in _VERSIONS_OF}}
+        if config.data.extra:
+            content["extra_sha256"] = _sha256(config.data.extra)
         write_atomically(path, json.dumps(content, indent=1))
     return workdir
 

@@ -30,6 +30,21 @@ def test_where_things_lie_may_change(tmp_path):
     open_workdir(small_config(data__cache_dir="/elsewhere", data__placement="host"), tmp_path)
 
 
+def test_extra_images_may_move_but_not_change(tmp_path):
+    for name, content in (("a", b"images"), ("moved", b"images"), ("changed", b"others")):
+        (tmp_path / name).write_bytes(content)
+
+    def config(name):
+        return small_config(data__extra=str(tmp_path / name) if name else "", data__extra_share=0.5 if name else 0.0)
+
+    folder = open_workdir(config("a"), tmp_path / "run")
+    open_workdir(config("moved"), folder)
+    with pytest.raises(ValueError, match=r"the file config\.data\.extra: SHA-256 \w{64} there, \w{64} given"):
+        open_workdir(config("changed"), folder)
+    with pytest.raises(ValueError, match=r"config\.data\.extra: '.*a' there, '' given"):
+        open_workdir(config(""), folder)
+
+
 def test_a_sweeps_folder_is_no_single_runs(tmp_path):
     open_sweep({"seed=1": {"seed": 1}}, tmp_path)
     with pytest.raises(ValueError, match="holds a sweep; give a single run another workdir"):
