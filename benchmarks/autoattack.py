@@ -23,7 +23,7 @@ import torch
 from pyautoattack import AutoAttack
 
 from benchmarks.measure import OtherPrograms, environment, ratio
-from benchmarks.torch_convnet import ConvNet
+from benchmarks.torch_convnet import convnet_small
 from benchmarks.torch_steps import MEMORY_FORMATS, ResNet
 from morel_jax.evaluation import evaluate
 from morel_jax.evaluation.pool import block_width
@@ -46,22 +46,21 @@ class _Logits(torch.nn.Module):
         return self.network(x)[1]
 
 
-def torch_network(config, variables, num_classes, size):
+def torch_network(config, variables, num_classes):
     """The PyTorch twin of a trained network, in inference mode and without gradients of its weights.
 
     Args:
         config: of the run.
         variables: of the classifier.
         num_classes: logits.
-        size: height and width of the images.
 
     Returns:
         Module, float32[n, channels, height, width] -> logits.
     """
     name = config.model.name
-    if name == "convnet_small":
-        return ConvNet(variables, size)
     state = {key: torch.from_numpy(value) for key, value in export_state_dict(variables, name).items()}
+    if name == "convnet_small":
+        return convnet_small(state)
     network = ResNet(name, num_classes, channels=state["conv1.weight"].shape[1])
     network.load_state_dict(state)
     return _Logits(network).eval().requires_grad_(False)
@@ -132,7 +131,7 @@ def main(argv):
     logits_fn = as_logits_fn(model, variables)
     epsilon = flags.epsilon or config.validation.epsilon
     images, labels = _images(dataset, flags.examples, flags.size or dataset.test.images.shape[1])
-    network = torch_network(config, variables, dataset.num_classes, images.shape[1])
+    network = torch_network(config, variables, dataset.num_classes)
     others = OtherPrograms()
 
     correct = np.argmax(logits_fn(images), -1) == labels

@@ -7,10 +7,11 @@ import torch
 from art.attacks.evasion import CarliniLInfMethod, FastGradientMethod, ProjectedGradientDescent
 from art.estimators.classification import PyTorchClassifier
 
-from benchmarks.torch_convnet import ConvNet
+from benchmarks.torch_convnet import convnet_small
 from morel_jax.attacks.cw import CWLinf
 from morel_jax.attacks.fgsm import FGSM
 from morel_jax.attacks.pgd import PGD
+from morel_jax.interop.torch import export_state_dict
 from morel_jax.losses import cross_entropy
 
 pytestmark = pytest.mark.parity
@@ -24,7 +25,9 @@ def network(quickstart_network):
     logits_fn, variables, dataset = quickstart_network
     x = np.asarray(dataset.test.images[:COUNT], np.float32) / 255
     y = dataset.test.labels[:COUNT].astype(np.int32)
-    twin = PyTorchClassifier(ConvNet(variables, x.shape[1]), loss=torch.nn.CrossEntropyLoss(),
+    exported = export_state_dict(variables, "convnet_small")
+    weights = {name: torch.from_numpy(tensor) for name, tensor in exported.items()}
+    twin = PyTorchClassifier(convnet_small(weights), loss=torch.nn.CrossEntropyLoss(),
                              input_shape=x.shape[:0:-1], nb_classes=10, clip_values=(0, 1), device_type="cpu")
     right = predictions(logits_fn, x) == y
     assert 0 < right.sum() < COUNT  # There are images of both kinds.

@@ -14,9 +14,10 @@ from art.attacks.evasion import (
 from art.estimators.classification import PyTorchClassifier
 from art.metrics import empirical_robustness, loss_sensitivity
 
-from benchmarks.torch_convnet import ConvNet
+from benchmarks.torch_convnet import convnet_small
 from morel_jax.attacks import FGSM, PGD
 from morel_jax.interop.art import JAXClassifier
+from morel_jax.interop.torch import export_state_dict
 from morel_jax.losses import cross_entropy
 
 pytestmark = pytest.mark.parity
@@ -30,7 +31,9 @@ def network(quickstart_network):
     logits_fn, variables, dataset = quickstart_network
     x, y = np.float32(dataset.test.images[:COUNT]) / 255, dataset.test.labels[:COUNT].astype(np.int32)
     classifier = JAXClassifier(logits_fn, x.shape[1:], 10, batch_size=16)
-    twin = PyTorchClassifier(ConvNet(variables, x.shape[1]), loss=torch.nn.CrossEntropyLoss(reduction="sum"),
+    exported = export_state_dict(variables, "convnet_small")
+    weights = {name: torch.from_numpy(tensor) for name, tensor in exported.items()}
+    twin = PyTorchClassifier(convnet_small(weights), loss=torch.nn.CrossEntropyLoss(reduction="sum"),
                              input_shape=x.shape[:0:-1], nb_classes=10, clip_values=(0, 1), device_type="cpu")
     return logits_fn, classifier, twin, x, y
 

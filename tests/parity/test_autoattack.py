@@ -8,9 +8,9 @@ from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from pyautoattack.fab_pt import FABAttack_PT
 from pyautoattack.square import SquareAttack
 
+from benchmarks.torch_convnet import convnet_small
 from morel_jax.evaluation import evaluate
 from morel_jax.interop.torch import save_checkpoint
-from tests.parity.torch_convnet import convnet_small
 
 pytestmark = [pytest.mark.parity, pytest.mark.slow]
 COUNT = 500
