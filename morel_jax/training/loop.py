@@ -191,8 +191,10 @@ class _Trainer:
         """Raises Diverged, before anything of it is saved."""
         bad = int(run.totals.first_bad_step)
         if bad >= 0:
-            raise Diverged(f"loss or parameters are not finite at step {bad} (epoch {len(run.history) + 1}); "
-                           f"the last good state stands in {self.workdir}/checkpoints/last.")
+            self.checkpoints.wait()
+            kept = (f"the last good state stands in {self.workdir}/checkpoints/last" if self.checkpoints.positions()
+                    else "nothing had been saved yet")
+            raise Diverged(f"loss or parameters are not finite at step {bad} (epoch {len(run.history) + 1}); {kept}.")
 
     def train_one_epoch(self, run):
         """Brings ``run`` to the end of its epoch, from wherever in it it is."""

@@ -161,6 +161,11 @@ def test_divergence_names_the_step_and_keeps_the_last_good_state(tmp_path):
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
 
 
+def test_divergence_before_anything_was_saved(tmp_path):
+    with pytest.raises(training.Diverged, match=r"at step \d+ \(epoch 1\); nothing had been saved yet\."):
+        training.fit(small_config(optimizer__learning_rate=1e38), tmp_path, progress=False)
+
+
 def test_validation_only_where_asked_and_at_the_end(tmp_path):
     _, history = training.fit(small_config("standard", epochs=3, validation__every=2, batch_norm__moves=("natural",)),
                               tmp_path, progress=False)
