@@ -2,8 +2,8 @@
 
     python -m morel_jax.reproduce --table=1 --table=6 --table=7 --scale=small --root=runs/small
 
-Batch size, learning rate and epochs are the same for every method, unlike the paper's, whose baselines keep their own. Six
-epochs are what 18 runs and their judgement can have in about two hours.
+Batch size, learning rate and epochs are the same for every method, unlike the paper's, whose baselines keep their own.
+Six epochs are what 18 runs and their judgement can have in about two hours.
 """
 from morel_jax.configuration import recipe
 

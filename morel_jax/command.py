@@ -38,7 +38,7 @@ def exit_status(work):
     except Diverged as error:
         print(f"error: {error}", file=sys.stderr)
         return 3
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:  # The last: an extra that is not installed.
         print(f"error: {error}", file=sys.stderr)
         return 2
 

@@ -50,6 +50,9 @@ def _export(workdir, which, out):
     from morel_jax.training.workdir import write_atomically
 
     model, variables, config, dataset = load_variables(workdir, which)
+    if dataset is None:
+        raise ValueError(f"{workdir} was trained on its caller's own data set; export it with the functions of "
+                         "morel_jax.interop.")
     logits_fn = as_logits_fn(model, variables)
     image_shape = dataset.test.images.shape[1:]
     out.mkdir(parents=True, exist_ok=True)
@@ -77,15 +80,11 @@ def _export(workdir, which, out):
 
 
 def main(argv):
-    """Exports; what cannot be exported is one line on standard error and exit status 2."""
+    """Exports. Exit status: see :func:`morel_jax.command.exit_status`."""
     del argv
     workdir = Path(_WORKDIR.value)
-    try:
-        _export(workdir, _WHICH.value, Path(_OUT.value or workdir / "exported" / _WHICH.value))
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    out = Path(_OUT.value or workdir / "exported" / _WHICH.value)
+    return command.exit_status(lambda: _export(workdir, _WHICH.value, out))
 
 
 def run():
