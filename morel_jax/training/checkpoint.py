@@ -2,6 +2,7 @@
 import concurrent.futures
 import contextlib
 import logging
+import math
 import shutil
 from pathlib import Path
 
@@ -68,12 +69,16 @@ def _first_line(error):
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
-def _read(manager, position, **items):
-    """The items of a checkpoint whose files are proven to be whole; of one without checksums, what Orbax can read."""
+def _damage(manager, position):
+    """CheckpointError for a checkpoint whose files are not those that were written; None where nothing is known."""
     folder = Path(manager.directory) / str(position)
-    problem = checksums.problem(folder)
-    if problem:
-        raise CheckpointError(f"the checkpoint {folder} is damaged: {problem}.")
+    problem = checksums.problem(folder) if folder.exists() else "it is not there"
+    return CheckpointError(f"the checkpoint {folder} is damaged: {problem}.") if problem else None
+
+
+def _read(manager, position, **items):
+    """The items of a checkpoint without known damage; of one without checksums, what Orbax can read."""
+    folder = Path(manager.directory) / str(position)
     try:
         return manager.restore(position, args=ocp.args.Composite(**items))
     except Exception as error:  # Whatever Orbax's many readers raise.
@@ -189,28 +194,49 @@ class Checkpoints:
         Raises:
             CheckpointError: there are checkpoints, and all are damaged; they stay as they are.
         """
-        manager = self._managers["last"]
         classifier, rest = _split(state)
-        damaged = {}
-        for position in sorted(manager.all_steps(), reverse=True):
-            try:
-                items = _read(manager, position, classifier=ocp.args.StandardRestore(classifier),
-                              training=ocp.args.StandardRestore({"rest": rest, "totals": totals}),
-                              record=ocp.args.JsonRestore())
-                break
-            except CheckpointError as error:
+        items = {"classifier": ocp.args.StandardRestore(classifier),
+                 "training": ocp.args.StandardRestore({"rest": rest, "totals": totals}),
+                 "record": ocp.args.JsonRestore()}
+        damaged, found, position = {}, None, self._newest(math.inf)
+        while found is None and position >= 0:
+            found, error = self._attempt(position, items)
+            if found is None:
                 damaged[position] = error
-        else:
-            if damaged:
-                raise CheckpointError(
-                    f"no checkpoint in {manager.directory} can be used; put back a copy of one, or give another "
-                    "workdir to begin anew:\n" + "\n".join(f"  {error}" for error in damaged.values()))
+                position = self._newest(position)
+        if found is None and damaged:
+            raise CheckpointError(
+                f"no checkpoint in {self._folder / 'last'} can be used; put back a copy of one, or give another "
+                "workdir to begin anew:\n" + "\n".join(f"  {error}" for error in damaged.values()))
+        if found is None:
             return None
         self._move_away(damaged)
         self._report_best()
-        training = items["training"]
-        state = _join(items["classifier"], training["rest"], average=state.average is not None)
-        return state, training["totals"], items["record"]
+        training = found["training"]
+        state = _join(found["classifier"], training["rest"], average=state.average is not None)
+        return state, training["totals"], found["record"]
+
+    def _newest(self, below):
+        """The newest ``last`` before a position that any process sees; -1 where there is none."""
+        return int(*sharding.agree([max((one for one in self.positions() if one < below), default=-1)]))
+
+    def _attempt(self, position, items):
+        """(what a ``last`` holds, None), or (None, CheckpointError); the same kind in every process.
+
+        Before they read, the processes agree on whether it is whole: on a network's file system one may see less than
+        another, and who read alone would wait for the others for ever.
+        """
+        manager, found = self._managers["last"], None
+        error = _damage(manager, position)
+        if not any(sharding.agree([error is not None])):
+            try:
+                found = _read(manager, position, **items)
+            except CheckpointError as failure:
+                error = failure
+            if not any(sharding.agree([error is not None])):
+                return found, None
+        return None, error or CheckpointError(f"the checkpoint {Path(manager.directory) / str(position)} is damaged: "
+                                              "another process cannot read it.")
 
     def _move_away(self, damaged):
         """Makes room for saving at these positions again: {position of a ``last``: error}."""
@@ -222,7 +248,8 @@ class Checkpoints:
                 target = self._folder / "damaged" / f"last-{position}"
                 target.parent.mkdir(exist_ok=True)
                 shutil.rmtree(target, ignore_errors=True)
-                (self._folder / "last" / str(position)).rename(target)
+                with contextlib.suppress(FileNotFoundError):  # Another process saw what is not there for this one.
+                    (self._folder / "last" / str(position)).rename(target)
                 _logger.warning("%s The run goes on from the checkpoint before; this one is now %s.", error, target)
         sharding.agree([0])
         self._managers["last"].reload()
@@ -265,4 +292,7 @@ def load_classifier(workdir, which, variables):
         position = manager.latest_step()
         if position is None:
             raise FileNotFoundError(f"no checkpoint in {directory}; train first, or give another workdir.")
+        damage = _damage(manager, position)
+        if damage:
+            raise damage
         return _read(manager, position, classifier=ocp.args.StandardRestore(variables))["classifier"]

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from morel_jax import sharding
 from morel_jax.training.checkpoint import CheckpointError, Checkpoints, load_classifier
 from morel_jax.training.state import TrainState
 
@@ -117,6 +118,24 @@ def test_damage_is_reported_and_the_one_before_is_used(workdir, damage, caplog):
     with Checkpoints(workdir) as checkpoints:
         save(checkpoints, 20)
     assert restored(workdir) == 20
+
+
+@pytest.mark.parametrize("before_reading", [True, False])
+def test_what_another_process_finds_damaged_is_used_by_none(workdir, monkeypatch, caplog, before_reading):
+    said = []
+
+    def with_another_process(values):
+        said.append(values)
+        # The newest position is agreed on first, then whether it is whole, then whether it was read.
+        others = [1.0] if len(said) == (2 if before_reading else 3) else [-1.0]
+        return [max(pair) for pair in zip(values, others, strict=True)]
+
+    monkeypatch.setattr(sharding, "agree", with_another_process)
+    with caplog.at_level(logging.WARNING):
+        assert restored(workdir) == 10
+    (record,) = caplog.records
+    assert "last/20 is damaged: another process cannot read it." in record.getMessage()
+    assert (workdir / "checkpoints" / "damaged" / "last-20").exists()
 
 
 def test_all_damaged_is_an_error_and_nothing_is_touched(workdir):
