@@ -12,7 +12,7 @@ class Eigenpairs:
     Attributes:
         values: float[count].
         vectors: pytree like the operator's vectors with a leading axis ``count``; orthonormal.
-        residuals: float[count], |A v - lambda v|: some eigenvalue of A is no farther than this from lambda.
+        residuals: float[count], ``|A v - lambda v|``: some eigenvalue of A is no farther than this from lambda.
     """
     values: jax.Array
     vectors: jax.Array

@@ -19,10 +19,10 @@ def parameter_gradients(loss_fn, params, *batch):
     """The gradient of each example's loss with respect to the parameters.
 
     Args:
-        loss_fn: (params, *batch) -> float[n], in which no example depends on another: BatchNorm with running
+        loss_fn: (params, x, y, ...) -> float[n], in which no example depends on another: BatchNorm with running
             statistics, no contrastive loss. It is called with batches of one.
         params: pytree of float arrays.
-        *batch: arrays[n, ...], such as x and y.
+        batch: arrays[n, ...], such as x and y.
 
     Returns:
         Pytree like ``params`` with a leading axis n: n times the parameters' memory.
@@ -34,7 +34,7 @@ def parameter_gradient_norms(loss_fn, params, *batch, batch_size=8):
     """L2 norm, over all parameters, of each example's gradient.
 
     Args:
-        loss_fn, params, *batch: as in :func:`parameter_gradients`.
+        loss_fn, params, batch: as in :func:`parameter_gradients`.
         batch_size: gradients in memory at a time; static.
 
     Returns:
