@@ -38,7 +38,9 @@ def objective_gradients(objectives, params):
     values, pull_back = jax.vjp(objectives, params)
     if values.ndim != 1:
         raise ValueError(f"objectives must give shape [num_objectives]; got {values.shape}.")
-    (gradients,) = jax.vmap(pull_back)(jnp.eye(values.shape[0], dtype=values.dtype))
+    # Like ``values``: in a shard_map an array of constants would not do.
+    each = jnp.where(jnp.eye(values.shape[0], dtype=bool), jnp.ones_like(values), jnp.zeros_like(values))
+    (gradients,) = jax.vmap(pull_back)(each)
     return values, gradients
 
 
