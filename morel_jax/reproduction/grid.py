@@ -116,7 +116,7 @@ class Grid:
         alphas = {f"both, alpha {alpha:g}": self._with(base, morel__contrastive_weight=alpha)
                   for alpha in self.scale.study_alphas}
         sizes = {f"{name}, batch {size}": self._with(network, batch_size=size)
-                 for size in self.scale.batch_sizes[:-1] for name, network in (("MART", baseline), ("MOREL", base))}
+                 for size in self.scale.study_batch_sizes for name, network in (("MART", baseline), ("MOREL", base))}
         return {
             "terms": {"MART alone": baseline, "cosine alone": self._with(base, morel__contrastive_weight=0.0),
                       "contrastive alone, alpha 0.1": self._with(base, morel__cosine_weight=0.0,
@@ -135,8 +135,9 @@ class Grid:
                     alone[self.surrogate(cell)] = None
                 alone[network] = None
         families = [Family(self._name(network), (network,)) for network in alone]
-        curves = [*(("preferences", networks) for networks in self.preferences.values()), ("batch", self.batch_sizes),
-                  *self.study.items()]
+        # The study first, so that it does not have to train the networks of whole curves that it shares one with.
+        curves = [*self.study.items(), *(("preferences", networks) for networks in self.preferences.values()),
+                  ("batch", self.batch_sizes)]
         for curve, networks in curves:
             by_program = {}
             for network in networks.values():

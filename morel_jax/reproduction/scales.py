@@ -24,6 +24,7 @@ class Scale:
         preferences: k1 of Figures 2 and 4; k2 is 1 - k1.
         batch_sizes: of Figure 2c.
         study_alphas: weights of the contrastive loss that the study tries.
+        study_batch_sizes: that it compares, of MOREL and its baseline.
         heat_map_images: of Figure 3.
     """
     name: str
@@ -36,6 +37,7 @@ class Scale:
     preferences: tuple
     batch_sizes: tuple
     study_alphas: tuple = (1e-5, 1e-3, 1e-2, 0.1)
+    study_batch_sizes: tuple = (8, 32, 128)
     heat_map_images: int = 48  # Paper, App. A.
 
 
@@ -43,7 +45,8 @@ _K1 = tuple(round(0.1 * number, 1) for number in range(1, 10))
 _ON_CPU, _ON_ACCELERATOR = (
     dict(title="embedded Fashion-MNIST, a small ResNet, two CPU cores", sources={"cifar10": "small"},
          architectures={"resnet18": "resnet8_half"}, surrogate="resnet8",
-         examples={"paper": 500, "transfer": 500, "autoattack": 250}, batch_sizes=(8, 32, 128, 512)),
+         examples={"paper": 500, "transfer": 500, "autoattack": 250}, batch_sizes=(8, 32, 128, 512),
+         study_batch_sizes=(8, 50, 128)),
     dict(title="full Fashion-MNIST, ResNet18, one accelerator", sources={"cifar10": "fashion_mnist"},
          architectures={"resnet18": "resnet18"}, surrogate="resnet50",
          examples={"paper": 0, "transfer": 0, "autoattack": 1000}, batch_sizes=(8, 32, 128, 512)),
@@ -72,7 +75,7 @@ def scale(name):
             sources={one: "smoke" for one in ("cifar10", "cifar100", "tiny_imagenet")},
             architectures={one: "convnet_small" for one in ("resnet18", "wide_resnet34_10")}, surrogate="convnet_small",
             seeds=(0, 1), examples={"paper": 40, "transfer": 40, "autoattack": 8}, preferences=(0.1, 0.5, 0.9),
-            batch_sizes=(8, 32), heat_map_images=16)
+            batch_sizes=(8, 32), study_batch_sizes=(8, 32), heat_map_images=16)
     raise ValueError(f"scale must be one of {', '.join(NAMES)}; got {name!r}.")
 
 
