@@ -1,4 +1,4 @@
-"""The paper's figures, redrawn from a report."""
+"""The paper's figures, redrawn from a report, and the study's."""
 import numpy as np
 
 from morel_jax.evaluation.figures import new_figure
@@ -98,7 +98,23 @@ def figure_4(data):
     return figure
 
 
+def study(rows):
+    """Accuracy under AutoAttack of a question's networks: each seed, their mean, its interval; one line a network."""
+    figure = new_figure(6.5, 0.8 + 0.26 * len(rows))
+    axis = figure.subplots()
+    for place, row in enumerate(rows):
+        axis.plot(row["of_seeds"], [place] * len(row["of_seeds"]), "o", ms=3, color="#7f8c9b")
+        if row["autoattack"]:
+            axis.errorbar(row["autoattack"]["mean"], place, xerr=row["autoattack"]["half"] or 0.0, fmt="|", ms=9, lw=1,
+                          color="black" if row["against"] else "#c0392b")
+    axis.set_yticks(range(len(rows)), [row["label"] for row in rows])
+    axis.invert_yaxis()
+    _axis(axis, "", "accuracy under AutoAttack, %", "")
+    return figure
+
+
 def draw(report):
-    """{figure's number as text: matplotlib figure} of all figures in a report."""
+    """{figure's number as text, or question of the study: matplotlib figure} of all figures in a report."""
     functions = {"2": figure_2, "3": figure_3, "4": figure_4}
-    return {number: functions[number](data) for number, data in report["figures"].items()}
+    return ({number: functions[number](data) for number, data in report["figures"].items()}
+            | {question: study(rows) for question, rows in report["study"].items()})

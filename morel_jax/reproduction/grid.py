@@ -1,6 +1,7 @@
 """What is trained for the tables and figures: each network once, in families that one compiled program trains."""
 import dataclasses
 import functools
+from typing import NamedTuple
 
 from morel_jax.builders import flatten
 from morel_jax.losses import GRADIENT_METHODS
@@ -13,7 +14,7 @@ FIGURES = (2, 3, 4)
 _FIGURES_ON = ("cifar10", "resnet18")
 FIGURE_METHOD = "morel_mart"  # Of Figures 2 and 4.
 SURROGATE_METHOD = "standard"
-HEAT_MAP_METHODS = ("morel_trades", "morel_mart", "morel_loat")
+MOREL_METHODS = ("morel_trades", "morel_mart", "morel_loat")  # Figure 3 has a heat map of each.
 # Without the contrastive loss nothing that the class attention computes reaches the objective.
 _ABLATIONS = {"morel_mart_no_attention": ("morel_mart", (("morel.contrastive_weight", 0.0),))}
 # Which protocol judges what a cell shows.
@@ -45,6 +46,17 @@ class Family:
     """
     name: str
     networks: tuple
+
+
+class Compared(NamedTuple):
+    """A line of the study.
+
+    Attributes:
+        network: :class:`Network`.
+        against: label of the line of the same question that it is compared with, or None.
+    """
+    network: Network
+    against: str | None = None
 
 
 class Grid:
@@ -106,24 +118,33 @@ class Grid:
     @functools.cached_property
     def heat_maps(self):
         """{method: Network} of Figure 3."""
-        return {method: self._stand_in(*_FIGURES_ON, method) for method in HEAT_MAP_METHODS}
+        return {method: self._stand_in(*_FIGURES_ON, method) for method in MOREL_METHODS}
 
     @functools.cached_property
     def study(self):
-        """{question: {what is compared: Network}}: what the paper leaves open."""
+        """{question: {label: Compared}}: what the paper leaves open."""
         base = self._stand_in(*_FIGURES_ON, FIGURE_METHOD)
         baseline = self._stand_in(*_FIGURES_ON, FIGURE_METHOD.removeprefix("morel_"))
+        pairs, sizes = {}, {}
+        for method in MOREL_METHODS:
+            without = method.removeprefix("morel_")
+            pairs[without.upper()] = Compared(self._stand_in(*_FIGURES_ON, without))
+            pairs[f"MOREL over {without.upper()}"] = Compared(self._stand_in(*_FIGURES_ON, method), without.upper())
+        for size in self.scale.study_batch_sizes:
+            sizes[f"MART, batch {size}"] = Compared(self._with(baseline, batch_size=size))
+            sizes[f"MOREL, batch {size}"] = Compared(self._with(base, batch_size=size), f"MART, batch {size}")
+        alone = {"cosine alone": self._with(base, morel__contrastive_weight=0.0),
+                 "contrastive alone, alpha 0.1": self._with(base, morel__cosine_weight=0.0,
+                                                            morel__contrastive_weight=0.1)}
         alphas = {f"both, alpha {alpha:g}": self._with(base, morel__contrastive_weight=alpha)
                   for alpha in self.scale.study_alphas}
-        sizes = {f"{name}, batch {size}": self._with(network, batch_size=size)
-                 for size in self.scale.study_batch_sizes for name, network in (("MART", baseline), ("MOREL", base))}
+        joined = {name.replace("_", " "): self._with(base, morel__scalarization=name)
+                  for name in ("weighted_sum", *GRADIENT_METHODS)}
         return {
-            "terms": {"MART alone": baseline, "cosine alone": self._with(base, morel__contrastive_weight=0.0),
-                      "contrastive alone, alpha 0.1": self._with(base, morel__cosine_weight=0.0,
-                                                                 morel__contrastive_weight=0.1), **alphas},
+            "baselines": pairs,
+            "terms": {"MART alone": Compared(baseline)} | _all_against("MART alone", alone | alphas),
             "batch": sizes,
-            "scalarization": {name.replace("_", " "): self._with(base, morel__scalarization=name)
-                              for name in ("conic", "weighted_sum", *GRADIENT_METHODS)},
+            "scalarization": {"conic": Compared(base)} | _all_against("conic", joined),
         }
 
     def _all_families(self):
@@ -136,7 +157,9 @@ class Grid:
                 alone[network] = None
         families = [Family(self._name(network), (network,)) for network in alone]
         # The study first, so that it does not have to train the networks of whole curves that it shares one with.
-        curves = [*self.study.items(), *(("preferences", networks) for networks in self.preferences.values()),
+        study = [(question, {label: line.network for label, line in lines.items()})
+                 for question, lines in self.study.items()]
+        curves = [*study, *(("preferences", networks) for networks in self.preferences.values()),
                   ("batch", self.batch_sizes)]
         for curve, networks in curves:
             by_program = {}
@@ -174,6 +197,10 @@ class Grid:
     def _seeds(self, network):
         # The paper has one surrogate a data set.
         return self.scale.seeds[:1] if network.method == SURROGATE_METHOD else self.scale.seeds
+
+
+def _all_against(label, networks):
+    return {name: Compared(network, label) for name, network in networks.items()}
 
 
 def _static(network):

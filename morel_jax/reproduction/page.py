@@ -6,7 +6,7 @@ import json
 import jinja2
 
 from morel_jax.reproduction.drawings import draw
-from morel_jax.reproduction.report import QUESTIONS
+from morel_jax.reproduction.report import QUESTIONS, STUDY_LOSSES
 from morel_jax.training.workdir import write_atomically
 
 
@@ -51,6 +51,16 @@ def _cell_text(cell):
     return f"{text} ({paper}{difference})"
 
 
+STUDY_HEADS = ("clean, %", "AutoAttack, %", "difference under AutoAttack, points", "against",
+               *(name.replace("_", " ") for name in STUDY_LOSSES))
+
+
+def study_texts(row):
+    """What a row of the study has under STUDY_HEADS."""
+    return [_with_interval(row["clean"]), _with_interval(row["autoattack"]), _with_interval(row["difference"], "+.2f"),
+            row["against"] or "", *(f"{row[name]['mean']:.4g}" if row[name] else "" for name in STUDY_LOSSES)]
+
+
 def to_markdown(report):
     """The report as Markdown; figures are links to the files beside it."""
     lines = [f"# MOREL, reproduced: {report['scale']}, {report['variant']}", "",
@@ -58,6 +68,8 @@ def to_markdown(report):
              "half of its 95 % confidence interval; in brackets the paper's number and the difference to it.", "",
              "| the paper's | here |", "|---|---|"]
     lines += [f"| {paper} | {ours or 'nothing at this scale'} |" for paper, ours in report["stand_ins"].items()]
+    lines += ["", "Images judged: " + ", ".join(f"{name} {count or 'all'}" for name, count in
+                                                report["examples"].items()) + "."]
     for table in report["tables"]:
         heads = [f"{attack}, {which}" for attack in table["attacks"] for which in table["checkpoints"]]
         lines += ["", f"## Table {table['table']}: {table['title']}. {table['architecture']}, {table['dataset']}", "",
@@ -66,10 +78,9 @@ def to_markdown(report):
     for number, text in captions(report).items():
         lines += ["", f"## Figure {number}", "", f"![Figure {number}](figure_{number}.png)", "", text]
     for question, rows in report["study"].items():
-        lines += ["", f"## {QUESTIONS[question]}", "", "| | clean, % | AutoAttack, % | against the first line |",
-                  "|---|---|---|---|"]
-        lines += [f"| {row['label']} | {_with_interval(row['clean'])} | {_with_interval(row['autoattack'])} | "
-                  f"{_with_interval(row['difference'], '+.2f')} |" for row in rows]
+        lines += ["", f"## {QUESTIONS[question]}", "", f"![{QUESTIONS[question]}](figure_{question}.png)", "",
+                  "| " + " | ".join(["", *STUDY_HEADS]) + " |", "|---" * (1 + len(STUDY_HEADS)) + "|"]
+        lines += [f"| {row['label']} | {' | '.join(study_texts(row))} |" for row in rows]
     if report["claims"]:
         lines += ["", "## What the paper says of its tables", "",
                   "| claim | section | the paper's numbers | ours | beyond chance |", "|---|---|---|---|---|"]
@@ -95,7 +106,8 @@ def to_html(report, images):
     encoded = {number: base64.b64encode(content).decode() for number, content in images.items()}
     environment.filters["interval"] = _with_interval
     return environment.get_template("page.html.j2").render(report=report, images=encoded, captions=captions(report),
-                                                           questions=QUESTIONS)
+                                                           questions=QUESTIONS, study_heads=STUDY_HEADS,
+                                                           study_texts=study_texts)
 
 
 def write(report, folder):

@@ -109,8 +109,8 @@ class Plan:
         if 3 in self.figures:
             for network in self.grid.heat_maps.values():
                 wanted.setdefault(network, {})[SURROGATE_CHECKPOINT, HEAT_MAP] = None
-        for networks in self.grid.study.values() if self.study else ():
-            for network in networks.values():
+        for lines in self.grid.study.values() if self.study else ():
+            for network, _ in lines.values():
                 wanted.setdefault(network, {})[STUDY_CHECKPOINT, "autoattack"] = None
         return wanted
 

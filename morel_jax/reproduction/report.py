@@ -172,25 +172,39 @@ def _heat_map(plan, network):
 
 
 QUESTIONS = {
+    "baselines": "Does MOREL help over its baseline?",
     "terms": "What do the cosine and the contrastive term add, and from which alpha on?",
     "batch": "How much of the gain is the batch size?",
     "scalarization": "Does it matter how the two losses are joined?",
 }
 
 
+# What a study's row shows of the training: losses before their weights, means over the last epoch's steps.
+STUDY_LOSSES = ("cosine_loss", "contrastive_loss", "classification_loss")
+
+
 def _study(plan):
-    """{question: rows}: each network's clean accuracy, that under AutoAttack, and its distance to the first row's."""
+    """{question: rows}: each network's accuracies, clean and under AutoAttack, and how far it is from another's.
+
+    A row is {"label", "against", "clean", "autoattack", "difference", "of_seeds"} and STUDY_LOSSES: the difference is
+    of AutoAttack's accuracies and paired by seed, ``of_seeds`` has AutoAttack's of each, a loss is a mean over seeds.
+    """
     found = {}
-    for question, networks in plan.grid.study.items():
-        rows, first = [], None
-        for label, network in networks.items():
-            clean, robust = (accuracies(plan, network, STUDY_CHECKPOINT, "autoattack", column)
-                             for column in ("clean", "autoattack"))
-            first = robust if first is None else first
+    for question, lines in plan.grid.study.items():
+        measured = {label: {column: accuracies(plan, line.network, STUDY_CHECKPOINT, "autoattack", column)
+                            for column in ("clean", "autoattack")} for label, line in lines.items()}
+        found[question] = []
+        for label, line in lines.items():
+            clean, robust = measured[label]["clean"], measured[label]["autoattack"]
             numbers = {"clean": estimate(list(clean.values())), "autoattack": estimate(list(robust.values())),
-                       "difference": paired_difference(robust, first) if rows else None}
-            rows.append({"label": label} | {name: one and dataclasses.asdict(one) for name, one in numbers.items()})
-        found[question] = rows
+                       "difference": paired_difference(robust, measured[line.against]["autoattack"])
+                       if line.against else None}
+            for loss in STUDY_LOSSES:
+                values_of = [_last(run, loss) for run in plan.runs_of(line.network)]
+                numbers[loss] = estimate([value for value in values_of if value is not None])
+            found[question].append(
+                {"label": label, "against": line.against, "of_seeds": list(robust.values())}
+                | {name: one and dataclasses.asdict(one) for name, one in numbers.items()})
     return found
 
 

@@ -77,17 +77,25 @@ def test_what_may_be_swept_is_one_family(paper):
 
 
 def test_the_study_compares_with_the_papers_setting(paper):
+    networks = {question: {label: line.network for label, line in lines.items()}
+                for question, lines in paper.study.items()}
     base = paper.preferences["conic"][0.1]
-    assert paper.study["terms"]["both, alpha 1e-05"] == base
-    assert paper.study["scalarization"]["conic"] == base
-    assert paper.study["scalarization"]["weighted sum"] == paper.preferences["weighted_sum"][0.1]
-    assert paper.study["terms"]["MART alone"] == paper.study["batch"]["MART, batch 128"]
-    sizes = [paper.config(network).batch_size for network in paper.study["batch"].values()]
+    assert networks["terms"]["both, alpha 1e-05"] == networks["baselines"]["MOREL over MART"] == base
+    assert networks["scalarization"]["conic"] == base
+    assert networks["scalarization"]["weighted sum"] == paper.preferences["weighted_sum"][0.1]
+    assert networks["terms"]["MART alone"] == networks["batch"]["MART, batch 128"]
+    sizes = [paper.config(network).batch_size for network in networks["batch"].values()]
     assert sizes == [8, 8, 32, 32, 128, 128]
-    small = Grid(scale("small"))
-    assert small.study["batch"]["MOREL, batch 50"] == small.study["scalarization"]["conic"]
-    alone = paper.config(paper.study["terms"]["contrastive alone, alpha 0.1"])
+    small = Grid(scale("small")).study
+    assert small["batch"]["MOREL, batch 50"].network == small["scalarization"]["conic"].network
+    alone = paper.config(networks["terms"]["contrastive alone, alpha 0.1"])
     assert (alone.morel.cosine_weight, alone.morel.contrastive_weight) == (0.0, 0.1)
+
+
+def test_a_line_of_the_study_is_compared_with_one_that_is_there(grid):
+    for lines in grid.study.values():
+        assert next(iter(lines.values())).against is None
+        assert {line.against for line in lines.values()} - {None} <= set(lines)
 
 
 def test_one_surrogate_a_data_set_and_one_seed(grid):

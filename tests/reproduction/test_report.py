@@ -125,16 +125,30 @@ def test_study(tmp_path):
     fill(plan)
     built = report.build(plan)
     assert built["tables"] == []
-    for question, networks in plan.grid.study.items():
-        rows = built["study"][question]
-        assert [row["label"] for row in rows] == list(networks)
-        assert rows[0]["difference"] is None
-        assert all(row["difference"]["mean"] == pytest.approx(row["autoattack"]["mean"] - rows[0]["autoattack"]["mean"])
-                   for row in rows[1:])
+    for question, lines in plan.grid.study.items():
+        rows = {row["label"]: row for row in built["study"][question]}
+        assert list(rows) == list(lines)
+        for row in rows.values():
+            assert row["of_seeds"] == pytest.approx([row["autoattack"]["mean"] - 1, row["autoattack"]["mean"] + 1])
+            if row["against"] is None:
+                assert row["difference"] is None
+            else:
+                expected = row["autoattack"]["mean"] - rows[row["against"]]["autoattack"]["mean"]
+                assert row["difference"]["mean"] == pytest.approx(expected)
     page.write(built, tmp_path / "report")
     for name in ("report.md", "report.html"):
         text = (tmp_path / "report" / name).read_text()
         assert all(question in text for question in report.QUESTIONS.values())
+        assert all(page.study_texts(row)[1] in text for rows in built["study"].values() for row in rows)
+    assert {path.stem for path in (tmp_path / "report").glob("*.png")} == {
+        f"figure_{question}" for question in report.QUESTIONS}
+
+
+def test_a_study_not_made_yet_has_empty_lines(tmp_path):
+    built = report.build(Plan(Grid(scale("smoke")), tmp_path, [], [], study=True))
+    page.write(built, tmp_path / "report")
+    assert all(row["autoattack"] is row["difference"] is None for rows in built["study"].values() for row in rows)
+    assert "Images judged: paper 40, transfer 40, autoattack 8." in (tmp_path / "report" / "report.md").read_text()
 
 
 def test_variants_are_listed(plan):
