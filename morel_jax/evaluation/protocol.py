@@ -51,6 +51,25 @@ def _shape_of_logits(logits_fn, images):
     return jax.eval_shape(logits_fn, image).shape
 
 
+def _check_attacks(entries, image_shape, count):
+    """Raises ValueError, naming the attack, where one cannot work on a network of ``count`` classes.
+
+    A step of each is traced on a network that is a constant, so that no attack finds out after hours of others.
+    """
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+    image, label = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
+
+    def logits_fn(x):
+        return jnp.zeros((x.shape[0], count), x.dtype)
+
+    for entry in entries:
+        try:
+            jax.eval_shape(lambda keys, x, y, attack=entry.attack: attack.advance(
+                logits_fn, keys, x, y, attack.first(logits_fn, keys, x, y)), keys, image, label)
+        except ValueError as error:
+            raise ValueError(f"attack {entry.name}, on {count} classes: {error}") from error
+
+
 def _network(logits_fn, images):
     """Tells a network by its weights, or by what it answers where it hides them in a closure."""
     leaves = jax.tree.leaves(logits_fn) if isinstance(logits_fn, jax.tree_util.Partial) else []
@@ -90,7 +109,8 @@ def evaluate(logits_fn, images, labels, attacks, folder, *, epsilon, step_size=N
         ``settings``.
 
     Raises:
-        ValueError: images, labels, names or surrogate that cannot be used, or a folder of another evaluation.
+        ValueError: images, labels, names or surrogate that cannot be used, an attack that needs more classes, or a
+            folder of another evaluation.
     """
     images, labels = np.asarray(images), np.asarray(labels)
     count = check_data(logits_fn, images, labels)
@@ -108,6 +128,7 @@ def evaluate(logits_fn, images, labels, attacks, folder, *, epsilon, step_size=N
         others = _shape_of_logits(surrogate, images)[-1]
         if others != count:
             raise ValueError(f"the surrogate must have the network's {count} classes; got one with {others}.")
+    _check_attacks(todo.entries.values(), images.shape[1:], count)
     width = width or block_width(logits_fn, images.shape[1:])
 
     def floats(index):

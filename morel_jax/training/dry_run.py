@@ -90,7 +90,7 @@ def step_arguments(config, parts, image_shape):
     return state, hparams, Batch(images, labels, labels), key
 
 
-def compile_step(config, parts, layout, train):
+def compile_step(config, parts, layout, train, steps):
     """The program that a run goes through its epochs with, compiled for shapes alone.
 
     Args:
@@ -98,13 +98,14 @@ def compile_step(config, parts, layout, train):
         parts: the run's :class:`~morel_jax.training.step.Parts`.
         layout: the run's :class:`~morel_jax.sharding.Layout`.
         train: Split of the training images' shapes.
+        steps: of an epoch.
 
     Returns:
         ``jax.stages.Compiled``; a loop of unknown length, in which one turn is a step.
     """
     state, hparams, batch, key = step_arguments(config, parts, train.images.shape[1:])
     totals = empty_totals(state, hparams, batch, key, parts=parts)
-    piece = abstract_piece(train, config.data.placement, layout, config.batch_size)
+    piece = abstract_piece(train, steps, config.data.placement, layout, config.batch_size)
     return compile_train_epoch(parts, layout).lower(
         layout.abstract(state, layout.state(state)), layout.abstract(totals, layout.replicated), hparams,
         piece.images, piece.labels, piece.rows, piece.index, layout.abstract(key, layout.replicated),
@@ -112,7 +113,9 @@ def compile_step(config, parts, layout, train):
 
 
 def dry_run(config):
-    """Compiles the step of a run on its devices, without data and without writing anything.
+    """Compiles the step of a run on its devices, without its data set and without writing anything.
+
+    Of ``config.data.extra`` the file is read, as only that tells how many images it adds.
 
     Args:
         config: ConfigDict with every field of ``morel_jax.configuration.defaults()``.
@@ -123,13 +126,15 @@ def dry_run(config):
 
     Raises:
         ValueError: a config that cannot work, a data set of unknown shape, or devices that are not there.
+        FileNotFoundError: there is no file ``config.data.extra``.
     """
     builders.check(config)
     layout = build_layout(config)
     dataset = builders.blank_dataset(config)
-    train, _ = builders.splits(config, dataset)
+    own, _ = builders.splits(config, dataset)
+    train, steps = builders.with_extra(config, own, dataset.num_classes), len(own.labels) // config.batch_size
     parts = build_parts(config, dataset.num_classes)
-    program = compile_step(config, parts, layout, train)
+    program = compile_step(config, parts, layout, train, steps)
     memory = program.memory_analysis()
     arguments = step_arguments(config, parts, dataset.image_shape)
     params = arguments[0].params

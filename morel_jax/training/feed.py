@@ -109,9 +109,14 @@ def build_feed(split, placement, layout):
     return DeviceFeed(split, layout) if _on_device(split, placement) else HostFeed(split, layout)
 
 
-def abstract_piece(split, placement, layout, batch_size):
-    """A Piece of that feed in shapes (ShapeDtypeStruct) with their shardings, to compile for before there are data."""
-    steps, columns = len(split.labels) // batch_size, layout.batch(axis=1)
+def abstract_piece(split, steps, placement, layout, batch_size):
+    """A Piece of that feed in shapes (ShapeDtypeStruct) with their shardings, to compile for before there are data.
+
+    Args:
+        split, placement, layout: as in :func:`build_feed`.
+        steps, batch_size: of an epoch.
+    """
+    columns = layout.batch(axis=1)
     if _on_device(split, placement):
         whole = (jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=layout.replicated)
                  for array in (split.images, split.labels))

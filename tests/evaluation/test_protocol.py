@@ -165,6 +165,8 @@ MODEL = Linear(count=4)
     (dict(epsilon=0.0), "epsilon must be positive and finite; got 0"),
     (dict(norm="l1"), "norm"),
     (dict(batch_size=0), "batch_size must be at least 1; got 0"),
+    (dict(logits_fn=lambda x: MODEL.logits(x)[:, :3], labels=np.array([0, 1, 2, 0]), attacks=["pgd20", "autoattack"]),
+     "attack apgd-t, on 3 classes: the targeted DLR loss needs at least four"),
 ])
 def test_bad_input_is_one_clear_error(tmp_path, change, message):
     arguments = dict(logits_fn=MODEL.logits, images=MODEL.x, labels=MODEL.y, attacks=["fgsm"], folder=tmp_path / "e",

@@ -51,7 +51,7 @@ def step(method, size, batch, attack_steps, accumulate):
     model = resnet.resnet8(num_classes=CLASSES, widths=WIDTHS, batch_norm_momentum=0.0)
     parts = dataclasses.replace(parts, model=model)
     split = data.Split(np.zeros((64, size, size, 3), np.uint8), np.zeros(64, np.int32))
-    program = compile_step(config, parts, build_layout(config), split)
+    program = compile_step(config, parts, build_layout(config), split, 64 // batch)
     state = step_arguments(config, parts, (size, size, 3))[0]
     parameters, statistics = (sum(leaf.size for leaf in jax.tree.leaves(tree))
                               for tree in (state.params["classifier"], state.batch_stats))

@@ -63,6 +63,13 @@ def test_memory(found):
         assert found.collectives == ()
 
 
+def test_extra_images_count(found, tmp_path):
+    images = np.zeros((5000, 28, 28, 1), np.uint8)
+    np.savez(tmp_path / "extra.npz", image=images, label=np.zeros(5000, int))
+    more = dry_run(small_config(attack__num_steps=3, data__extra=str(tmp_path / "extra.npz"), data__extra_share=0.25))
+    assert more.arguments - found.arguments == pytest.approx(images.nbytes + 5000 * 4, rel=0.01)
+
+
 def test_a_wrong_config():
     with pytest.raises(ValueError, match=r"config\.batch_size must be at most the number of training images, 10000"):
         dry_run(small_config(batch_size=20_000))

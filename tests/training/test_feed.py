@@ -67,7 +67,7 @@ def test_placement():
 
 @pytest.mark.parametrize("placement", ["device", "host"])
 def test_an_abstract_piece_is_like_the_feeds(placement):
-    abstract = abstract_piece(split(), placement, LAYOUT, batch_size=8)
+    abstract = abstract_piece(split(), 6, placement, LAYOUT, batch_size=8)
     (piece,) = build_feed(split(), placement, LAYOUT).pieces(epoch_order(KEY, 1, 50, 8), 0)
     for field in ("images", "labels", "rows", "index"):
         expected, array = getattr(abstract, field), getattr(piece, field)
