@@ -103,12 +103,12 @@ def study(rows):
     figure = new_figure(6.5, 0.8 + 0.26 * len(rows))
     axis = figure.subplots()
     for place, row in enumerate(rows):
-        axis.plot(row["of_seeds"], [place] * len(row["of_seeds"]), "o", ms=3, color="#7f8c9b")
+        axis.plot(row["of_seeds"], [place] * len(row["of_seeds"]), "o", ms=4, color="#7f8c9b")
         if row["autoattack"]:
             axis.errorbar(row["autoattack"]["mean"], place, xerr=row["autoattack"]["half"] or 0.0, fmt="|", ms=9, lw=1,
                           color="black" if row["against"] else "#c0392b")
     axis.set_yticks(range(len(rows)), [row["label"] for row in rows])
-    axis.invert_yaxis()
+    axis.set_ylim(len(rows) - 0.5, -0.5)
     _axis(axis, "", "accuracy under AutoAttack, %", "")
     return figure
 

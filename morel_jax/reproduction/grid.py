@@ -17,6 +17,8 @@ SURROGATE_METHOD = "standard"
 MOREL_METHODS = ("morel_trades", "morel_mart", "morel_loat")  # Figure 3 has a heat map of each.
 # Without the contrastive loss nothing that the class attention computes reaches the objective.
 _ABLATIONS = {"morel_mart_no_attention": ("morel_mart", (("morel.contrastive_weight", 0.0),))}
+_SCALARIZATIONS = {"weighted_sum": "weighted sum", "mgda": "MGDA", "pcgrad": "PCGrad", "cagrad": "CAGrad",
+                   "nash": "Nash-MTL"}
 # Which protocol judges what a cell shows.
 _PROTOCOL_OF = {"white-box": "paper", "transfer": "transfer", "autoattack": "autoattack", "square": "autoattack"}
 
@@ -138,7 +140,7 @@ class Grid:
                                                             morel__contrastive_weight=0.1)}
         alphas = {f"both, alpha {alpha:g}": self._with(base, morel__contrastive_weight=alpha)
                   for alpha in self.scale.study_alphas}
-        joined = {name.replace("_", " "): self._with(base, morel__scalarization=name)
+        joined = {_SCALARIZATIONS[name]: self._with(base, morel__scalarization=name)
                   for name in ("weighted_sum", *GRADIENT_METHODS)}
         return {
             "baselines": pairs,

@@ -200,8 +200,8 @@ def _study(plan):
                        "difference": paired_difference(robust, measured[line.against]["autoattack"])
                        if line.against else None}
             for loss in STUDY_LOSSES:
-                values_of = [_last(run, loss) for run in plan.runs_of(line.network)]
-                numbers[loss] = estimate([value for value in values_of if value is not None])
+                of_seeds = [_last(run, loss) for run in plan.runs_of(line.network) if run.is_trained()]
+                numbers[loss] = estimate([value for value in of_seeds if value is not None])
             found[question].append(
                 {"label": label, "against": line.against, "of_seeds": list(robust.values())}
                 | {name: one and dataclasses.asdict(one) for name, one in numbers.items()})
