@@ -1,10 +1,14 @@
 import ast
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from morel_jax import training
+from tests.small import small_config
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
@@ -28,3 +32,21 @@ def test_own_parts(tmp_path):
     # Of 200 images in four classes.
     assert correct["clean"] > 180
     assert 50 < correct["apgd-ce"] <= correct["pgd20"] <= correct["one-step"] <= correct["clean"]
+
+
+@pytest.mark.slow
+def test_objective_gradients(tmp_path):
+    shares = []
+    for weight in (0.01, 0.02):  # No step: the network is the same.
+        config = small_config(morel__contrastive_weight=weight, epochs=1, batch_size=100, validation__examples=100,
+                              optimizer__learning_rate=0.0, optimizer__weight_decay=0.0)
+        training.fit(config, tmp_path / str(weight), progress=False)
+        outcome = subprocess.run([sys.executable, EXAMPLES / "objective_gradients.py", tmp_path / str(weight)],
+                                 capture_output=True, text=True)
+        assert outcome.returncode == 0, outcome.stderr
+        found = json.loads(outcome.stdout)
+        assert found["classification"] == pytest.approx(
+            {"norm": found["classification"]["norm"], "share": 1, "cosine": 1}, abs=1e-5)
+        assert found["cosine"]["share"] > 0
+        shares.append(found["contrastive"]["share"])
+    assert shares[1] == pytest.approx(2 * shares[0], rel=1e-4)
