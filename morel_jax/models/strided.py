@@ -1,12 +1,12 @@
 """Convolutions whose kernel is a whole number of strides wide, as matrix products over blocks of the image.
 
-With a kernel of ``a * s`` by ``b * t`` taps and strides ``s``, ``t``, cut the padded image into blocks of s by t pixels:
-each result then sees a by b whole blocks, at as many places of the kernel. Multiply all blocks with all places of the
-kernel first, then add up what belongs together: the sums are of shifted windows of the products, which XLA's CPU backend
-fuses with what comes next, where windows of the blocks would be copied once a place. A block's rows are multiplied one
-by one, for a row of a block lies in one piece in memory, and a block does not. The input gradient is the transpose: one
-product of all cotangents with all places, added up where they belong. Rounding differs from XLA's convolution in the
-last places.
+With a kernel of ``a * s`` by ``b * t`` taps and strides ``s``, ``t``, cut the padded image into blocks of s by t
+pixels: each result then sees a by b whole blocks, at as many places of the kernel. Multiply all blocks with all places
+of the kernel first, then add up what belongs together: the sums are of shifted windows of the products, which XLA's CPU
+backend fuses with what comes next, where windows of the blocks would be copied once a place. A block's rows are
+multiplied one by one, for a row of a block lies in one piece in memory, and a block does not. The input gradient is the
+transpose: one product of all cotangents with all places, added up where they belong. Rounding differs from XLA's
+convolution in the last places.
 """
 import itertools
 
