@@ -9,12 +9,12 @@ blocks laid out again. Rounding differs from XLA's convolution in the last place
 """
 import itertools
 
-import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.experimental.xla_metadata import set_xla_metadata
 
-# Up to this many values a block, products of one block are too thin: the blocks that a result sees are put side by side.
+from morel_jax.models.fusion import apart
+
+# Up to this many values a block, products of single blocks are too thin: those that a result sees are put side by side.
 _THIN = 16
 
 
@@ -40,9 +40,9 @@ def forward(x, w, strides, padding, precision):
         x = x.reshape(x.shape[0], *blocks, -1)
         seen = jnp.concatenate(windows([x] * len(places)), axis=3)
         return jnp.tensordot(seen, jnp.concatenate(kernels), axes=1, precision=precision)
-    x = _apart(x).reshape(x.shape[0], *blocks, -1)
+    x = apart(x).reshape(x.shape[0], *blocks, -1)
     products = jnp.tensordot(x, jnp.concatenate(kernels, axis=1), axes=1, precision=precision)
-    return _apart(sum(windows(jnp.split(products, len(places), axis=3))))
+    return apart(sum(windows(jnp.split(products, len(places), axis=3))))
 
 
 def input_gradient(g, w, strides, padding, precision, input_size):
@@ -50,7 +50,7 @@ def input_gradient(g, w, strides, padding, precision, input_size):
     margins, blocks = _cut(input_size, strides, padding)
     places = _places(w, strides)
     kernel = jnp.concatenate([_slice(w, place, strides) for place in places])
-    products = jnp.split(jnp.tensordot(g, kernel, axes=((3,), (1,)), precision=precision), len(places), axis=3)
+    products = jnp.split(jnp.tensordot(apart(g), kernel, axes=((3,), (1,)), precision=precision), len(places), axis=3)
     x = 0
     for (i, j), product in zip(places, products, strict=True):
         after = [blocks[axis] - g.shape[1 + axis] - offset for axis, offset in enumerate((i, j))]
@@ -59,16 +59,6 @@ def input_gradient(g, w, strides, padding, precision, input_size):
     x = x.reshape(g.shape[0], blocks[0] * strides[0], blocks[1] * strides[1], w.shape[2])
     back = ((-low, -high, 0) for low, high in margins)
     return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *back, (0, 0, 0)))
-
-
-def _apart(x):
-    """``x``, computed in its own shape.
-
-    XLA fuses a reshaping that moves nothing into the loop before it, which then runs over the new shape and finds its
-    operands by divisions: 30 us become 100 in the windows' sums. A call that is not inlined ends the loop before.
-    """
-    with set_xla_metadata(inlineable="false"):
-        return jax.jit(lambda x: x)(x)
 
 
 def _cut(size, strides, padding):
