@@ -1,8 +1,11 @@
 """Linear layer with PyTorch's initial values."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
 
 def uniform_fan_in(key, shape, dtype=jnp.float32):
@@ -20,11 +23,17 @@ def product(x, w):
     return x @ w
 
 
-@product.defjvp
+@partial(product.defjvp, symbolic_zeros=True)
 def _product_jvp(primals, tangents):
     (x, w), (dx, dw) = primals, tangents
-    turned = jnp.concatenate([part.T for part in jnp.array_split(w, 2)], axis=1)
-    return product(x, w), jnp.tensordot(dx, turned, axes=((-1,), (1,))) + product(x, dw)
+    y = product(x, w)
+    parts = []  # Of the tangents that there are: a product with zeros would be counted, and computed in forward mode.
+    if not isinstance(dx, SymbolicZero):
+        turned = jnp.concatenate([part.T for part in jnp.array_split(w, 2)], axis=1)
+        parts.append(jnp.tensordot(dx, turned, axes=((-1,), (1,))))
+    if not isinstance(dw, SymbolicZero):
+        parts.append(product(x, dw))
+    return y, sum(parts[1:], start=parts[0])
 
 
 class Linear(nn.Module):

@@ -5,6 +5,7 @@ from jax import lax
 from jax.test_util import check_grads
 
 from morel_jax.models.linear import Linear, product
+from morel_jax.training.flops import count_flops
 
 from .hlo import loop_body
 
@@ -38,6 +39,13 @@ def test_a_single_input_and_kernels_of_a_population():
     kernels = jnp.stack([w, 2 * w])
     gradients = jax.vmap(jax.grad(lambda x, w: jnp.sum(product(x, w))), (None, 0))(x, kernels)
     np.testing.assert_allclose(gradients, jnp.stack([jnp.ones((4, 3)) @ w.T, jnp.ones((4, 3)) @ (2 * w.T)]), atol=1e-5)
+
+
+def test_no_product_with_a_tangent_that_is_not_there():
+    x, w = operands()
+    for argument in (0, 1):
+        gradient = jax.grad(lambda x, w: jnp.sum(product(x, w) ** 2), argument)
+        assert count_flops(gradient, x, w) == 2 * 2 * (4 * 7 * 3)  # Forwards, and one gradient.
 
 
 def test_kernel_is_turned_round_outside_loops():
