@@ -59,7 +59,9 @@ def files(folder):
 
 
 def largest(folder):
-    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    # Of what training goes on from, where there is that: the classifier's file is nearly as large, at times larger.
+    item = folder / ("training" if (folder / "training").exists() else "classifier")
+    return max((path for path in item.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
 
 
 def truncate(folder):
