@@ -15,10 +15,17 @@ def uniform_fan_in(key, shape, dtype=jnp.float32):
 
 @jax.custom_jvp
 def product(x, w):
-    """``x @ w``, float[..., inputs] and float[inputs, features], with an input gradient that is fast inside loops.
+    """``x @ w`` with an input gradient that is fast inside loops.
 
     XLA's CPU backend turns ``w`` round in every product with its transpose. It moves a concatenation out of a loop, but
     never a transposition alone: so the tangent, of which the input gradient is the transpose, is written with one.
+
+    Args:
+        x: float[..., inputs].
+        w: float[inputs, features].
+
+    Returns:
+        float[..., features]. Differentiable to any order in forward and reverse mode.
     """
     return x @ w
 

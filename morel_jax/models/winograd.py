@@ -19,7 +19,7 @@ from jax import lax
 
 from morel_jax.models.fusion import apart
 
-# Measured (ibid.): 64 channels gain, 16 lose, the products being too thin to repay the transformations.
+# Measured (docs/performance.md): 64 channels gain, 16 lose, the products being too thin to repay the transformations.
 _LEAST_CHANNELS = 64
 
 
