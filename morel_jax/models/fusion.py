@@ -9,9 +9,9 @@ def apart(x):
     """``x``, any array; on CPU computed in a loop over its own shape, whatever is made of it next.
 
     XLA fuses a reshaping that moves nothing into the loop before it, which then runs over the new shape and finds its
-    operands by divisions, a few times as slow (docs/performance.md). A call that is not inlined ends the loop before; an
-    optimisation barrier does not, as XLA's CPU backend drops it before it fuses. Where a later XLA inlines the call all
-    the same, results stay and only speed goes. Derivatives are those of ``x``.
+    operands by divisions, a few times as slow (docs/performance.md). A call that is not inlined ends the loop before;
+    an optimisation barrier does not, as XLA's CPU backend drops it before it fuses. Where a later XLA inlines the call
+    all the same, results stay and only speed goes. Derivatives are those of ``x``.
     """
     return lax.platform_dependent(x, cpu=_not_inlined, default=lambda x: x)
 
