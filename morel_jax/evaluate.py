@@ -76,7 +76,7 @@ def _judge(which, output, surrogate):
     from morel_jax.evaluation.suite import Threat
     from morel_jax.evaluation.summary import to_markdown
     from morel_jax.evaluation.trained import as_logits_fn, load_variables
-    from morel_jax.training.workdir import write_atomically
+    from morel_jax.files import write_atomically
 
     model, variables, config, dataset = load_variables(_WORKDIR.value, which)
     if dataset is None:

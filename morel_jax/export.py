@@ -44,10 +44,10 @@ def _export(workdir, which, out):
     import jax
 
     from morel_jax.evaluation.trained import as_logits_fn, load_variables
+    from morel_jax.files import write_atomically
     from morel_jax.interop import stablehlo
     from morel_jax.interop.model_card import model_card, to_markdown
     from morel_jax.interop.torch import save_checkpoint
-    from morel_jax.training.workdir import write_atomically
 
     model, variables, config, dataset = load_variables(workdir, which)
     if dataset is None:

@@ -28,9 +28,9 @@ def _main():
     # Imported here: --help and a wrong flag answer at once.
     from pathlib import Path
 
+    from morel_jax.files import write_atomically
     from morel_jax.training import fit_population
     from morel_jax.training.sweep_table import table_rows, to_csv, to_markdown
-    from morel_jax.training.workdir import write_atomically
     outcomes = fit_population(_CONFIG.value, _settings(), _WORKDIR.value, _PROGRESS.value, _MODE.value)
     rows = table_rows(outcomes)
     text = to_markdown(rows, _WORKDIR.value)

@@ -31,9 +31,13 @@ def _shared_folder(tmp_path_factory, worker_id):
 
 @pytest.fixture(scope="session", autouse=True)
 def _compile_once(tmp_path_factory, worker_id):
-    """Most tests compile a program that another has compiled: keep them for the run and all its workers."""
-    folder = _shared_folder(tmp_path_factory, worker_id) / "compiled"
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+    """Most tests compile a program that another has compiled: keep them for the run and all its workers.
+
+    Where ``JAX_COMPILATION_CACHE_DIR`` names a folder, for the next run too.
+    """
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        folder = _shared_folder(tmp_path_factory, worker_id) / "compiled"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from morel_jax.evaluation.judge import VIOLATIONS
-from morel_jax.training.workdir import write_atomically
+from morel_jax.files import write_atomically
 
 
 @dataclasses.dataclass(frozen=True)

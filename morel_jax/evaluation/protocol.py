@@ -12,7 +12,7 @@ from morel_jax.evaluation.pool import Pool, as_argument, block_width, prediction
 from morel_jax.evaluation.progress import Silent
 from morel_jax.evaluation.suite import Threat, plan
 from morel_jax.evaluation.summary import summarise
-from morel_jax.training.workdir import write_atomically
+from morel_jax.files import write_atomically
 
 
 def check_data(logits_fn, images, labels):

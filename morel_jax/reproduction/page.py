@@ -5,9 +5,9 @@ import json
 
 import jinja2
 
+from morel_jax.files import write_atomically
 from morel_jax.reproduction.drawings import draw
 from morel_jax.reproduction.report import QUESTIONS, STUDY_LOSSES
-from morel_jax.training.workdir import write_atomically
 
 
 def captions(report):

@@ -2,7 +2,7 @@
 import hashlib
 import json
 
-from morel_jax.training.workdir import write_atomically
+from morel_jax.files import write_atomically
 
 NAME = "checksums.json"
 

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from morel_jax import builders
+from morel_jax.files import write_atomically
 from morel_jax.metrics import accuracies
 from morel_jax.training import loop
 from morel_jax.training.assemble import build_hparams, build_parts
@@ -25,7 +26,7 @@ from morel_jax.training.stacked import (
     compile_train_members,
     default_mode,
 )
-from morel_jax.training.workdir import MetricsWriter, open_sweep, open_workdir, write_atomically
+from morel_jax.training.workdir import MetricsWriter, open_sweep, open_workdir
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """A run's folder: its config, its metrics, and their readers."""
 import hashlib
 import json
-import os
 import subprocess
 import time
 from importlib import metadata
@@ -14,18 +13,12 @@ from tensorboardX.summary import scalar
 
 from morel_jax import builders
 from morel_jax.configuration import defaults
+from morel_jax.files import write_atomically
 
 # Where things lie and what is kept, not what is computed: these may change between a run and its resumption.
 _MAY_DIFFER = ("data.data_dir", "data.archive_dir", "data.cache_dir", "data.placement", "data.extra",
                "checkpoint.every_seconds", "mesh.data", "mesh.fsdp", "mesh.fsdp_min_size", "model.remat")
 _VERSIONS_OF = ("morel_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-
-
-def write_atomically(path, text):
-    """Writes ``text`` so that a reader, or a run after a kill, finds the old content or the new, never a part."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def _commit():

@@ -1,0 +1,103 @@
+"""Paths as a user gives them, files written whole and durably, and JSON read with one clear error."""
+import json
+import os
+import re
+from pathlib import Path
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+class DamagedFileError(ValueError):
+    """A file is not what this library wrote there; the message names the file, what is wrong, and what to do."""
+
+
+def local_path(path, name):
+    """A user's path on this machine's file systems, with ``~`` expanded.
+
+    Args:
+        path: string or path.
+        name: of the argument or flag that it was given for.
+
+    Returns:
+        Path; nothing is made or looked up.
+
+    Raises:
+        ValueError: it is empty, a URL such as ``gs://...``, or holds a backslash or a NUL.
+    """
+    text = os.fspath(path)
+    if not text:
+        raise ValueError(f"{name} must name a path; got an empty string ('.' is the current folder).")
+    if _URL.match(text):
+        raise ValueError(f"{name} must be a path on a mounted file system, not a URL; got {text!r}.")
+    if "\\" in text or "\0" in text:
+        # Orbax and TensorStore read a backslash as a separator: files would land in another folder.
+        raise ValueError(f"{name} must not contain a backslash or NUL character; got {text!r}.")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{name} begins with ~, but no home folder is known for it; got {text!r}.") from None
+
+
+def sync(path):
+    """Makes a file's content, or a folder's names (created, renamed, removed), outlive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path, content):
+    """Writes ``content`` so that a reader, or a run after a kill or power cut, finds the old content or the new.
+
+    Args:
+        path: Path; its folder must be there.
+        content: str (written as UTF-8) or bytes.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    sync(path.parent)
+
+
+def parse_json(text, where, remedy, fields=None):
+    """The value of JSON that this library wrote.
+
+    Args:
+        text: str or bytes.
+        where: what the error names: a file, or a file and line.
+        remedy: what the reader should do about damage: one sentence with a full stop.
+        fields: None, or {name: type} that the value, an object, must have.
+
+    Raises:
+        DamagedFileError: it is no JSON, or lacks one of the fields.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise DamagedFileError(f"{where} is not valid JSON (nested too deeply). {remedy}") from None
+    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError among them.
+        raise DamagedFileError(f"{where} is not valid JSON ({error}). {remedy}") from None
+    if fields is not None:
+        if not isinstance(value, dict):
+            raise DamagedFileError(f"{where} must hold a JSON object; got {type(value).__name__}. {remedy}")
+        for name, kind in fields.items():
+            # bool is an int to Python, and a number to nobody else.
+            if not isinstance(value.get(name), kind) or (isinstance(value[name], bool) and kind is not bool):
+                got = type(value[name]).__name__ if name in value else "nothing"
+                expected = " or ".join(one.__name__ for one in kind) if isinstance(kind, tuple) else kind.__name__
+                raise DamagedFileError(f"{where} must have a field {name!r} of type {expected}; got {got}. {remedy}")
+    return value
+
+
+def read_json(path, remedy, fields=None):
+    """:func:`parse_json` of a file.
+
+    Raises:
+        DamagedFileError: it is no JSON, or lacks one of the fields.
+        OSError: it cannot be read.
+    """
+    return parse_json(Path(path).read_bytes(), path, remedy, fields)
