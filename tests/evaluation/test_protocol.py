@@ -236,6 +236,21 @@ def test_some_examples_have_the_classes_in_proportion(tmp_path):
     assert files(tmp_path / "a") == files(tmp_path / "b")
 
 
+@pytest.mark.slow
+def test_double_precision_enabled_changes_no_verdict(tmp_path):
+    """JAX_ENABLE_X64=1 is some users' default; arrays without a type are then float64 and int64."""
+    attacks = ["fgsm", "pgd2x2", "cw"]
+    script = ("import sys; from morel_jax.evaluation import evaluate; from tests.attacks.linear import Linear; "
+              "model = Linear(count=4); "
+              "evaluate(model.logits, model.x, model.y, sys.argv[2:], sys.argv[1], epsilon=0.05)")
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "a"), *attacks], check=True,
+                   env=os.environ | {"JAX_ENABLE_X64": "1"})
+    evaluate(MODEL.logits, MODEL.x, MODEL.y, attacks, tmp_path / "b", epsilon=0.05)
+    one, other = ([row.split(",")[:6] for row in (tmp_path / name / "ledger.csv").read_text().splitlines()]
+                  for name in "ab")
+    assert one == other
+
+
 def test_a_changed_row_does_not_count(tmp_path):
     arguments = dict(logits_fn=MODEL.logits, images=MODEL.x, labels=MODEL.y, attacks=["fgsm"], folder=tmp_path)
     evaluate(**arguments, epsilon=0.1)
