@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from morel_jax import attacks, data, losses, models
+from morel_jax import attacks, checks, data, losses, models
 from morel_jax.attacks.linf import STARTS
 from morel_jax.attacks.pgd import LOSSES
 from morel_jax.configuration import METHODS, VARIANTS, defaults
@@ -23,7 +23,7 @@ _SHARE = (lambda value: 0 <= value < 1, "be in [0, 1)")
 _KINDS = ("natural", "adversarial")
 
 _RULES = {
-    "seed": (lambda value: 0 <= value < 2**32, "be in [0, 2**32)"),
+    "seed": (lambda value: 0 <= value <= checks.LARGEST_SEED, "be in [0, 2**32)"),
     "variant": _one_of(*VARIANTS),
     "method": _one_of(*METHODS),
     "epochs": _AT_LEAST_1,

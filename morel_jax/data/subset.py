@@ -1,0 +1,63 @@
+"""Which rows make up a part of a data set: a fixed order in which every beginning has the classes in proportion."""
+import heapq
+
+import numpy as np
+
+# Of the order; it has no meaning, and must never change: a larger part of a data set holds every smaller one.
+_SALT = np.uint64(0x6D6F72656C)
+
+
+def _scrambled(count):
+    """0 .. count - 1 as uint64 without visible order: SplitMix64's mixing, the same on every machine and version."""
+    bits = (np.arange(count, dtype=np.uint64) + _SALT) * np.uint64(0x9E3779B97F4A7C15)
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return bits ^ (bits >> np.uint64(31))
+
+
+def stratified_order(labels):
+    """Rows of a data set in the order in which parts of it take them: a part of k has the first k.
+
+    Of each class with share p, the first k rows hold k p, rounded down or up, for every k. Within a class the order is
+    a fixed permutation of its rows, which has nothing to do with how the data set is sorted. It depends on the labels
+    alone: not on a seed, on NumPy's random streams, or on the machine.
+
+    Args:
+        labels: int[n].
+
+    Returns:
+        int64[n], a permutation of 0 .. n - 1.
+
+    Source: the schedule that keeps every share is Tijdeman's ("The chairman assignment problem", 1980), found here by
+    earliest deadline; the permutation is a sort by SplitMix64 (Steele et al., OOPSLA 2014) of the row's number.
+    """
+    shuffled = np.argsort(_scrambled(len(labels)), kind="stable")
+    _, own, counts = np.unique(np.asarray(labels)[shuffled], return_inverse=True, return_counts=True)
+    by_class = np.argsort(own, kind="stable")
+    rank = np.empty(len(labels), np.int64)  # Of a row in its class.
+    rank[by_class] = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    # A row that came earlier would lift its class above its share rounded up; later, leave it below that rounded down.
+    earliest = rank * len(labels) // counts[own]
+    latest = -(-(rank + 1) * len(labels) // counts[own])
+    coming = np.argsort(earliest, kind="stable")
+    release, deadline = earliest[coming].tolist(), latest[coming].tolist()
+    ready, order, next_row = [], [], 0
+    for place in range(len(labels)):
+        while next_row < len(labels) and release[next_row] <= place:
+            heapq.heappush(ready, (deadline[next_row], int(coming[next_row])))
+            next_row += 1
+        order.append(heapq.heappop(ready)[1])
+    return shuffled[order]
+
+
+def stratified_rows(labels, count):
+    """The part of ``count`` rows of a data set, in the data set's own order; 0: all rows.
+
+    Args:
+        labels: int[n].
+        count: 0 .. n.
+
+    Returns:
+        int64[count], rising.
+    """
+    return np.sort(stratified_order(labels)[:count]) if count else np.arange(len(labels))
