@@ -16,7 +16,7 @@ def _scrambled(count):
 
 
 def stratified_order(labels):
-    """Rows of a data set in the order in which parts of it take them: ``stratified_order(labels)[:k]`` is the part of k.
+    """Rows of a data set in the order in which parts of it take them: ``stratified_order(labels)[:k]`` is that of k.
 
     Of each class with share p, the first k rows hold k p, rounded down or up, for every k. Within a class the order is
     a fixed permutation of its rows, which has nothing to do with how the data set is sorted. It depends on the labels
