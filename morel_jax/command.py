@@ -17,7 +17,7 @@ _STANDARD_LIBRARY = sysconfig.get_path("stdlib") + os.sep
 
 
 class _ConfigParser(flags.ArgumentParser):
-    """In place of ml_collections' own, which puts a config file's traceback into its message, or leaves it for later."""
+    """In place of ml_collections' own, which puts a config file's traceback into its message or ignores it for now."""
 
     def flag_type(self):
         return "config object"

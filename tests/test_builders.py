@@ -160,7 +160,7 @@ def test_command_line_refuses(monkeypatch, override):
      r"config\.morel\.preference must be 0 or more"),
     (dict(morel__contrastive_weight=1.0), r"config\.morel\.contrastive_weight must be in \[0, 1\)"),
     (dict(morel__temperature=0.0), r"config\.morel\.temperature must be at least 1e-6, .*got 0\.0"),
-    (dict(optimizer__learning_rate=float("nan")), r"config\.optimizer\.learning_rate must be finite, and at most 3\.4e38"),
+    (dict(optimizer__learning_rate=float("nan")), r"config\.optimizer\.learning_rate must be finite, .*3\.4e38"),
     (dict(optimizer__drop_factors=(0.1,)), r"drop_factors must have as many entries as optimizer\.drop_epochs \(2\)"),
     (dict(optimizer__drop_epochs=(90, 75)), r"config\.optimizer\.drop_epochs must rise; got \(90, 75\)"),
     (dict(optimizer__schedule="step"), r"config\.optimizer\.schedule must be one of drops, cosine; got 'step'"),

@@ -131,7 +131,8 @@ def test_settings_from_a_file(tmp_path):
     path.write_text(json.dumps([{"preference": 0.2, "seed": 1}, {"morel.preference": [0.3, 0.7]}]))
     assert [member.name for member in build_members(small_config(), read_settings(path))] == [
         "preference=0.2_0.8,seed=1", "preference=0.3_0.7"]
-    for text, message in (("[{]", "is not valid JSON"), ('{"seed": 1}', "must hold a list"), ("[1]", "must hold a list")):
+    for text, message in (("[{]", "not valid JSON"), ('{"seed": 1}', "must hold a list"), ("[1]", "must hold a list"),
+                          ("[" * 100_000, r"settings\.json is not valid JSON \(nested too deeply\)")):
         path.write_text(text)
         with pytest.raises(ValueError, match=message):
             read_settings(path)
