@@ -5,12 +5,12 @@ import math
 import ml_collections
 import numpy as np
 
-from morel_jax import attacks, data, losses, models
+from morel_jax import attacks, checks, data, losses, models
 from morel_jax.attacks.linf import STARTS
 from morel_jax.attacks.pgd import LOSSES
-from morel_jax.configuration import METHODS, VARIANTS, check_seed, defaults, flatten, unknown_field
+from morel_jax.configuration import METHODS, VARIANTS, defaults, flatten, unknown_field
 from morel_jax.data import Split
-from morel_jax.data.subset import stratified_order
+from morel_jax.data.subset import stratified_rows
 from morel_jax.files import local_path
 
 
@@ -123,8 +123,8 @@ def _check_type(field, value, default):
         if kind is not str:
             for place, entry in enumerate(value):
                 check_number(f"{field}[{place}]", entry, kind)
-    elif field == "seed":
-        check_seed(value)
+    elif field == "seed" and type(value) is int:  # Of another type it is refused below.
+        checks.seed(value, "config.seed")
     elif type(default) in (int, float):
         check_number(field, value, type(default))
     elif type(value) is not type(default):
@@ -295,7 +295,7 @@ SPLITS_REVISION = 2
 
 def _rows(split, rows):
     # What `blank_dataset` gives is one repeated entry, whose copies would take the memory that it saves.
-    return Split(*(array[:len(rows)] if array.strides[0] == 0 else array[np.sort(rows)]
+    return Split(*(array[:len(rows)] if array.strides[0] == 0 else array[rows]
                    for array in (split.images, split.labels)))
 
 
@@ -303,7 +303,7 @@ def splits(config, dataset):
     """(training Split, validation Split) as ``config.validation`` says.
 
     A part of a split has each class in proportion, and its rows in the split's order; see
-    :func:`~morel_jax.data.subset.stratified_order`.
+    :func:`~morel_jax.data.subset.stratified_rows`.
 
     Raises:
         ValueError: more images are to be held out, or in a batch, than there are, a class would have no image left to
@@ -314,14 +314,14 @@ def splits(config, dataset):
         held_out = config.validation.holdout
         if held_out >= len(train.labels):
             raise _error("validation.holdout", f"be less than the {len(train.labels)} training images", held_out)
-        order = stratified_order(train.labels)
-        train, validation = _rows(train, order[held_out:]), _rows(train, order[:held_out])
+        rows = stratified_rows(train.labels, held_out)
+        validation, train = _rows(train, rows), _rows(train, np.delete(np.arange(len(train.labels)), rows))
         missing = np.setdiff1d(validation.labels, train.labels)
         if len(missing):
             raise _error("validation.holdout", f"leave images of every class to train on; class {missing[0]} has none "
                          "left", held_out)
     if 0 < config.validation.examples < len(validation.labels):
-        validation = _rows(validation, stratified_order(validation.labels)[:config.validation.examples])
+        validation = _rows(validation, stratified_rows(validation.labels, config.validation.examples))
     if config.batch_size > len(train.labels):
         raise _error("batch_size", f"be at most the number of training images, {len(train.labels)}",
                      config.batch_size)

@@ -11,14 +11,6 @@ import ml_collections
 
 METHODS = ("standard", "pgd_at", "trades", "mart", "loat", "morel_trades", "morel_mart", "morel_loat")
 VARIANTS = ("paper", "reference")
-# `jax.random.key` keeps 32 bits of a seed: a larger one would be another's.
-LARGEST_SEED = 2**32 - 1
-
-
-def check_seed(seed, name="config.seed"):
-    """Raises ValueError unless ``seed`` is an int in [0, 2**32)."""
-    if type(seed) is not int or not 0 <= seed <= LARGEST_SEED:
-        raise ValueError(f"{name} must be a whole number in [0, 2**32); got {repr(seed)[:40]}.")
 
 
 def defaults():

@@ -1,25 +1,30 @@
 """Command: ``python -m morel_jax.evaluate --workdir=runs/a --which=best,last --attacks=paper,autoattack``."""
 import json
-from pathlib import Path
 
 from absl import flags
 
-from morel_jax import command
+from morel_jax import checks, command
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.")
-_WHICH = flags.DEFINE_list("which", ["best", "last"], "Checkpoints to judge: best, last.")
+_CHECKPOINTS = ("best", "last")
+_WHICH = flags.DEFINE_list("which", _CHECKPOINTS, "Checkpoints to judge: best, last.")
+flags.register_validator("which", lambda names: names and set(names) <= set(_CHECKPOINTS),
+                         f"must be {', '.join(_CHECKPOINTS)} or both")
 _ATTACKS = flags.DEFINE_list(
     "attacks", ["paper"],
     "paper (fgsm, pgd20, pgd100, cw), autoattack, autoattack-plus, transfer, or single attacks: fgsm, pgd<steps>, "
     "pgd<steps>x<restarts>, cw, apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square, transfer-<name>.")
-_EXAMPLES = flags.DEFINE_integer("examples", 0, "Only the first so many test images; 0: all.", lower_bound=0)
+flags.register_validator("attacks", bool, "must name at least one attack")
+_EXAMPLES = flags.DEFINE_integer("examples", 0, "Only so many test images, the classes in proportion; 0: all.",
+                                lower_bound=0)
 _EPSILON = flags.DEFINE_float(
     "epsilon", None, "Radius; by default the config's validation.epsilon. PGD's step goes with it.")
 _NORM = flags.DEFINE_enum("norm", "linf", ["linf", "l2"], "Norm of the radius.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of the attacks' random draws.", lower_bound=0)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the attacks' random draws.", lower_bound=0,
+                            upper_bound=checks.LARGEST_SEED)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Images under way at a time; changes no result.", lower_bound=1)
 _SURROGATE = flags.DEFINE_string("surrogate", None, "Workdir of the network that transfer attacks are crafted on.")
-_SURROGATE_WHICH = flags.DEFINE_string("surrogate_which", "last", "Its checkpoint: best or last.")
+_SURROGATE_WHICH = flags.DEFINE_enum("surrogate_which", "last", _CHECKPOINTS, "Its checkpoint.")
 _SAVE_IMAGES = flags.DEFINE_bool("save_images", False, "Keep adversarial images, float32 and uint8.")
 _REPORT_CARD = flags.DEFINE_integer(
     "report_card", 200, "Images for the report card and its curves (gradient masking, weak evaluation); 0: none.",
@@ -27,14 +32,7 @@ _REPORT_CARD = flags.DEFINE_integer(
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the results; by default evaluation/ in the workdir.")
 _PROGRESS = flags.DEFINE_bool("progress", True, "Show a progress bar.")
 
-_SHOWN_CLASSES = 8
-
-
-def _surrogate():
-    if not _SURROGATE.value:
-        return None
-    from morel_jax.evaluation import load
-    return load(_SURROGATE.value, _SURROGATE_WHICH.value)[0]
+_SHOWN_CLASSES, _DRAWN_FROM = 8, 200
 
 
 def _draw(folder, logits_fn, dataset, card, threat, seed):
@@ -44,17 +42,20 @@ def _draw(folder, logits_fn, dataset, card, threat, seed):
 
     from morel_jax.attacks import APGD
     from morel_jax.data.augment import to_float
+    from morel_jax.data.subset import stratified_rows
     from morel_jax.evaluation import figures
+    from morel_jax.metrics import predicted
 
     if card.epsilons:  # Empty where not even PGD could be run.
         figure = figures.new_figure(9, 3.2)
         figures.robustness_curves(figure, card)
         figure.savefig(folder / "curves.png", dpi=110)
 
-    images, labels = np.asarray(to_float(dataset.test.images[:200])), dataset.test.labels[:200]
+    rows = stratified_rows(dataset.test.labels, min(_DRAWN_FROM, len(dataset.test)))
+    images, labels = np.asarray(to_float(dataset.test.images[rows])), dataset.test.labels[rows]
     attack = APGD(threat.epsilon, num_steps=20, norm=threat.norm)
     x_adv = np.asarray(jax.jit(attack)(logits_fn, jax.random.key(seed), images, labels))
-    before, after = (np.asarray(jax.numpy.argmax(logits_fn(x), -1)) for x in (images, x_adv))
+    before, after = (np.asarray(predicted(logits_fn(x))) for x in (images, x_adv))
     # One image a class: one that the attack breaks where there is one.
     order = np.argsort(~((before == labels) & (after != labels)), kind="stable")
     shown = [order[labels[order] == label][0] for label in np.unique(labels)[:_SHOWN_CLASSES]]
@@ -66,22 +67,20 @@ def _draw(folder, logits_fn, dataset, card, threat, seed):
     figure.savefig(folder / "adversarial.png", dpi=110)
 
 
-def _judge(which, output, surrogate):
+def _judge(which, network, output, surrogate):
     import jax
     import numpy as np
 
     from morel_jax.data.augment import to_float
+    from morel_jax.data.subset import stratified_rows
     from morel_jax.evaluation import evaluate, report_card
     from morel_jax.evaluation.progress import Bar
     from morel_jax.evaluation.suite import Threat
     from morel_jax.evaluation.summary import to_markdown
-    from morel_jax.evaluation.trained import as_logits_fn, load_variables
+    from morel_jax.evaluation.trained import as_logits_fn
     from morel_jax.files import write_atomically
 
-    model, variables, config, dataset = load_variables(_WORKDIR.value, which)
-    if dataset is None:
-        raise ValueError(f"{_WORKDIR.value} was trained on its caller's own data set; judge it with "
-                         "morel_jax.evaluation.evaluate, which takes images.")
+    model, variables, config, dataset = network
     logits_fn, test = as_logits_fn(model, variables), dataset.test
     epsilon = config.validation.epsilon if _EPSILON.value is None else _EPSILON.value
     threat = Threat(epsilon, config.validation.step_size * epsilon / config.validation.epsilon, _NORM.value,
@@ -95,9 +94,9 @@ def _judge(which, output, surrogate):
     text = to_markdown(summary, f"{_WORKDIR.value}, {which}")
     print("\n" + text)
     if _REPORT_CARD.value:
-        count = min(_REPORT_CARD.value, len(test.labels))
-        card = report_card(logits_fn, jax.random.key(_SEED.value), np.asarray(to_float(test.images[:count])),
-                           test.labels[:count], epsilon, norm=_NORM.value)
+        rows = stratified_rows(test.labels, min(_REPORT_CARD.value, len(test)))
+        card = report_card(logits_fn, jax.random.key(_SEED.value), np.asarray(to_float(test.images[rows])),
+                           test.labels[rows], epsilon, norm=_NORM.value)
         write_atomically(folder / "report_card.json", json.dumps(card.to_dict(), indent=1))
         card_text = card.to_markdown()
         print(card_text)
@@ -108,10 +107,21 @@ def _judge(which, output, surrogate):
 
 
 def _main():
-    output = Path(_OUTPUT.value or Path(_WORKDIR.value) / "evaluation")
-    surrogate = _surrogate()
-    for which in _WHICH.value:
-        _judge(which, output, surrogate)
+    from morel_jax.evaluation.trained import load, load_variables  # Here: --help and a wrong flag answer at once.
+    from morel_jax.files import local_path
+
+    workdir = local_path(_WORKDIR.value, "workdir")
+    output = workdir / "evaluation" if _OUTPUT.value is None else local_path(_OUTPUT.value, "output")
+    surrogate = None
+    if _SURROGATE.value is not None:
+        surrogate, _ = load(local_path(_SURROGATE.value, "surrogate"), _SURROGATE_WHICH.value)
+    # All before the first is judged, which may take hours.
+    networks = {which: load_variables(workdir, which) for which in _WHICH.value}
+    if any(dataset is None for *_, dataset in networks.values()):
+        raise ValueError(f"{workdir} was trained on its caller's own data set; judge it with "
+                         "morel_jax.evaluation.evaluate, which takes images.")
+    for which, network in networks.items():
+        _judge(which, network, output, surrogate)
 
 
 def main(argv):

@@ -19,19 +19,21 @@ _SUB_BLOCK1 = flags.DEFINE_bool("sub_block1", False, "For a wide_resnet: write T
 _STATE_DICT = "state dict of the network in PyTorch's layout"
 
 
-def _summary(folder, logits_fn):
-    """The checkpoint's summary.json, or None where there is none, or one of other weights."""
-    import jax
-
-    from morel_jax.evaluation.ledger import fingerprint
+def _summary(folder, logits_fn, split):
+    """The checkpoint's summary.json, or None where there is none, or one of another network."""
+    from morel_jax.evaluation.identity import agree, network_record
+    from morel_jax.evaluation.summary import read_summary
 
     path = folder / "summary.json"
     if not path.exists():
         return None
-    summary = json.loads(path.read_text())
-    if summary["settings"]["network"] == fingerprint(jax.tree.leaves(logits_fn)):
+    summary = read_summary(path)
+    settings = summary["settings"]
+    record = network_record(logits_fn, split.images, split.labels, width=8)
+    # Of the program only what any version of JAX would find: its weights, its modules, and what it answers.
+    if all(agree(name, settings.get(name), record[name]) for name in ("network", "network_answers")):
         return summary
-    print(f"warning: {path} judges other weights than these; the model card leaves it out.", file=sys.stderr)
+    print(f"warning: {path} judges another network than this one; the model card leaves it out.", file=sys.stderr)
     return None
 
 
@@ -70,7 +72,7 @@ def _export(workdir, which, out):
                             sub_block1=_SUB_BLOCK1.value)
     card = model_card(
         json.loads((workdir / "config.json").read_text()), which, _history(workdir),
-        _summary(workdir / "evaluation" / which, logits_fn),
+        _summary(workdir / "evaluation" / which, logits_fn, dataset.test),
         sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
         {"name": dataset.name, "num_classes": dataset.num_classes, "image_shape": list(image_shape),
          "train": len(dataset.train.labels), "test": len(dataset.test.labels)}, files)

@@ -8,6 +8,12 @@ from morel_jax.data.augment import to_float
 from morel_jax.models.outputs import in_float32
 
 
+def predicted(logits):
+    """Classes int32[n] by logits float[n, classes]; -1, which is never right, where one of them is NaN or infinite."""
+    finite = jnp.all(jnp.isfinite(logits), axis=-1)
+    return jnp.where(finite, jnp.argmax(logits, axis=-1), -1).astype(jnp.int32)
+
+
 def build_correct(model):
     """A function that tells which examples are classified right, clean and attacked.
 
@@ -26,7 +32,7 @@ def build_correct(model):
 
         x = to_float(images)
         x_adv = attack(logits_fn, fold_in_each(key, index), x, labels)
-        return (jnp.argmax(logits_fn(x), axis=-1) == labels), (jnp.argmax(logits_fn(x_adv), axis=-1) == labels)
+        return predicted(logits_fn(x)) == labels, predicted(logits_fn(x_adv)) == labels
 
     return correct
 

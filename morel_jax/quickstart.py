@@ -46,13 +46,13 @@ def _draw(path, workdirs, histories, attack_of):
     import numpy as np
 
     from morel_jax import builders
-    from morel_jax.data.subset import stratified_order
+    from morel_jax.data.subset import stratified_rows
     from morel_jax.evaluation import figures, load
 
     networks = {name: load(workdir, "best") for name, workdir in workdirs.items()}
     _, config = next(iter(networks.values()))
     dataset = builders.dataset(config)
-    rows = stratified_order(dataset.test.labels)[:200]
+    rows = stratified_rows(dataset.test.labels, min(200, len(dataset.test)))
     images, labels = np.asarray(dataset.test.images[rows], np.float32) / 255, dataset.test.labels[rows]
     # Images that every network knows unattacked: what changes is the attack's doing.
     known = np.all([np.argmax(logits_fn(images), -1) == labels for logits_fn, _ in networks.values()], axis=0)

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -63,6 +64,13 @@ def test_transfer_and_another_radius_from_the_command_line(workdir, tmp_path):
     (["--workdir=nowhere"], "error: no config.json in nowhere: not a run's folder."),
     (["--workdir=x", "--norm=l1"], "norm"),
     (["--workdir=x", "--examples=-1"], "examples"),
+    (["--workdir=x", "--which="], "flag --which=[]: must be best, last or both"),
+    (["--workdir=x", "--which=best,foo"], "flag --which=['best', 'foo']: must be best, last or both"),
+    (["--workdir=x", "--attacks="], "flag --attacks=[]: must name at least one attack"),
+    (["--workdir=x", "--surrogate_which=first"], "surrogate_which"),
+    (["--workdir=x", "--seed=4294967296"], "seed"),
+    (["--workdir="], "workdir must name a path; got an empty string"),
+    (["--workdir=x", "--output=gs://a"], "output must be a path on a mounted file system, not a URL; got 'gs://a'"),
 ])
 def test_wrong_flags_are_one_line(arguments, message):
     outcome = evaluate(*arguments)
@@ -70,6 +78,17 @@ def test_wrong_flags_are_one_line(arguments, message):
     assert outcome.stderr.startswith("error: ")
     assert message in outcome.stderr
     assert "Traceback" not in outcome.stderr
+
+
+@pytest.mark.slow
+def test_what_is_wrong_with_the_second_checkpoint_is_found_before_the_first_is_judged(workdir, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(workdir, run)
+    shutil.rmtree(run / "checkpoints" / "last")
+    outcome = evaluate(f"--workdir={run}", "--which=best,last", "--attacks=fgsm", f"--output={tmp_path / 'out'}")
+    assert outcome.returncode == 2
+    assert outcome.stderr.startswith(f"error: no checkpoint in {run / 'checkpoints' / 'last'}")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_without_a_checkpoint(tmp_path):

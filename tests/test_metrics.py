@@ -6,7 +6,7 @@ import pytest
 from morel_jax import models
 from morel_jax.attacks import PGD
 from morel_jax.data import Split
-from morel_jax.metrics import accuracies, compile_correct
+from morel_jax.metrics import accuracies, compile_correct, predicted
 from tests.small import images_and_labels
 
 
@@ -44,6 +44,16 @@ def test_progress_is_told(judged):
     accuracies(correct, variables, PGD(np.float32(0), np.float32(0), num_steps=1), split, jax.random.key(0), 10,
                done.append)
     assert done == [10, 20, 23]
+
+
+def test_logits_that_are_not_finite_are_never_right(judged):
+    logits = np.array([[0, 2, 1], [np.nan, 0, 0], [np.inf, 0, 0], [0, 0, -np.inf]], np.float32)
+    np.testing.assert_array_equal(predicted(logits), [1, -1, -1, -1])
+    correct, variables, split = judged
+    broken = jax.tree.map(lambda leaf: leaf * np.nan, variables)
+    found = accuracies(correct, broken, PGD(np.float32(0.03), np.float32(0.01), num_steps=2),
+                       Split(split.images, np.zeros_like(split.labels)), jax.random.key(0), 23)
+    assert found == {"clean_accuracy": 0, "robust_accuracy": 0}
 
 
 def test_several_networks_at_once(judged):

@@ -16,7 +16,7 @@ def _scrambled(count):
 
 
 def stratified_order(labels):
-    """Rows of a data set in the order in which parts of it take them: ``stratified_order(labels)[:k]`` is that of k.
+    """Rows of a data set in the order in which parts of it take them: a part of k has the first k.
 
     Of each class with share p, the first k rows hold k p, rounded down or up, for every k. Within a class the order is
     a fixed permutation of its rows, which has nothing to do with how the data set is sorted. It depends on the labels
@@ -48,3 +48,16 @@ def stratified_order(labels):
             next_row += 1
         order.append(heapq.heappop(ready)[1])
     return shuffled[order]
+
+
+def stratified_rows(labels, count):
+    """The part of ``count`` rows of a data set, in the data set's own order; 0: all rows.
+
+    Args:
+        labels: int[n].
+        count: 0 .. n.
+
+    Returns:
+        int64[count], rising.
+    """
+    return np.sort(stratified_order(labels)[:count]) if count else np.arange(len(labels))

@@ -20,7 +20,8 @@ def adversarial_examples(figure, images, labels, attacked, epsilon, class_names)
         figure: matplotlib figure or subfigure.
         images: float[n, h, w, c] in [0, 1].
         labels: int[n].
-        attacked: {network's name: (x_adv float[n, h, w, c], predictions int[n] on x_adv)}.
+        attacked: {network's name: (x_adv float[n, h, w, c], predictions int[n] on x_adv, -1 of
+            logits that are not finite)}.
         epsilon: the attack's radius; a perturbation is drawn as 0.5 + perturbation / (2 epsilon).
         class_names: names by label.
     """
@@ -32,7 +33,8 @@ def adversarial_examples(figure, images, labels, attacked, epsilon, class_names)
         noise, seen = axes[1 + 2 * place], axes[2 + 2 * place]
         for column, (image, adversarial) in enumerate(zip(images, x_adv, strict=True)):
             _show(noise[column], np.clip(0.5 + (adversarial - image) / (2 * epsilon), 0, 1))
-            _show(seen[column], adversarial, class_names[predictions[column]],
+            says = class_names[predictions[column]] if predictions[column] >= 0 else "not finite"
+            _show(seen[column], adversarial, says,
                   good=predictions[column] == labels[column])
         noise[0].set_ylabel(f"{name}:\nperturbation", fontsize=8)
         seen[0].set_ylabel(f"{name}\nsees, and says", fontsize=8)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from morel_jax.attacks.norms import norm
+from morel_jax.metrics import predicted
 
 # An image may be outside box or ball by what float32 arithmetic on values in [0, 1] explains: this, in Linf; in L2 a
 # sum over pixels rounds more, and the same share of the radius is allowed.
@@ -19,7 +20,8 @@ VIOLATIONS = ("", "nan", "box", "ball")
 class Verdict:
     """
     Attributes:
-        prediction: int32[n], on the image as judged, in box and ball.
+        prediction: int32[n], on the image as judged, in box and ball; -1 where its logits are NaN or infinite, which
+            is never right.
         violation: int32[n], place in ``VIOLATIONS``; an image with one never counts as adversarial.
         distance: float[n], of the image as judged, in the norm of the attack.
         broken: bool[n], misclassified without violation.
@@ -69,18 +71,12 @@ def judge(logits_fn, x, x_adv, y, epsilon, norm_name="linf"):
     # Towards the clean image, so that no pixel leaves the ball; 0.01 keeps what float32 made of a whole level.
     levels = jnp.trunc((judged - x) * 255 + 0.01 * jnp.sign(judged - x))
     rounded = jnp.clip(jnp.round(x * 255) + levels, 0, 255)
-    prediction = jnp.argmax(logits_fn(judged), axis=-1).astype(jnp.int32)
-    rounded_prediction = jnp.argmax(logits_fn(rounded / 255), axis=-1)
+    prediction = predicted(logits_fn(judged))
+    rounded_prediction = predicted(logits_fn(rounded / 255))
     valid = violation == 0
     return Verdict(prediction=prediction, violation=violation, distance=ball.distance(judged, x),
                    broken=valid & (prediction != y), judged=judged, rounded=rounded.astype(jnp.uint8),
                    rounded_broken=valid & (rounded_prediction != y))
 
 
-def classify(logits_fn, x):
-    """Predictions int32[n]."""
-    return jnp.argmax(logits_fn(x), axis=-1).astype(jnp.int32)
-
-
 judge_jit = jax.jit(judge, static_argnames="norm_name")
-classify_jit = jax.jit(classify)

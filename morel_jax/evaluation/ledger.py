@@ -1,16 +1,15 @@
 """The ledger of an evaluation: one row an example and attack, in a CSV file that survives a kill at any moment."""
-import csv
 import dataclasses
 import hashlib
 import json
 import os
 from pathlib import Path
 
-import jax
 import numpy as np
 
+from morel_jax.evaluation.identity import agree
 from morel_jax.evaluation.judge import VIOLATIONS
-from morel_jax.files import write_atomically
+from morel_jax.files import DamagedFileError, read_json, write_atomically
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,12 +17,12 @@ class Row:
     """What came of one attack on one example.
 
     Attributes:
-        attack: name.
+        attack: name, without a comma or line break.
         index: place of the example in the data set.
         label: its class.
         clean_prediction: on the image itself.
         broken: 1 when misclassified, by the attack or already without it; else 0.
-        prediction: on the image that the attack returned, re-projected.
+        prediction: on the image that the attack returned, re-projected; -1 where the logits are NaN or infinite.
         distance: of that image from the clean one, in the evaluation's norm; 0 for what was never attacked.
         steps: passes through the network that the attack took, queries where it counts them.
         uint8_broken: as ``broken``, the image rounded to 256 levels.
@@ -56,65 +55,109 @@ class Row:
 
 _FIELDS = [field.name for field in dataclasses.fields(Row)]
 _TYPES = {field.name: field.type for field in dataclasses.fields(Row)}
+# A row's last column, its checksum, has so many hexadecimal digits.
+_DIGITS = 8
+_HEADER = ",".join([*_FIELDS, "check"])
 
 
-# What a later evaluation in the same folder may bring with it.
-_MAY_COME_LATER = {"surrogate"}
+def _may_come_later(setting):
+    """Whether a later evaluation in the same folder may bring the setting with it, or leave it out."""
+    return setting.startswith("surrogate") or "_program_" in setting
+
+
+def _shown(value):
+    return f"[{value[0]:.6g}, …]" if isinstance(value, list) and value and isinstance(value[0], float) else repr(value)
 
 
 class Ledger:
     """``ledger.csv`` and ``settings.json`` in a folder.
 
-    Rows are appended as they come and put in order, by attack and example, when an attack is complete: so the file ends
-    the same whichever way it came about.
+    Rows are appended as they come and put in order, by attack and example, when an evaluation is complete: so the file
+    ends the same whichever way it came about. Each row carries a checksum of itself and of the settings: a row that was
+    changed, or stands beside other settings than it was made with, is an error and never counts.
 
     Args:
         folder: made when it is not there.
         settings: dict of plain values on which every row depends.
 
     Raises:
-        ValueError: the folder holds a ledger made with other settings; the message lists them.
+        ValueError: the folder holds a ledger made with other settings; the message lists them. A DamagedFileError,
+            naming the line: rows without settings, without checksums, or not as they were written.
     """
 
     def __init__(self, folder, settings):
         self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._path = self.folder / "ledger.csv"
+        self._path, kept = self.folder / "ledger.csv", self.folder / "settings.json"
+        lines = self._lines()
         settings = json.loads(json.dumps(settings))
-        kept = self.folder / "settings.json"
         if kept.exists():
-            stored = json.loads(kept.read_text())
-            different = [f"  {name}: {stored.get(name)!r} there, {settings.get(name)!r} now"
-                         for name in sorted(stored.keys() | settings.keys()) if stored.get(name) != settings.get(name)
-                         and not (name in _MAY_COME_LATER and (name not in stored or name not in settings))]
+            stored = read_json(kept, "Put back a copy of it, or move the folder away and evaluate anew.", fields={})
+            different = [f"  {name}: {_shown(stored.get(name))} there, {_shown(settings.get(name))} now"
+                         for name in sorted(stored.keys() | settings.keys())
+                         if not agree(name, stored.get(name), settings.get(name))
+                         and not (_may_come_later(name) and (name not in stored or name not in settings))]
             if different:
                 raise ValueError(f"{self.folder} holds an evaluation with other settings; give another folder, move "
                                  "this one away, or use these values:\n" + "\n".join(different))
-            settings = stored | settings
+            settings |= stored
+        elif lines:
+            raise DamagedFileError(f"{self._path} has rows, but no settings.json beside it says what they were made "
+                                   "with. Put that file back, give another folder, or move this one away.")
+        self._key = hashlib.blake2b(json.dumps(
+            {name: value for name, value in settings.items() if not _may_come_later(name)},
+            sort_keys=True).encode()).digest()
+        self._rows = {}
+        for number, line in enumerate(lines, 2):  # Line 1 is the header.
+            row = self._parse(line, number)
+            if self._rows.setdefault((row.attack, row.index), row) != row:
+                raise DamagedFileError(f"{self._path}, line {number}: a second row for attack {row.attack}, image "
+                                       f"{row.index}, which says something else. Delete both lines; the image is then "
+                                       "attacked again.")
+        self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(kept, json.dumps(settings, indent=1))
-        self._rows = {(row.attack, row.index): row for row in self._read()}
         self._write_all()
 
-    def _read(self):
+    def _lines(self):
+        """The file's whole rows, as bytes."""
         if not self._path.exists():
-            return
+            return []
         # A kill may have left a part of the last line: whatever has no end of line was never written.
-        whole, _, _ = self._path.read_text(encoding="utf-8").rpartition("\n")
-        for values in csv.DictReader(whole.splitlines()):
-            yield Row(**{name: _TYPES[name](values[name]) for name in _FIELDS})
+        header, *lines = self._path.read_bytes().split(b"\n")[:-1] or [_HEADER.encode()]
+        if header == ",".join(_FIELDS).encode():
+            raise DamagedFileError(f"{self._path} was written by an earlier version of this library, without checksums "
+                                   "of its rows. Give another folder, or move this one away and evaluate anew.")
+        if header != _HEADER.encode():
+            raise DamagedFileError(f"{self._path}, line 1: the columns must be {_HEADER}; got {header[:200]!r}. "
+                                   "Put that line back, or give another folder.")
+        return lines
+
+    def _parse(self, line, number):
+        text, _, check = line.rpartition(b",")
+        if check != self._check(text):
+            attack, index, *_ = [*line.decode(errors="replace").split(","), ""]
+            raise DamagedFileError(
+                f"{self._path}, line {number} (attack {attack[:40]!r}, image {index[:40]!r}) is not as it was written, "
+                "or settings.json is not. Delete the line, and the image is attacked again; if all lines are said to "
+                "be so, put settings.json back or give another folder.")
+        values = text.decode().split(",")
+        return Row(**{name: _TYPES[name](value) for name, value in zip(_FIELDS, values, strict=True)})
+
+    def _check(self, text):
+        return hashlib.blake2b(text, key=self._key, digest_size=_DIGITS // 2).hexdigest().encode()
+
+    def _line(self, row):
+        text = ",".join(str(getattr(row, name)) for name in _FIELDS).encode()
+        return text + b"," + self._check(text) + b"\n"
 
     def _write_all(self):
-        lines = [",".join(_FIELDS)]
-        lines += [",".join(str(getattr(row, name)) for name in _FIELDS) for row in self._rows.values()]
-        write_atomically(self._path, "\n".join(lines) + "\n")
-        self._file = open(self._path, "a", newline="", encoding="utf-8")
-        self._writer = csv.writer(self._file, lineterminator="\n")
+        write_atomically(self._path, _HEADER.encode() + b"\n" + b"".join(map(self._line, self._rows.values())))
+        self._file = open(self._path, "ab")
 
     def add(self, rows):
         """Appends rows; after this a kill of the program does not lose them."""
         for row in rows:
             self._rows[row.attack, row.index] = row
-            self._writer.writerow([getattr(row, name) for name in _FIELDS])
+            self._file.write(self._line(row))
         self._file.flush()
 
     def rows(self, attack):
@@ -170,12 +213,3 @@ def _mapped(path, dtype, shape):
     np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=tuple(shape)).flush()
     os.replace(temporary, path)
     return np.load(path, mmap_mode="r+")
-
-
-def fingerprint(tree):
-    """SHA-256 of a pytree of arrays: their places, shapes, types and bytes."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        leaf = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)}{leaf.shape}{leaf.dtype}".encode() + leaf.tobytes())
-    return digest.hexdigest()

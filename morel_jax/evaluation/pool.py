@@ -19,7 +19,7 @@ from flax import struct
 from morel_jax.attacks.iterative import AttackState, IterativeAttack, begin, select
 from morel_jax.attacks.keys import fold_in_each
 from morel_jax.evaluation.handover import Handover
-from morel_jax.evaluation.judge import classify_jit, judge_jit
+from morel_jax.evaluation.judge import judge_jit
 from morel_jax.training.flops import count_flops
 
 # Rows of a block. A CPU core works best on what stays in its cache, and is full with fewer rows of a large network; an
@@ -276,11 +276,16 @@ class Pool:
                 stop.set()  # An error in one, or Ctrl-C: the others end after their next few steps.
 
 
-def predictions(logits_fn, images, indices, width):
-    """Clean predictions int32[m] of the examples ``indices``, in blocks of ``width`` rows."""
+@jax.jit
+def _logits(logits_fn, x):
+    return logits_fn(x)
+
+
+def clean_logits(logits_fn, images, indices, width):
+    """Logits [m, classes] of the examples ``indices`` as a numpy array, in blocks of ``width`` rows."""
     logits_fn = as_argument(logits_fn)
     found = []
     for first in range(0, len(indices), width):
         rows = np.resize(indices[first:first + width], width)
-        found.append(np.asarray(classify_jit(logits_fn, images(rows)))[:len(indices) - first])
+        found.append(np.asarray(_logits(logits_fn, images(rows)))[:len(indices) - first])
     return np.concatenate(found)

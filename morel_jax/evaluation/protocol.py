@@ -5,14 +5,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from morel_jax import checks
 from morel_jax.attacks.keys import fold_in_name
-from morel_jax.data.augment import to_float
-from morel_jax.evaluation.ledger import Images, Ledger, Row, fingerprint
-from morel_jax.evaluation.pool import Pool, as_argument, block_width, predictions
+from morel_jax.data.subset import stratified_rows
+from morel_jax.evaluation.identity import fingerprint, floats, network_record
+from morel_jax.evaluation.ledger import Images, Ledger, Row
+from morel_jax.evaluation.pool import Pool, as_argument, block_width, clean_logits
 from morel_jax.evaluation.progress import Silent
-from morel_jax.evaluation.suite import Threat, plan
+from morel_jax.evaluation.suite import checked_threat, plan
 from morel_jax.evaluation.summary import summarise
-from morel_jax.files import write_atomically
+from morel_jax.files import local_path, write_atomically
 
 
 def check_data(logits_fn, images, labels):
@@ -28,15 +30,17 @@ def check_data(logits_fn, images, labels):
     if len(images) == 0:
         raise ValueError("images must hold at least one image; got none.")
     if np.shape(labels) != (len(images),):
-        raise ValueError(f"labels must have the shape ({len(images)},), one an image; got {np.shape(labels)}.")
+        hint = f": of one row an image, give labels{'[:, 0]' if np.shape(labels)[1] == 1 else '.argmax(-1)'}" \
+            if np.ndim(labels) == 2 and len(labels) == len(images) and np.size(labels) else ""
+        raise ValueError(f"labels must have the shape ({len(images)},), one an image; got {np.shape(labels)}{hint}.")
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"labels must be integers; got {labels.dtype}.")
     if images.dtype != np.uint8:
-        if not np.issubdtype(images.dtype, np.floating):
+        if not jnp.issubdtype(images.dtype, jnp.floating):  # NumPy does not count bfloat16.
             raise ValueError(f"images must be uint8 or floats in [0, 1]; got {images.dtype}.")
         low, high = float(np.min(images)), float(np.max(images))
         if not (low >= 0 and high <= 1):
-            raise ValueError(f"images must be in [0, 1]; got values from {low:g} to {high:g}.")
+            raise ValueError(f"images must be in [0, 1]; got values from {low:.9g} to {high:.9g}.")
     logits = _shape_of_logits(logits_fn, images)
     if len(logits) != 2 or logits[0] != 1:
         raise ValueError(f"logits_fn must map images [n, h, w, c] to logits [n, classes]; got {logits} for one image.")
@@ -48,7 +52,13 @@ def check_data(logits_fn, images, labels):
 
 def _shape_of_logits(logits_fn, images):
     image = jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.float32)
-    return jax.eval_shape(logits_fn, image).shape
+    found = jax.eval_shape(logits_fn, image)
+    if not isinstance(found, jax.ShapeDtypeStruct):
+        hint = "; give lambda x: network(x).logits" if hasattr(found, "logits") else ""
+        raise ValueError(f"logits_fn must return one array, the logits; got {type(found).__name__}{hint}.")
+    if not jnp.issubdtype(found.dtype, jnp.floating):
+        raise ValueError(f"logits_fn must return floats; got {found.dtype}.")
+    return found.shape
 
 
 def _check_attacks(entries, image_shape, count):
@@ -70,10 +80,18 @@ def _check_attacks(entries, image_shape, count):
             raise ValueError(f"attack {entry.name}, on {count} classes: {error}") from error
 
 
-def _network(logits_fn, images):
-    """Tells a network by its weights, or by what it answers where it hides them in a closure."""
-    leaves = jax.tree.leaves(logits_fn) if isinstance(logits_fn, jax.tree_util.Partial) else []
-    return fingerprint(leaves or np.asarray(logits_fn(images(np.arange(1)))))
+def _clean_predictions(logits_fn, images, index, width):
+    """int32[m] of the examples ``index``.
+
+    Raises:
+        ValueError: a logit is NaN or infinite: such an answer is neither right nor wrong.
+    """
+    logits = clean_logits(logits_fn, lambda rows: floats(images, rows), index, width)
+    wild = np.flatnonzero(~np.isfinite(logits).all(axis=-1))
+    if len(wild):
+        raise ValueError(f"logits_fn must give finite logits on the images; got NaN or infinite ones for {len(wild)} "
+                         f"of {len(index)}, the first for image {index[wild[0]]}.")
+    return logits.argmax(-1).astype(np.int32)
 
 
 def evaluate(logits_fn, images, labels, attacks, folder, *, epsilon, step_size=None, norm="linf", variant="paper",
@@ -95,8 +113,10 @@ def evaluate(logits_fn, images, labels, attacks, folder, *, epsilon, step_size=N
         step_size: of PGD, same units; None: epsilon / 10, as in the paper.
         norm: ``linf`` or ``l2``.
         variant: ``paper`` or ``reference``: how CW-Linf is set up.
-        seed: of all random draws; an example's draws depend on it, on the attack's name and on its index alone.
-        examples: only the first so many; 0: all.
+        seed: of all random draws, in 0 .. 2**32 - 1; an example's draws depend on it, on the attack's name and on its
+            index alone.
+        examples: only so many, taken as :func:`morel_jax.data.subset.stratified_order` has them: the classes in
+            proportion, and a larger number holds the images of a smaller one; 0: all.
         surrogate: ``logits_fn`` of the network that ``transfer`` attacks are crafted on.
         batch_size: examples under way at a time; None: what suits the devices.
         width: rows in which the network is evaluated; None: what suits backend and network. The one number here that
@@ -109,18 +129,17 @@ def evaluate(logits_fn, images, labels, attacks, folder, *, epsilon, step_size=N
         ``settings``.
 
     Raises:
-        ValueError: images, labels, names or surrogate that cannot be used, an attack that needs more classes, or a
-            folder of another evaluation.
+        ValueError: images, labels, names, numbers or surrogate that cannot be used, an attack that needs more classes,
+            logits of the clean images that are not finite, or a folder of another evaluation. Nothing has been written
+            then. A DamagedFileError, one too: a file in the folder is not as it was written.
     """
     images, labels = np.asarray(images), np.asarray(labels)
     count = check_data(logits_fn, images, labels)
-    if not 0 <= examples <= len(images):
-        raise ValueError(f"examples must be in 0 .. {len(images)}, the images there are; got {examples}.")
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1; got {batch_size}.")
-    if not 0 < epsilon < float("inf"):
-        raise ValueError(f"epsilon must be positive and finite; got {epsilon}.")
-    threat = Threat(float(epsilon), float(epsilon / 10 if step_size is None else step_size), norm, variant)
+    examples = checks.whole_number("examples", examples, 0, len(images))
+    batch_size, width = (None if number is None else checks.whole_number(name, number, 1)
+                         for name, number in (("batch_size", batch_size), ("width", width)))
+    seed, folder = checks.seed(seed), local_path(folder, "folder")
+    threat = checked_threat(epsilon, step_size, norm, variant, images.shape[1:])
     todo = plan(attacks, threat)
     if any(entry.transfer for entry in todo.entries.values()):
         if surrogate is None:
@@ -131,20 +150,19 @@ def evaluate(logits_fn, images, labels, attacks, folder, *, epsilon, step_size=N
     _check_attacks(todo.entries.values(), images.shape[1:], count)
     width = width or block_width(logits_fn, images.shape[1:])
 
-    def floats(index):
-        return np.asarray(to_float(images[index])) if images.dtype == np.uint8 else images[index].astype(np.float32)
-
+    index = stratified_rows(labels, examples)
+    clean = _clean_predictions(logits_fn, images, index, width)
     settings = {
         "epsilon": threat.epsilon, "step_size": threat.step_size, "norm": norm, "variant": variant, "seed": seed,
-        "width": width, "platform": jax.default_backend(), "network": _network(logits_fn, floats),
-        "data": fingerprint([images, labels]),
-    }
+        "width": width, "platform": jax.default_backend(), "data": fingerprint([images, labels]),
+    } | network_record(logits_fn, images, labels, width)
     if surrogate is not None:
-        settings["surrogate"] = _network(surrogate, floats)
-    run = _Evaluation(as_argument(logits_fn), as_argument(surrogate) if surrogate is not None else None, floats,
-                      labels.astype(np.int32), width, batch_size, progress or Silent(), settings, folder)
-    summary = run.all(todo, examples or len(images), images.shape if save_images else None)
-    write_atomically(run.ledger.folder / "summary.json", json.dumps(summary, indent=1))
+        settings |= network_record(surrogate, images, labels, width, "surrogate")
+    run = _Evaluation(as_argument(logits_fn), as_argument(surrogate) if surrogate is not None else None,
+                      lambda rows: floats(images, rows), labels.astype(np.int32), width, batch_size,
+                      progress or Silent(), settings, folder)
+    summary = run.all(todo, index, clean, images.shape if save_images else None)
+    write_atomically(folder / "summary.json", json.dumps(summary, indent=1))
     return summary
 
 
@@ -156,20 +174,20 @@ class _Evaluation:
         self._width, self._batch_size, self._progress, self._settings = width, batch_size, progress, settings
         self.ledger = Ledger(folder, settings)
 
-    def all(self, todo, examples, images_shape):
-        """Runs the plan; returns the summary."""
-        self._clean = predictions(self._network, self._floats, np.arange(examples), self._width)
-        right = self._clean == self._labels[:examples]
+    def all(self, todo, index, clean, images_shape):
+        """Runs the plan on the examples ``index``, whose clean predictions are given; returns the summary."""
+        self._clean = dict(zip(index.tolist(), clean.tolist(), strict=True))
+        right = clean == self._labels[index]
         # An ensemble last: it finds the rows that its members have as attacks of their own.
         for names in sorted(todo.columns.values(), key=len):
             alive = right.copy()
             for name in names:
-                self._entry(todo.entries[name], np.flatnonzero(alive), np.flatnonzero(~right), images_shape)
+                self._entry(todo.entries[name], index[alive], index[~right], images_shape)
                 rows = self.ledger.rows(name)
-                alive &= np.array([index not in rows or not rows[index].broken for index in range(examples)])
+                alive &= np.array([one not in rows or not rows[one].broken for one in index])
         self.ledger.sort(todo.entries)
         self.ledger.close()
-        return summarise(self.ledger, todo.columns, right) | {"settings": self._settings}
+        return summarise(self.ledger, todo.columns, index, right) | {"settings": self._settings}
 
     def _entry(self, entry, alive, misclassified, images_shape):
         known = self.ledger.rows(entry.name)

@@ -11,9 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from morel_jax import checks
 from morel_jax.attacks.checks import nondeterministic
 from morel_jax.attacks.norms import norm as known_norm
-from morel_jax.evaluation.symptoms import Bench, clean_logits, gradient_error, largest_epsilon, radii
+from morel_jax.evaluation.suite import largest_epsilon
+from morel_jax.evaluation.symptoms import Bench, clean_logits, gradient_error, radii
 from morel_jax.evaluation.verdicts import (
     FAIL,
     FEWEST_IMAGES,
@@ -109,7 +111,12 @@ def report_card(logits_fn, key, x, y, epsilon, norm="linf", *, batch_size=100, p
     known_norm(norm)
     x, y = _checked_images(x, y)
     largest = largest_epsilon(x.shape[1:], norm)
-    _check_numbers(epsilon, largest, batch_size, square_queries, square_gain)
+    epsilon = checks.positive("epsilon", epsilon, largest, ", the whole box")
+    batch_size = checks.whole_number("batch_size", batch_size, 1)
+    square_queries = checks.whole_number("square_queries", square_queries, 1)
+    _check_gain(square_gain)
+    if not isinstance(key, (jax.Array, np.ndarray)):
+        raise ValueError(f"key must be a key, such as jax.random.key(0); got {key!r}.")
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)
     error = gradient_error(logits_fn, x[:batch_size])
@@ -132,13 +139,13 @@ def report_card(logits_fn, key, x, y, epsilon, norm="linf", *, batch_size=100, p
         reason = None
         bench = Bench(logits_fn, key, x, y, right, norm, batch_size, progress or (lambda *_: None))
         tally = Tally(len(x), len(right))
-        attacked, curves = _attacked_lines(bench, tally, float(epsilon), largest, logits.shape[-1])
+        attacked, curves = _attacked_lines(bench, tally, epsilon, largest, logits.shape[-1])
         lines += attacked
         if square_gain is None:
-            lines.append(_square_line(bench, tally, float(epsilon), square_queries))
+            lines.append(_square_line(bench, tally, epsilon, square_queries))
     found = {line.name: line for line in lines}
     lines = tuple(found.get(name) or Line(name, NOT_JUDGED, reason, {}) for name in NAMES)
-    return ReportCard(norm=norm, epsilon=float(epsilon), images=len(x), clean_accuracy=len(right) / len(x),
+    return ReportCard(norm=norm, epsilon=epsilon, images=len(x), clean_accuracy=len(right) / len(x),
                       lines=lines, **curves)
 
 
@@ -178,18 +185,13 @@ def _checked_images(x, y):
     if x.size == 0:
         raise ValueError(f"x must hold at least one image; got shape {x.shape}.")
     if not (x.min() >= 0 and x.max() <= 1):  # False for NaN too.
-        raise ValueError(f"x must lie in [0, 1]; got {x.min():.4g} .. {x.max():.4g}.")
+        raise ValueError(f"x must lie in [0, 1]; got {x.min():.9g} .. {x.max():.9g}.")
     if y.shape != x.shape[:1] or not np.issubdtype(y.dtype, np.integer):
         raise ValueError(f"y must be int[{len(x)}], a label an image; got {y.dtype}{list(y.shape)}.")
     return x.astype(np.float32), y.astype(np.int32)
 
 
-def _check_numbers(epsilon, largest, batch_size, square_queries, square_gain):
-    if not 0 < epsilon <= largest:
-        raise ValueError(f"epsilon must be in (0, {largest:.4g}], the whole box; got {epsilon}.")
-    for name, number in (("batch_size", batch_size), ("square_queries", square_queries)):
-        if number < 1:
-            raise ValueError(f"{name} must be at least 1; got {number}.")
+def _check_gain(square_gain):
     if square_gain is not None:
         gained, images = square_gain
         if not 0 <= gained <= images or images < 1:

@@ -4,18 +4,27 @@ import math
 import re
 from typing import Any
 
+import numpy as np
+
+from morel_jax import checks
 from morel_jax.attacks.autoattack import MEMBERS, VERSIONS, member
 from morel_jax.attacks.cw import CWLinf
 from morel_jax.attacks.fgsm import FGSM
 from morel_jax.attacks.iterative import IterativeAttack
+from morel_jax.attacks.norms import norm as known_norm
 from morel_jax.attacks.pgd import PGD
 from morel_jax.attacks.pytree import as_pytree
+from morel_jax.configuration import VARIANTS
 from morel_jax.evaluation.pool import OneCall
 
 # The paper's four (section 4.2), over which it averages.
 PAPER = ("fgsm", "pgd20", "pgd100", "cw")
 _PREFIX = "transfer-"
 _PGD = re.compile(r"pgd([1-9]\d*)(?:x([1-9]\d*))?")
+# Passes through the network are counted in 32 bits.
+_MOST_PASSES = 2**31 - 1
+# A name is a column of a CSV file and the name of files.
+_OWN_NAME = re.compile(r"\w[\w.+-]*")
 # AutoAttack's versions as names in --attacks.
 _ENSEMBLES = {"autoattack": "standard", "autoattack-plus": "plus"}
 
@@ -35,6 +44,30 @@ class Threat:
     step_size: float
     norm: str = "linf"
     variant: str = "paper"
+
+
+def largest_epsilon(shape, norm_name):
+    """Radius at which the ball around any image of ``shape`` (h, w, c) holds the whole box."""
+    return 1.0 if norm_name == "linf" else float(np.sqrt(np.prod(shape)))
+
+
+def checked_threat(epsilon, step_size, norm, variant, image_shape):
+    """A :class:`Threat`, its numbers checked.
+
+    Args:
+        epsilon, step_size, norm, variant: as there; a step of None is epsilon / 10, as in the paper.
+        image_shape: (h, w, c).
+
+    Raises:
+        ValueError: an unknown norm or variant, or a radius or step that is no number in (0, what the box allows].
+    """
+    known_norm(norm)
+    if variant not in VARIANTS:
+        raise ValueError(f"variant must be one of {', '.join(VARIANTS)}; got {variant!r}.")
+    largest, why = largest_epsilon(image_shape, norm), f", the whole box in {norm}"
+    epsilon = checks.positive("epsilon", epsilon, largest, why)
+    step_size = epsilon / 10 if step_size is None else checks.positive("step_size", step_size, largest, why)
+    return Threat(epsilon, step_size, norm, variant)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,14 +113,20 @@ def plan(names, threat):
         :class:`Plan`.
 
     Raises:
-        ValueError: no name, an unknown one, or one that does not know the norm.
+        ValueError: no name, an unknown one, one given twice, one that does not know the norm, or more steps than can be
+            counted.
     """
+    if isinstance(names, str):
+        raise ValueError(f"attacks must be a list of names; got the text {names!r}: write [{names!r}].")
     if not names:
         raise ValueError("attacks must name at least one attack; got none.")
-    columns, own = {}, {}
+    columns, own, given = {}, {}, set()
     for name in names:
         if not isinstance(name, str):
             name, own[name] = _own(name)
+        if name in given:
+            raise ValueError(f"attacks must name each attack once; got {name!r} twice.")
+        given.add(name)
         if name == "paper":
             columns |= {one: (one,) for one in PAPER}
         elif name == "transfer":
@@ -106,6 +145,8 @@ def _own(pair):
     if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and callable(pair[1])):
         raise ValueError(f"attacks must be names, or pairs of a name and an attack; got {pair!r}.")
     name, attack = pair
+    if not _OWN_NAME.fullmatch(name):
+        raise ValueError(f"an attack's name must consist of letters, digits and . _ + -; got {name!r}.")
     if name.startswith(_PREFIX) or _is_known(name):
         raise ValueError(f"an attack of one's own needs a name of its own; got {name!r}, which means another.")
     return name, as_pytree(attack)
@@ -136,9 +177,11 @@ def _attack(name, threat):
             return CWLinf(confidence=0.0, initial_const=15.0), math.inf
         return CWLinf(confidence=1.0, initial_const=15.0, epsilon=epsilon), epsilon
     if pgd:
-        steps, restarts = int(pgd[1]), pgd[2]
-        return PGD(epsilon, threat.step_size, num_steps=steps, start="uniform" if restarts else "clean",
-                   num_restarts=int(restarts or 1)), epsilon
+        steps, restarts = pgd[1], pgd[2] or "1"
+        if len(steps + restarts) > 20 or int(steps) * int(restarts) > _MOST_PASSES:
+            raise ValueError(f"steps times restarts of PGD must be at most {_MOST_PASSES}; got attack {name[:40]}.")
+        return PGD(epsilon, threat.step_size, num_steps=int(steps), start="uniform" if pgd[2] else "clean",
+                   num_restarts=int(restarts)), epsilon
     if name in VERSIONS["rand"]:
         raise ValueError(f"attack {name} is for networks that answer at random; "
                          "call AutoAttack(version='rand') on those.")

@@ -4,6 +4,7 @@ import math
 import numpy as np
 
 from morel_jax.evaluation.suite import PAPER
+from morel_jax.files import DamagedFileError, read_json
 
 # Of the standard normal distribution, for intervals of 95 %.
 _Z = 1.959963984540054
@@ -28,29 +29,31 @@ def _mean(values):
     return {"accuracy": mean, "interval": [mean - half, mean + half]}
 
 
-def _members(ledger, names, examples):
+def _members(ledger, names, index):
     """{name: list of Row or None, by example}."""
-    return {name: [rows.get(index) for index in range(examples)]
+    return {name: [rows.get(one) for one in index]
             for name, rows in ((name, ledger.rows(name)) for name in names)}
 
 
-def summarise(ledger, columns, clean_right):
+def summarise(ledger, columns, index, clean_right):
     """Accuracies of a complete evaluation.
 
     Args:
         ledger: :class:`~morel_jax.evaluation.ledger.Ledger`.
         columns: {column: names of entries}, as :class:`~morel_jax.evaluation.suite.Plan` has it.
-        clean_right: bool[n], whether the examples are classified right unattacked.
+        index: int[n], places of the examples in the data set.
+        clean_right: bool[n], whether they are classified right unattacked.
 
     Returns:
         dict of plain values: ``examples``; ``clean``; ``attacks`` by column; ``average`` and ``transfer_average``, the
         paper's Avg-Robust, where its four attacks are there; ``worst_case`` over all attacks that saw the network
-        itself. Each has ``accuracy`` in [0, 1] and its 95 % ``interval``.
+        itself. Each has ``accuracy`` in [0, 1] and its 95 % ``interval``. An attack's ``violations`` count the images
+        that it may not return, by name; ``non_finite`` those on which the network's logits are NaN or infinite.
     """
     examples = len(clean_right)
     robust, attacks = {}, {}
     for column, names in columns.items():
-        members = _members(ledger, names, examples)
+        members = _members(ledger, names, index)
         rows = [[row for row in rows if row] for rows in zip(*members.values(), strict=True)]
         robust[column] = np.array([not any(row.broken for row in own) for own in rows]) & clean_right
         broken = [next(row for row in own if row.broken) for own, right in zip(rows, clean_right, strict=True)
@@ -61,6 +64,7 @@ def summarise(ledger, columns, clean_right):
                                              for own, right in zip(rows, clean_right, strict=True)])),
             "median_distance": float(np.median([row.distance for row in broken])) if broken else None,
             "median_steps": float(np.median([row.steps for row in broken])) if broken else None,
+            "non_finite": sum(any(row.prediction == -1 for row in own) for own in rows),
             "violations": {name: violations.count(name) for name in sorted(set(violations))},
         }
         if len(names) > 1:
@@ -77,6 +81,21 @@ def summarise(ledger, columns, clean_right):
     if white:
         result["worst_case"] = _share(np.all(white, axis=0))
     return result
+
+
+def read_summary(path):
+    """What :func:`~morel_jax.evaluation.evaluate` wrote to ``summary.json``.
+
+    Raises:
+        DamagedFileError: it is not that.
+    """
+    remedy = "Evaluate again, which writes it anew from the ledger."
+    summary = read_json(path, remedy, fields={"settings": dict, "clean": dict, "attacks": dict})
+    for name, entry in [("clean", summary["clean"]), *summary["attacks"].items()]:
+        accuracy = entry.get("accuracy") if isinstance(entry, dict) else None
+        if not isinstance(accuracy, (int, float)) or not 0 <= accuracy <= 1:
+            raise DamagedFileError(f"{path} must give {name} an accuracy in [0, 1]; got {accuracy!r}. {remedy}")
+    return summary
 
 
 def _line(name, entry, note=""):
@@ -101,6 +120,8 @@ def to_markdown(summary, title):
         notes = [f"{name} {100 * share:.2f}" for name, share in entry.get("accuracy_after", {}).items()]
         notes = ["after " + ", ".join(notes)] if notes else []
         notes += [f"{count} images outside ({name}), not counted" for name, count in entry["violations"].items()]
+        if entry["non_finite"]:
+            notes.append(f"{entry['non_finite']} images with logits that are not finite, counted as broken")
         lines.append(_line(column, entry, "; ".join(notes)))
     for key, name in (("average", "Avg-Robust (FGSM, PGD-20, PGD-100, CW)"),
                       ("transfer_average", "Avg-Robust, transfer"), ("worst_case", "worst case over attacks")):

@@ -72,11 +72,6 @@ def clean_logits(logits_fn, x, batch_size, compiled=True):
     return np.concatenate(parts)[:len(x)]
 
 
-def largest_epsilon(shape, norm_name):
-    """Radius at which the ball around any image of ``shape`` (h, w, c) holds the whole box."""
-    return 1.0 if norm_name == "linf" else float(np.sqrt(np.prod(shape)))
-
-
 def radii(epsilon, largest):
     """The radii of the curve: parts and multiples of ``epsilon``, then doubled, and ``largest`` at the end."""
     factors = list(_FACTORS)

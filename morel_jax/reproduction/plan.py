@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from morel_jax.evaluation.summary import read_summary
 from morel_jax.reproduction import cells
 from morel_jax.reproduction.grid import SURROGATE_METHOD, Grid, protocol
 
@@ -65,7 +66,7 @@ class Judgement:
     def summary(self):
         """What :func:`~morel_jax.evaluation.evaluate` returned, or None."""
         path = self.folder / "summary.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        return read_summary(path) if path.exists() else None
 
     def is_done(self):
         """Whether the results are there."""

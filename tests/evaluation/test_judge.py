@@ -49,6 +49,21 @@ def test_broken_is_what_the_network_says_of_the_projected_image():
     assert names(verdict) == ["ball"] * 6
 
 
+def test_logits_that_are_not_finite_are_never_right():
+    model = Linear(count=6)
+    finite = model.logits
+
+    def logits_fn(x):
+        bad = np.array([np.nan, np.inf, -np.inf, 0, 0, 0], np.float32)
+        return finite(x).at[:, 0].add(bad)
+
+    model.logits = logits_fn
+    _, verdict = judged(model.x, model=model)
+    np.testing.assert_array_equal(verdict.prediction, [-1, -1, -1, *model.y[3:]])
+    np.testing.assert_array_equal(verdict.broken, [True] * 3 + [False] * 3)
+    np.testing.assert_array_equal(verdict.rounded_broken[:3], True)
+
+
 def test_an_attack_without_a_radius_keeps_its_image():
     model = Linear(count=6)
     x_adv = np.float32(1) - model.x

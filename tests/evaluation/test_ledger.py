@@ -1,10 +1,12 @@
 import csv
+import json
 
 import numpy as np
 import pytest
 
-from morel_jax.evaluation.ledger import Images, Ledger, Row, fingerprint
+from morel_jax.evaluation.ledger import Images, Ledger, Row
 from morel_jax.evaluation.pool import Finished
+from morel_jax.files import DamagedFileError
 
 SETTINGS = {"epsilon": 0.1, "seed": 0}
 
@@ -30,7 +32,7 @@ def test_rows_are_on_disk_at_once_and_any_csv_reader_reads_them(tmp_path):
     ledger.close()
 
 
-@pytest.mark.parametrize("cut", [1, 7, 20])
+@pytest.mark.parametrize("cut", [1, 12, 30])
 def test_a_torn_last_line_was_never_written(tmp_path, cut):
     ledger = Ledger(tmp_path, SETTINGS)
     ledger.add([row(index=0), row(index=1)])
@@ -84,9 +86,115 @@ def test_images_are_kept_by_index_and_added_to(tmp_path):
         Images(tmp_path, "fgsm", (4, 2, 2, 1))
 
 
-def test_fingerprint_sees_values_names_shapes_and_types():
-    tree = {"a": np.arange(4, dtype=np.float32), "b": np.zeros(2)}
-    others = [{"a": tree["a"] + 1, "b": tree["b"]}, {"c": tree["a"], "b": tree["b"]},
-              {"a": tree["a"].reshape(2, 2), "b": tree["b"]}, {"a": tree["a"].view(np.int32), "b": tree["b"]}]
-    assert fingerprint(tree) == fingerprint(dict(tree))
-    assert len({fingerprint(other) for other in [tree, *others]}) == 5
+def written(folder, settings=SETTINGS):
+    """``ledger.csv`` with rows for images 0 and 1."""
+    ledger = Ledger(folder, settings)
+    ledger.add([row(index=0), row(index=1, broken=0)])
+    ledger.close()
+    return folder / "ledger.csv"
+
+
+def replaced(old, new):
+    return lambda content: content.replace(old, new, 1)
+
+
+@pytest.mark.parametrize(("damage", "message"), [
+    (replaced(b"fgsm,1,3,3,0,", b"fgsm,1,3,3,1,"), r"ledger.csv, line 3 \(attack 'fgsm', image '1'\) is not as it was"),
+    (replaced(b"fgsm,0", b"cw,0"), r"line 2 \(attack 'cw', image '0'\)"),
+    (replaced(b"fgsm,0", b"fgsm,7"), r"line 2 \(attack 'fgsm', image '7'\)"),
+    (replaced(b",0.1,", b",x,"), r"line 2 \(attack 'fgsm', image '0'\)"),
+    (replaced(b"fgsm", b"fg\0m"), r"line 2 \(attack 'fg\\x00m'"),
+    (replaced(b"fgsm", b"\xff"), "line 2"),
+    (lambda content: content.replace(b"\n", b"\r\n"), "line 1: the columns must be attack,index"),
+    (lambda content: content + b"\n", r"line 4 \(attack '', image ''\)"),
+    (lambda content: content + b"{}\n", r"line 4 \(attack '{}', image ''\)"),
+    (replaced(b",check", b",sum"), "line 1: the columns must be attack,index"),
+    (replaced(b",check", b""), "was written by an earlier version of this library, without checksums"),
+])
+def test_a_changed_ledger_is_one_line_that_names_the_place(tmp_path, damage, message):
+    path = written(tmp_path)
+    path.write_bytes(damage(path.read_bytes()))
+    before = path.read_bytes(), (tmp_path / "settings.json").read_bytes()
+    with pytest.raises(DamagedFileError, match=message) as error:
+        Ledger(tmp_path, SETTINGS)
+    assert "\n" not in str(error.value)
+    assert (path.read_bytes(), (tmp_path / "settings.json").read_bytes()) == before
+
+
+def test_every_changed_byte_of_a_row_is_found(tmp_path):
+    path = written(tmp_path)
+    content = path.read_bytes()
+    for place in range(content.index(b"\n") + 1, len(content) - 1):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1:])
+        with pytest.raises(DamagedFileError):
+            Ledger(tmp_path, SETTINGS)
+
+
+def test_a_deleted_line_is_an_image_to_attack_again(tmp_path):
+    path = written(tmp_path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:1] + lines[2:]))
+    assert list(Ledger(tmp_path, SETTINGS).rows("fgsm")) == [1]
+
+
+def test_rows_without_settings_are_refused(tmp_path):
+    path = written(tmp_path)
+    (tmp_path / "settings.json").unlink()
+    with pytest.raises(DamagedFileError, match=r"ledger\.csv has rows, but no settings\.json beside it"):
+        Ledger(tmp_path, SETTINGS | {"epsilon": 0.2})
+    path.unlink()
+    Ledger(tmp_path, SETTINGS)
+
+
+def test_settings_that_were_changed_to_fit_are_found(tmp_path):
+    written(tmp_path)
+    path = tmp_path / "settings.json"
+    path.write_text(path.read_text().replace("0.1", "0.2"))
+    with pytest.raises(DamagedFileError, match=r"line 2 .*, or settings.json is not"):
+        Ledger(tmp_path, SETTINGS | {"epsilon": 0.2})
+
+
+def test_rows_of_another_evaluation_are_found(tmp_path):
+    path, other = written(tmp_path / "a"), written(tmp_path / "b", {"epsilon": 0.2, "seed": 0})
+    path.write_bytes(path.read_bytes() + other.read_bytes().splitlines(keepends=True)[1])
+    with pytest.raises(DamagedFileError, match="line 4"):
+        Ledger(tmp_path / "a", SETTINGS)
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    ("", "settings.json is not valid JSON"), ("[1]", "settings.json must hold a JSON object; got list"),
+    ("[" * 100_000, "nested too deeply"),
+])
+def test_damaged_settings_are_one_line(tmp_path, content, message):
+    written(tmp_path)
+    (tmp_path / "settings.json").write_text(content)
+    with pytest.raises(DamagedFileError, match=message):
+        Ledger(tmp_path, SETTINGS)
+
+
+def test_two_rows_for_an_image_must_say_the_same(tmp_path):
+    path = written(tmp_path)
+    first, other = path.read_bytes(), tmp_path / "other"
+    ledger = Ledger(other, SETTINGS)
+    ledger.add([row(index=0, broken=0)])
+    ledger.close()
+    path.write_bytes(first + first.splitlines(keepends=True)[1])  # As two processes in one folder may leave it.
+    Ledger(tmp_path, SETTINGS).close()
+    assert path.read_bytes() == first
+    path.write_bytes(first + (other / "ledger.csv").read_bytes().splitlines(keepends=True)[1])
+    with pytest.raises(DamagedFileError, match="line 4: a second row for attack fgsm, image 0"):
+        Ledger(tmp_path, SETTINGS)
+
+
+def test_what_was_measured_by_another_version_may_come_later(tmp_path):
+    """A program's print is comparable within one version of JAX; answers are compared up to rounding, and kept."""
+    settings = SETTINGS | {"network_answers": [1.0, -2.0], "network_program_jax_1": "a"}
+    path = written(tmp_path, settings)
+    before = path.read_bytes()
+    again = SETTINGS | {"network_answers": [1.0001, -2.0], "network_program_jax_2": "b"}
+    Ledger(tmp_path, again).close()
+    assert path.read_bytes() == before
+    stored = json.loads((tmp_path / "settings.json").read_text())
+    assert stored == settings | {"network_program_jax_2": "b"}
+    with pytest.raises(ValueError, match="network_program_jax_2: 'b' there, 'c' now"):
+        Ledger(tmp_path, again | {"network_program_jax_2": "c"})

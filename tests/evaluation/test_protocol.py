@@ -5,10 +5,15 @@ import subprocess
 import sys
 import time
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from morel_jax.data.subset import stratified_order
 from morel_jax.evaluation import evaluate
+from morel_jax.files import DamagedFileError
+from morel_jax.models import Outputs
 from tests.attacks.linear import Linear
 from tests.evaluation.network import EPSILON, data, network
 from tests.evaluation.run_evaluation import run
@@ -48,7 +53,7 @@ def test_summary_and_ledger_agree_with_the_network(whole):
     assert summary["clean"]["correct"] == 16  # Every fifth label is wrong.
     rows = [line.split(",") for line in (folder / "ledger.csv").read_text().splitlines()]
     assert rows[0] == ["attack", "index", "label", "clean_prediction", "broken", "prediction", "distance", "steps",
-                       "uint8_broken", "violation"]
+                       "uint8_broken", "violation", "check"]
     assert len(rows) == 1 + 5 * 20
     for attack in QUICK.split(","):
         own = [row for row in rows if row[0] == attack]
@@ -143,7 +148,7 @@ def _size(path):
     return path.stat().st_size if path.exists() else 0
 
 
-MODEL = Linear(count=4)
+MODEL, LARGER = Linear(count=4), Linear(count=30)
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -151,6 +156,16 @@ MODEL = Linear(count=4)
     (dict(labels=np.array([0, 1, 2, -1])), "got -1 to 2"),
     (dict(labels=np.zeros(3, int)), r"labels must have the shape \(4,\), one an image; got \(3,\)"),
     (dict(labels=np.zeros(4)), "labels must be integers; got float64"),
+    (dict(labels=np.eye(4, 5, dtype=int)), r"got \(4, 5\): of one row an image, give labels.argmax\(-1\)"),
+    (dict(labels=MODEL.y[:, None]), r"got \(4, 1\): of one row an image, give labels\[:, 0\]"),
+    (dict(images=np.where(MODEL.x == MODEL.x.max(), np.float32(1 + 1e-6), MODEL.x)),
+     r"images must be in \[0, 1\]; got values from 0.3\d* to 1.00000095"),
+    (dict(logits_fn=lambda x: Outputs(x, MODEL.logits(x))),
+     r"logits_fn must return one array, the logits; got Outputs; give lambda x: network\(x\).logits"),
+    (dict(logits_fn=lambda x: MODEL.logits(x).astype(int)), "logits_fn must return floats; got int32"),
+    (dict(logits_fn=lambda x: jnp.where(x.sum((1, 2, 3)) == MODEL.x[2].sum(), np.nan, 1)[:, None] * MODEL.logits(x)),
+     "must give finite logits on the images; got NaN or infinite ones for 1 of 4, the first for image 2"),
+    (dict(logits_fn=lambda x: jnp.full((len(x), 10), jnp.nan)), "infinite ones for 4 of 4, the first for image 0"),
     (dict(images=MODEL.x * 255), r"images must be in \[0, 1\]; got values from"),
     (dict(images=MODEL.x * np.nan), r"images must be in \[0, 1\]; got values from nan"),
     (dict(images=MODEL.x[0]), r"images must have the shape \[n, height, width, channels\]; got \(4, 4, 2\)"),
@@ -161,10 +176,29 @@ MODEL = Linear(count=4)
     (dict(attacks=["transfer"]), "transfer attacks need a surrogate"),
     (dict(attacks=["transfer"], surrogate=lambda x: MODEL.logits(x)[:, :3]),
      "the surrogate must have the network's 5 classes; got one with 3"),
-    (dict(examples=5), r"examples must be in 0 .. 4, the images there are; got 5"),
-    (dict(epsilon=0.0), "epsilon must be positive and finite; got 0"),
+    (dict(examples=5), r"examples must be in 0 .. 4; got 5"),
+    (dict(epsilon=0.0), r"epsilon must be in \(0, 1\], the whole box in linf; got 0.0"),
     (dict(norm="l1"), "norm"),
     (dict(batch_size=0), "batch_size must be at least 1; got 0"),
+    (dict(batch_size=2.0), r"batch_size must be an integer; got 2.0"),
+    (dict(width=0), "width must be at least 1; got 0"),
+    (dict(width=True), "width must be an integer; got True"),
+    (dict(examples=-1), r"examples must be in 0 .. 4; got -1"),
+    (dict(examples=1.0), r"examples must be an integer; got 1.0"),
+    (dict(seed=2**32), r"seed must be in 0 .. 4294967295; got 4294967296"),
+    (dict(seed=-1), r"seed must be in 0 .. 4294967295; got -1"),
+    (dict(seed=0.5), r"seed must be an integer; got 0.5"),
+    (dict(epsilon=np.nan), r"epsilon must be in \(0, 1\], the whole box in linf; got nan"),
+    (dict(epsilon=100), r"epsilon must be in \(0, 1\], the whole box in linf; got 100"),
+    (dict(epsilon=1e-50), r"epsilon must be in \(0, 1\], the whole box in linf; got 1e-50"),
+    (dict(epsilon="0.1"), r"epsilon must be in \(0, 1\], the whole box in linf; got '0.1'"),
+    (dict(epsilon=5.7, norm="l2"), r"epsilon must be in \(0, 5.657\], the whole box in l2; got 5.7"),
+    (dict(step_size=0), r"step_size must be in \(0, 1\], the whole box in linf; got 0"),
+    (dict(step_size=np.nan), r"step_size must be in \(0, 1\].*; got nan"),
+    (dict(step_size=-0.01), r"step_size must be in \(0, 1\].*; got -0.01"),
+    (dict(variant="papers"), "variant must be one of paper, reference; got 'papers'"),
+    (dict(folder=""), "folder must name a path; got an empty string"),
+    (dict(folder="gs://a/b"), "folder must be a path on a mounted file system, not a URL"),
     (dict(logits_fn=lambda x: MODEL.logits(x)[:, :3], labels=np.array([0, 1, 2, 0]), attacks=["pgd20", "autoattack"]),
      "attack apgd-t, on 3 classes: the targeted DLR loss needs at least four"),
 ])
@@ -176,10 +210,78 @@ def test_bad_input_is_one_clear_error(tmp_path, change, message):
     assert not (tmp_path / "e").exists()
 
 
+def test_arrays_of_jax_and_half_precision_are_taken(tmp_path):
+    x, plain = jnp.asarray(MODEL.x, jnp.bfloat16), MODEL.x.astype(jnp.bfloat16).astype(np.float32)
+    one = evaluate(MODEL.logits, x, jnp.asarray(MODEL.y), ["fgsm"], tmp_path / "a", epsilon=jnp.float32(0.25),
+                   seed=np.int64(2**32 - 1))
+    other = evaluate(MODEL.logits, plain, MODEL.y, ["fgsm"], tmp_path / "b", epsilon=0.25, seed=2**32 - 1)
+    assert one["attacks"] == other["attacks"]
+
+
+def test_some_examples_have_the_classes_in_proportion(tmp_path):
+    """Whatever the data set's order; and a later call with more of them goes on."""
+    order = np.argsort(LARGER.y, kind="stable")
+    x, y = LARGER.x[order], LARGER.y[order]
+    arguments = dict(logits_fn=LARGER.logits, images=x, labels=y, attacks=["pgd1x2"], epsilon=0.02)
+    found = evaluate(**arguments, folder=tmp_path / "a", examples=10)
+    assert found["examples"] == 10
+    rows = (tmp_path / "a" / "ledger.csv").read_text().splitlines()[1:]
+    index = [int(row.split(",")[1]) for row in rows]
+    assert index == np.sort(stratified_order(y)[:10]).tolist()
+    assert np.all(np.abs(np.bincount(y[index], minlength=5) - 10 * np.bincount(y, minlength=5) / len(y)) < 1)
+    evaluate(**arguments, folder=tmp_path / "a", examples=20)
+    grown = (tmp_path / "a" / "ledger.csv").read_text().splitlines()
+    assert set(rows) < set(grown)
+    evaluate(**arguments, folder=tmp_path / "b", examples=20)
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+
+
+def test_a_changed_row_does_not_count(tmp_path):
+    arguments = dict(logits_fn=MODEL.logits, images=MODEL.x, labels=MODEL.y, attacks=["fgsm"], folder=tmp_path)
+    evaluate(**arguments, epsilon=0.1)
+    path = tmp_path / "ledger.csv"
+    before = path.read_text()
+    assert ",1,4," in before
+    path.write_text(before.replace(",1,4,", ",0,4,", 1))
+    with pytest.raises(DamagedFileError, match=r"ledger.csv, line \d \(attack 'fgsm', image '\d'\) is not as it was"):
+        evaluate(**arguments, epsilon=0.1)
+    path.write_text(before)
+    (tmp_path / "settings.json").unlink()
+    with pytest.raises(DamagedFileError, match="has rows, but no settings"):
+        evaluate(**arguments, epsilon=0.2)
+
+
+def test_the_same_weights_under_another_function_are_another_network(tmp_path):
+    def plain(weights, x):
+        return x.reshape(len(x), -1) @ weights
+
+    def normalised(weights, x):
+        return plain(weights, (x - 0.5) / 0.25)
+
+    first, second = (jax.tree_util.Partial(one, MODEL.weights) for one in (plain, normalised))
+    y = np.argmax(first(MODEL.x), -1)
+    evaluate(first, MODEL.x, y, ["fgsm"], tmp_path, epsilon=0.1, surrogate=first)
+    with pytest.raises(ValueError, match="network: "):
+        evaluate(second, MODEL.x, y, ["fgsm"], tmp_path, epsilon=0.1, surrogate=first)
+    with pytest.raises(ValueError, match="surrogate: "):
+        evaluate(first, MODEL.x, y, ["fgsm"], tmp_path, epsilon=0.1, surrogate=second)
+
+
+def test_logits_that_an_attack_makes_infinite_count_as_broken_and_are_named(tmp_path):
+    def logits_fn(x):
+        # Finite on the images, within 0.3 .. 0.7, alone.
+        return MODEL.logits(x) + jnp.where(jnp.max(jnp.abs(x - 0.5), (1, 2, 3)) > 0.35, jnp.nan, 0)[:, None]
+
+    entry = evaluate(logits_fn, MODEL.x, MODEL.y, ["fgsm"], tmp_path, epsilon=0.3)["attacks"]["fgsm"]
+    assert entry["correct"] == 0
+    assert entry["non_finite"] == 4
+    assert all(row.split(",")[4:6] == ["1", "-1"] for row in (tmp_path / "ledger.csv").read_text().splitlines()[1:])
+
+
 def test_plain_functions_are_told_apart_by_what_they_answer(tmp_path):
     evaluate(MODEL.logits, MODEL.x, MODEL.y, ["fgsm"], tmp_path, epsilon=0.1)
     other = Linear(count=4, seed=1)
-    with pytest.raises(ValueError, match="network: "):
+    with pytest.raises(ValueError, match=r"network_answers: \[-2.67\d*, …\] there, \[12.3\d*, …\] now"):
         evaluate(other.logits, MODEL.x, MODEL.y, ["fgsm"], tmp_path, epsilon=0.1)
 
 

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from morel_jax.evaluation.ledger import Ledger, Row
-from morel_jax.evaluation.summary import summarise, to_markdown, wilson_interval
+from morel_jax.evaluation.summary import read_summary, summarise, to_markdown, wilson_interval
+from morel_jax.files import DamagedFileError
 
 CLEAN_RIGHT = np.array([True, True, True, False])
 
@@ -33,7 +34,7 @@ def test_wilson_interval_against_published_values():
 
 
 def test_accuracies_average_and_worst_case(ledger):
-    summary = summarise(ledger, columns("fgsm", "pgd20", "pgd100", "cw"), CLEAN_RIGHT)
+    summary = summarise(ledger, columns("fgsm", "pgd20", "pgd100", "cw"), np.arange(4), CLEAN_RIGHT)
     assert summary["clean"]["accuracy"] == 0.75
     assert {name: entry["correct"] for name, entry in summary["attacks"].items()} == {
         "fgsm": 3, "pgd20": 2, "pgd100": 2, "cw": 2}
@@ -44,14 +45,14 @@ def test_accuracies_average_and_worst_case(ledger):
 
 
 def test_no_average_without_the_papers_four(ledger):
-    assert "average" not in summarise(ledger, columns("fgsm", "cw"), CLEAN_RIGHT)
+    assert "average" not in summarise(ledger, columns("fgsm", "cw"), np.arange(4), CLEAN_RIGHT)
 
 
 def test_an_ensemble_counts_what_any_of_its_members_broke(tmp_path):
     ledger = Ledger(tmp_path, {})
     ledger.add([attacked("a", index, flag) for index, flag in enumerate([1, 0, 0])] + [Row.misclassified("a", 3, 0, 1)])
     ledger.add([attacked("b", 1, 0), attacked("b", 2, 1)])
-    entry = summarise(ledger, {"both": ("a", "b")}, CLEAN_RIGHT)["attacks"]["both"]
+    entry = summarise(ledger, {"both": ("a", "b")}, np.arange(4), CLEAN_RIGHT)["attacks"]["both"]
     assert entry["correct"] == 1
     assert entry["accuracy_after"] == {"a": 0.5, "b": 0.25}
 
@@ -60,11 +61,41 @@ def test_violations_are_reported_and_do_not_break(tmp_path):
     ledger = Ledger(tmp_path, {})
     ledger.add([attacked("a", 0, 0, violation="ball"), attacked("a", 1, 0, violation="ball"), attacked("a", 2, 1)])
     ledger.add([Row.misclassified("a", 3, 0, 1)])
-    summary = summarise(ledger, columns("a"), CLEAN_RIGHT)
+    summary = summarise(ledger, columns("a"), np.arange(4), CLEAN_RIGHT)
     assert summary["attacks"]["a"]["violations"] == {"ball": 2}
     assert summary["attacks"]["a"]["correct"] == 2
     text = to_markdown(summary | {"settings": {"norm": "linf", "epsilon": 0.1, "seed": 0}}, "network")
     assert "2 images outside (ball), not counted" in text
+
+
+def test_logits_that_are_not_finite_are_counted_by_name(tmp_path):
+    ledger = Ledger(tmp_path, {})
+    ledger.add([Row("a", 0, 0, 0, 1, -1, 0.1, 1, 1), attacked("a", 1, 0), attacked("a", 2, 1)])
+    ledger.add([Row.misclassified("a", 3, 0, 1)])
+    summary = summarise(ledger, columns("a"), np.arange(4), CLEAN_RIGHT)
+    assert summary["attacks"]["a"]["non_finite"] == 1
+    assert summary["attacks"]["a"]["correct"] == 1
+    text = to_markdown(summary | {"settings": {"norm": "linf", "epsilon": 0.1, "seed": 0}}, "network")
+    assert "1 images with logits that are not finite, counted as broken" in text
+
+
+def test_some_of_the_data_set(tmp_path):
+    ledger = Ledger(tmp_path, {})
+    ledger.add([attacked("a", 0, 1), attacked("a", 5, 0), attacked("a", 9, 1)])
+    assert summarise(ledger, columns("a"), np.array([5, 9]), np.array([True, True]))["attacks"]["a"]["correct"] == 1
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    ("", "summary.json is not valid JSON"),
+    ('{"clean": {"accuracy": 1.0}, "attacks": {}}', "must have a field 'settings' of type dict; got nothing"),
+    ('{"settings": {}, "clean": {"accuracy": NaN}, "attacks": {}}', r"give clean an accuracy in \[0, 1\]; got nan"),
+    ('{"settings": {}, "clean": {"accuracy": 1}, "attacks": {"fgsm": {"accuracy": "1"}}}', "give fgsm .* got '1'"),
+    ('{"settings": {}, "clean": {"accuracy": 1}, "attacks": {"fgsm": []}}', "give fgsm .* got None"),
+])
+def test_a_damaged_summary_is_one_line(tmp_path, content, message):
+    (tmp_path / "summary.json").write_text(content)
+    with pytest.raises(DamagedFileError, match=message + ".* Evaluate again"):
+        read_summary(tmp_path / "summary.json")
 
 
 def test_transfer_has_its_own_average_and_no_part_in_the_worst_case(ledger, tmp_path):
@@ -72,13 +103,13 @@ def test_transfer_has_its_own_average_and_no_part_in_the_worst_case(ledger, tmp_
         ledger.add([attacked("transfer-" + name, index, 1) for index in range(3)] +
                    [Row.misclassified("transfer-" + name, 3, 0, 1)])
     names = [*("transfer-" + name for name in ("fgsm", "pgd20", "pgd100", "cw")), "fgsm"]
-    summary = summarise(ledger, columns(*names), CLEAN_RIGHT)
+    summary = summarise(ledger, columns(*names), np.arange(4), CLEAN_RIGHT)
     assert summary["transfer_average"]["accuracy"] == 0
     assert summary["worst_case"]["correct"] == 3
 
 
 def test_the_table(ledger):
-    summary = summarise(ledger, columns("fgsm", "cw"), CLEAN_RIGHT) | {
+    summary = summarise(ledger, columns("fgsm", "cw"), np.arange(4), CLEAN_RIGHT) | {
         "settings": {"norm": "linf", "epsilon": 0.1, "seed": 7}}
     lines = to_markdown(summary, "runs/a, best").splitlines()
     assert lines[0] == "## runs/a, best"

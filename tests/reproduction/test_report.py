@@ -37,7 +37,8 @@ def fill(plan, tables=True, seeds=(0, 1)):
             prefix = "transfer-" if one.protocol == "transfer" else ""
             attacks = {prefix + name: entry for name in ("fgsm", "pgd20", "pgd100", "cw", "autoattack", "square")}
             (one.folder / "summary.json").write_text(json.dumps(
-                {"clean": {"accuracy": 0.7}, "average": entry, "transfer_average": entry, "attacks": attacks}))
+                {"settings": {}, "clean": {"accuracy": 0.7}, "average": entry, "transfer_average": entry,
+                 "attacks": attacks}))
 
 
 @pytest.fixture

@@ -118,7 +118,7 @@ def test_names_are_short_only_where_that_is_clear():
     ([{"model.name": "resnet18"}], r"config\.model\.name must be the same for all members"),
     ([{"seed": 1}, {"preference": 1.5}], r"config\.morel\.preference\[1\] must"),
     ([{"loss.beta": -1}], r"config\.loss\.beta must be 0 or more; got -1\.0"),
-    ([{"seed": 0.5}], r"config\.seed must be a whole number in"),
+    ([{"seed": 0.5}], r"config\.seed must be of type int"),
     ([{"ema_decay": 0.0}, {"ema_decay": 0.9}], r"config\.ema_decay and config\.swa_first_epoch must both be 0 for all"),
 ])
 def test_wrong_settings(settings, message):

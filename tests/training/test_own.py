@@ -164,7 +164,7 @@ def traced_step(config, parts, own):
 
 
 @pytest.mark.parametrize(("part", "message"), [
-    (dict(dataset=(np.zeros((2, 8, 8, 1), np.uint8), np.zeros(2))), "dataset must be a morel_jax.data.Dataset; got tup"),
+    (dict(dataset=np.zeros((2, 8, 8, 1), np.uint8)), "dataset must be a morel_jax.data.Dataset; got ndarray"),
     (dict(loss="trades"), "loss must be a function, .* got 'trades'"),
     (dict(attack="fgsm"), "attack must be a function, .* got 'fgsm'"),
 ])

@@ -1,0 +1,57 @@
+"""Rules that numbers from users must keep, in one wording."""
+import math
+import numbers
+
+import numpy as np
+
+# A key of JAX holds 32 bits of its seed: a larger one, or a negative one, would be another seed without a word.
+LARGEST_SEED = 2**32 - 1
+
+
+def whole_number(name, value, low, high=math.inf):
+    """``value`` as an int.
+
+    Args:
+        name: of the argument or flag.
+        value: a Python or NumPy integer.
+        low, high: the least and the largest that it may be.
+
+    Raises:
+        ValueError: it is no integer (a bool or 2.0 is none), or out of range.
+    """
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        raise ValueError(f"{name} must be an integer; got {value!r}.")
+    if not low <= value <= high:
+        rule = f"at least {low}" if high == math.inf else f"in {low} .. {high}"
+        raise ValueError(f"{name} must be {rule}; got {value}.")
+    return int(value)
+
+
+def seed(value, name="seed"):
+    """``value`` as an int, a seed of ``jax.random.key``.
+
+    Raises:
+        ValueError: it is no integer in 0 .. 2**32 - 1.
+    """
+    return whole_number(name, value, 0, LARGEST_SEED)
+
+
+def positive(name, value, largest, why=""):
+    """``value`` as a float in (0, largest], and not 0 in float32 either.
+
+    Args:
+        name: of the argument or flag.
+        value: a Python, NumPy or JAX number.
+        largest: included.
+        why: what ``largest`` is, in a few words with a comma in front.
+
+    Raises:
+        ValueError: it is no number, NaN, or out of range.
+    """
+    try:
+        number = float("nan") if isinstance(value, (bool, str, bytes)) or np.ndim(value) else float(value)
+    except (TypeError, OverflowError):
+        number = float("nan")
+    if not float(np.finfo(np.float32).tiny) <= number <= largest:  # False for NaN too.
+        raise ValueError(f"{name} must be in (0, {largest:.4g}]{why}; got {value!r}.")
+    return number

@@ -1,0 +1,92 @@
+"""What tells one network, or data set, from another, so that no verdict is taken over for the wrong one."""
+import hashlib
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from morel_jax.data.augment import to_float
+from morel_jax.data.subset import stratified_order
+from morel_jax.evaluation.pool import as_argument, clean_logits
+
+# Where an object lies in memory is not what it is.
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+# Images on which networks are compared: so many of the data set, and each again with noise of this size, which tells a
+# defence that rounds pixels from none.
+_PROBES, _NOISE = 4, 0.25
+# Answers may differ by this share of the largest of them: two machines, or versions of XLA, round differently.
+_ROUNDING = 1e-3
+
+
+def fingerprint(tree):
+    """SHA-256 of a pytree of arrays: their places, shapes, types and bytes."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        leaf = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)}{leaf.shape}{leaf.dtype}".encode() + leaf.tobytes())
+    return digest.hexdigest()
+
+
+def floats(images, index):
+    """float32[m, h, w, c] in [0, 1], the rows ``index`` of uint8 or float images[n, h, w, c]."""
+    rows = images[index]
+    return np.asarray(to_float(rows)) if images.dtype == np.uint8 else rows.astype(np.float32)
+
+
+def network_record(logits_fn, images, labels, width, prefix="network"):
+    """A network in plain values: two records differ where the networks do, and agree on any machine.
+
+    Args:
+        logits_fn: images float32[n, h, w, c] -> logits [n, classes].
+        images: uint8[n, h, w, c], or floats in [0, 1]: the data set.
+        labels: int[n].
+        width: rows in which the network is evaluated.
+        prefix: of the names.
+
+    Returns:
+        dict: ``<prefix>``, of its weights and of the printed function or module that they belong to;
+        ``<prefix>_answers``, a number for each of a few images, compared up to rounding; and
+        ``<prefix>_program_jax_<version>``, of the traced computation and its gradient, constants included, which is
+        comparable within one version of JAX.
+    """
+    logits_fn = as_argument(logits_fn)
+    digest = hashlib.sha256(_ADDRESS.sub("", repr(logits_fn.func)).encode())
+    digest.update(fingerprint(logits_fn).encode())
+    image = jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.float32)
+    return {prefix: digest.hexdigest(), f"{prefix}_answers": _answers(logits_fn, images, labels, width),
+            f"{prefix}_program_jax_{jax.__version__}": _program(logits_fn, image)}
+
+
+def _answers(logits_fn, images, labels, width):
+    x = floats(images, stratified_order(labels)[:_PROBES])
+    noise = _NOISE * np.asarray(jax.random.uniform(jax.random.key(0), x.shape, jnp.float32, -1))
+    x = np.concatenate([x, np.clip(x + noise, 0, 1)])
+    logits = clean_logits(logits_fn, x.__getitem__, np.arange(len(x)), width).astype(np.float64)
+    # Any weights will do that tell the classes apart.
+    return (logits @ np.cos(np.arange(1, logits.shape[1] + 1))).tolist()
+
+
+def _program(logits_fn, image):
+    def with_gradient(logits_fn, x):
+        logits, pull_back = jax.vjp(logits_fn, x)
+        return logits, pull_back(logits)
+
+    try:
+        traced = jax.make_jaxpr(with_gradient)(logits_fn, image)
+    except (TypeError, ValueError, NotImplementedError):  # A network without a gradient can be judged too.
+        traced = jax.make_jaxpr(lambda logits_fn, x: logits_fn(x))(logits_fn, image)
+    digest = hashlib.sha256(_ADDRESS.sub("", str(traced.jaxpr)).encode())
+    digest.update(fingerprint(traced.consts).encode())
+    return digest.hexdigest()
+
+
+def agree(name, one, other):
+    """Whether two values of a record, or of other plain settings, are the same: answers up to rounding."""
+    if not name.endswith("_answers") or not isinstance(one, list) or not isinstance(other, list):
+        return one == other
+    try:
+        one, other = np.asarray(one, float), np.asarray(other, float)
+    except (TypeError, ValueError):
+        return False
+    return one.shape == other.shape and np.allclose(one, other, 0, _ROUNDING * np.max(np.abs(one)), equal_nan=True)
