@@ -2,28 +2,36 @@
 import itertools
 import math
 
+import ml_collections
 import numpy as np
 
 from morel_jax import attacks, checks, data, losses, models
 from morel_jax.attacks.linf import STARTS
 from morel_jax.attacks.pgd import LOSSES
-from morel_jax.configuration import METHODS, VARIANTS, defaults
+from morel_jax.configuration import METHODS, VARIANTS, defaults, flatten, unknown_field
 from morel_jax.data import Split
+from morel_jax.data.subset import stratified_rows
+from morel_jax.files import local_path
 
 
 def _one_of(*names):
     return lambda value: value in names, f"be one of {', '.join(names)}"
 
 
-_POSITIVE = (lambda value: 0 < value < math.inf, "be positive and finite")
-_NOT_NEGATIVE = (lambda value: 0 <= value < math.inf, "be 0 or more, and finite")
+# Characters of a wrong value that are shown.
+_SHOWN = 200
+# Numbers reach the program as float32 and int32.
+_LARGEST_FLOAT, _SMALLEST_FLOAT = (float(number) for number in (np.finfo(np.float32).max, np.finfo(np.float32).tiny))
+_LARGEST_INT = 2**31 - 1
+_POSITIVE = (lambda value: value > 0, "be positive")
+_NOT_NEGATIVE = (lambda value: value >= 0, "be 0 or more")
 _AT_LEAST_1 = (lambda value: value >= 1, "be at least 1")
-_RADIUS = (lambda value: 0 < value <= 1, "be in (0, 1], the units of images in [0, 1]")
-_SHARE = (lambda value: 0 <= value < 1, "be in [0, 1)")
+# A smaller one is lost in the rounding of an image's float32.
+_RADIUS = (lambda value: 1e-6 <= value <= 1, "be in [1e-6, 1], the units of images in [0, 1]")
+_SHARE = (lambda value: 0 <= value and np.float32(value) < 1, "be in [0, 1), also when rounded to float32")
 _KINDS = ("natural", "adversarial")
 
 _RULES = {
-    "seed": (lambda value: 0 <= value <= checks.LARGEST_SEED, "be in [0, 2**32)"),
     "variant": _one_of(*VARIANTS),
     "method": _one_of(*METHODS),
     "epochs": _AT_LEAST_1,
@@ -32,12 +40,14 @@ _RULES = {
     "ema_decay": _SHARE,
     "swa_first_epoch": _NOT_NEGATIVE,
     "data.crop_padding": _NOT_NEGATIVE,
-    "data.cutmix_alpha": _POSITIVE,
+    "data.cutmix_alpha": (lambda value: 1e-3 <= value <= 1e3, "be in [1e-3, 1e3]"),
     "data.extra_share": _SHARE,
     "data.placement": _one_of("auto", "device", "host"),
     "model.dtype": _one_of("float32", "bfloat16"),
-    "model.std": (lambda values: all(value > 0 for value in values), "be positive"),
-    "embedding.embed_dim": _AT_LEAST_1,
+    "model.mean": (lambda values: all(0 <= value <= 1 for value in values), "be in [0, 1], the units of images"),
+    "model.std": (lambda values: all(1e-4 <= value <= 1 for value in values), "be in [1e-4, 1], the units of images"),
+    "embedding.embed_dim": (lambda value: 1 <= value and 3 * value**2 <= _LARGEST_INT,
+                            "be at least 1, and its attention's 3 embed_dim**2 weights fewer than 2**31"),
     "embedding.num_heads": _AT_LEAST_1,
     "batch_norm.momentum": _SHARE,
     "attack.epsilon": _RADIUS,
@@ -58,7 +68,7 @@ _RULES = {
     "morel.scalarization": _one_of("conic", "weighted_sum", *losses.GRADIENT_METHODS),
     "morel.cosine_weight": _NOT_NEGATIVE,
     "morel.contrastive_weight": (lambda value: 0 <= value < 1, "be in [0, 1), as Eq. 10 has it, or 0"),
-    "morel.temperature": _POSITIVE,
+    "morel.temperature": (lambda value: value >= 1e-6, "be at least 1e-6, the rounding of the similarities over it"),
     "morel.contrastive_rows": _one_of("both", "natural"),
     "morel.contrastive_reduction": _one_of("sum", "mean"),
     "optimizer.learning_rate": _NOT_NEGATIVE,
@@ -66,6 +76,8 @@ _RULES = {
     "optimizer.weight_decay": _NOT_NEGATIVE,
     "optimizer.schedule": _one_of("drops", "cosine"),
     "optimizer.warmup_epochs": _NOT_NEGATIVE,
+    "optimizer.drop_epochs": (lambda values: all(value >= 1 for value in values), "be at least 1, counted from 1"),
+    "optimizer.drop_factors": (lambda values: all(value >= 0 for value in values), "be 0 or more"),
     "validation.split": _one_of("test", "holdout"),
     "validation.holdout": _AT_LEAST_1,
     "validation.examples": _NOT_NEGATIVE,
@@ -84,48 +96,58 @@ _RULES = {
 
 
 def _error(field, rule, value):
-    return ValueError(f"config.{field} must {rule}; got {value!r}.")
+    return ValueError(f"config.{field} must {rule}; got {repr(value)[:_SHOWN]}.")
 
 
-def flatten(config):
-    """Nested ConfigDict (or dict) -> {"section.field": value}, tuples kept."""
-    flat = {}
-    for name, value in config.items():
-        if hasattr(value, "items"):
-            flat |= {f"{name}.{field}": inner for field, inner in flatten(value).items()}
-        else:
-            flat[name] = tuple(value) if isinstance(value, list) else value
-    return flat
-
-
-def _is_number(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def check_number(field, value, kind):
+    """Raises ValueError unless a field's value is a number of ``kind``, int or float, that the program can hold."""
+    if kind is int:
+        if type(value) is not int:
+            raise _error(field, "be of type int", value)
+        if not -_LARGEST_INT <= value <= _LARGEST_INT:
+            raise _error(field, "be less than 2**31 in size, as int32 has it", value)
+        return
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise _error(field, "be a number", value)
+    if not abs(value) <= _LARGEST_FLOAT:
+        raise _error(field, "be finite, and at most 3.4e38 as float32 has it", value)
+    if 0 < abs(value) < _SMALLEST_FLOAT:
+        raise _error(field, "be 0 or at least 1.2e-38 in size, as float32 has it", value)
 
 
 def _check_type(field, value, default):
     if isinstance(default, tuple):
-        entry = str if field == "batch_norm.moves" else float
-        if not isinstance(value, tuple) or not all(
-                isinstance(v, str) if entry is str else _is_number(v) for v in value):
-            raise _error(field, f"be a tuple of {'names' if entry is str else 'numbers'}", value)
-    elif isinstance(default, float):
-        if not _is_number(value):
-            raise _error(field, "be a number", value)
+        kind = type(default[0]) if default else float
+        if not isinstance(value, tuple) or (kind is str and not all(isinstance(entry, str) for entry in value)):
+            raise _error(field, f"be a tuple of {'names' if kind is str else 'numbers'}", value)
+        if kind is not str:
+            for place, entry in enumerate(value):
+                check_number(f"{field}[{place}]", entry, kind)
+    elif field == "seed" and type(value) is int:  # Of another type it is refused below.
+        checks.seed(value, "config.seed")
+    elif type(default) in (int, float):
+        check_number(field, value, type(default))
     elif type(value) is not type(default):
         raise _error(field, f"be of type {type(default).__name__}", value)
 
 
-def check(config):
+def check(config, own_model=None):
     """Raises ValueError, naming field, rule and value, for the first thing wrong with ``config``.
 
-    Unknown or missing fields, wrong types, impossible values, broken conditions of conic scalarization
-    (0 <= gamma < k_i, a_i >= 0) and combinations that cannot work.
+    No ConfigDict, unknown or missing fields, wrong types, numbers that float32 or int32 does not hold, impossible
+    values, broken conditions of conic scalarization (0 <= gamma < k_i, a_i >= 0) and combinations that cannot work.
+
+    Args:
+        config: what is given as a config.
+        own_model: the caller's, which takes the place of ``config.model.name``; None: the config's.
     """
+    if not isinstance(config, (ml_collections.ConfigDict, ml_collections.FrozenConfigDict)):
+        raise ValueError("config must be an ml_collections.ConfigDict, such as morel_jax.configuration.recipe makes; "
+                         f"got {type(config).__name__}.")
     known, given = flatten(defaults()), flatten(config)
-    for field in given.keys() - known.keys():
-        raise ValueError(f"config.{field} is not a field of this library's configs; "
-                         f"known there: {', '.join(sorted(known))}.")
-    for field in known.keys() - given.keys():
+    for field in sorted(given.keys() - known.keys()):
+        raise ValueError(unknown_field(field))
+    for field in sorted(known.keys() - given.keys()):
         raise ValueError(f"config.{field} is missing; defaults() in morel_jax.configuration has every field.")
     for field, value in given.items():
         _check_type(field, value, known[field])
@@ -134,6 +156,10 @@ def check(config):
             if not holds(value):
                 raise _error(field, rule, value)
     _check_combinations(config)
+    for name in ("data_dir", "archive_dir", "cache_dir", "extra"):
+        _path(config, name)
+    if own_model is None:
+        model(config, num_classes=1)
 
 
 # Methods whose loss of an example depends on the others of the batch, and through what.
@@ -196,6 +222,9 @@ def _check_combinations(config):
                      config.optimizer.drop_factors)
     if any(later <= earlier for earlier, later in itertools.pairwise(drops)):
         raise _error("optimizer.drop_epochs", "rise", drops)
+    if max(config.optimizer.drop_factors, default=0) * config.optimizer.learning_rate > _LARGEST_FLOAT:
+        raise _error("optimizer.drop_factors", "times optimizer.learning_rate be at most 3.4e38, as float32 has it",
+                     config.optimizer.drop_factors)
     if not config.batch_norm.moves or not set(config.batch_norm.moves) <= set(forwards(config)):
         raise _error("batch_norm.moves", f"name some of {', '.join(forwards(config))}, "
                      f"which {config.method} sends through the network", config.batch_norm.moves)
@@ -211,8 +240,8 @@ def _check_combinations(config):
             losses.check_conic(config.morel.preference, config.morel.reference_point, config.morel.augmentation)
         except ValueError as error:
             raise ValueError(f"config.morel.{error}") from None
-    elif min(config.morel.preference) < 0:
-        raise _error("morel.preference", "be 0 or more", config.morel.preference)
+    elif min(config.morel.preference) < 0 or max(config.morel.preference) == 0:
+        raise _error("morel.preference", "be 0 or more, and one of them positive", config.morel.preference)
 
 
 def uses_embedding(config):
@@ -243,41 +272,66 @@ def pgd(section):
                        num_steps=section.num_steps, start=section.start, loss=section.loss)
 
 
+def _path(config, name):
+    """A path of ``config.data``, or None where it is empty."""
+    value = getattr(config.data, name)
+    return local_path(value, f"config.data.{name}") if value else None
+
+
 def dataset(config):
     """The data set as it is on disk: data.Dataset."""
-    return data.load(config.data.name, data_dir=config.data.data_dir or None,
-                     archive_dir=config.data.archive_dir or None, cache_dir=config.data.cache_dir or None,
-                     test_split=config.data.test_split or None)
+    return data.load(config.data.name, data_dir=_path(config, "data_dir"), archive_dir=_path(config, "archive_dir"),
+                     cache_dir=_path(config, "cache_dir"), test_split=config.data.test_split or None)
 
 
 def blank_dataset(config):
     """A data.Dataset of the shapes that :func:`dataset` would give, for which nothing is downloaded or decoded."""
-    return data.blank(config.data.name, data_dir=config.data.data_dir or None,
-                      test_split=config.data.test_split or None)
+    return data.blank(config.data.name, data_dir=_path(config, "data_dir"), test_split=config.data.test_split or None)
+
+
+# Counts changes in which images `splits` takes: a run keeps those that it began with.
+SPLITS_REVISION = 2
+
+
+def _rows(split, rows):
+    # What `blank_dataset` gives is one repeated entry, whose copies would take the memory that it saves.
+    return Split(*(array[:len(rows)] if array.strides[0] == 0 else array[rows]
+                   for array in (split.images, split.labels)))
 
 
 def splits(config, dataset):
     """(training Split, validation Split) as ``config.validation`` says.
 
+    A part of a split has each class in proportion, and its rows in the split's order; see
+    :func:`~morel_jax.data.subset.stratified_rows`.
+
     Raises:
-        ValueError: more images are to be held out, or in a batch, than there are.
+        ValueError: more images are to be held out, or in a batch, than there are, a class would have no image left to
+            train on, or a number of the config does not fit the images.
     """
     train, validation = dataset.train, dataset.test
     if config.validation.split == "holdout":
-        kept = len(train.labels) - config.validation.holdout
-        if kept < 1:
-            raise _error("validation.holdout", f"be less than the {len(train.labels)} training images",
-                         config.validation.holdout)
-        validation = Split(train.images[kept:], train.labels[kept:])
-        train = Split(train.images[:kept], train.labels[:kept])
-    if config.validation.examples:
-        validation = Split(validation.images[:config.validation.examples],
-                           validation.labels[:config.validation.examples])
+        held_out = config.validation.holdout
+        if held_out >= len(train.labels):
+            raise _error("validation.holdout", f"be less than the {len(train.labels)} training images", held_out)
+        rows = stratified_rows(train.labels, held_out)
+        validation, train = _rows(train, rows), _rows(train, np.delete(np.arange(len(train.labels)), rows))
+        missing = np.setdiff1d(validation.labels, train.labels)
+        if len(missing):
+            raise _error("validation.holdout", f"leave images of every class to train on; class {missing[0]} has none "
+                         "left", held_out)
+    if 0 < config.validation.examples < len(validation.labels):
+        validation = _rows(validation, stratified_rows(validation.labels, config.validation.examples))
     if config.batch_size > len(train.labels):
         raise _error("batch_size", f"be at most the number of training images, {len(train.labels)}",
                      config.batch_size)
-    channels = train.images.shape[-1]
-    if config.model.mean and len(config.model.mean) not in (1, channels):
+    if config.epochs * (len(train.labels) // config.batch_size) > _LARGEST_INT:
+        raise _error("epochs", "make fewer than 2**31 steps, as they are counted in int32", config.epochs)
+    height, width, channels = train.images.shape[1:]
+    if config.data.crop_padding >= min(height, width):
+        raise _error("data.crop_padding", f"be less than the images' smaller side, {min(height, width)}",
+                     config.data.crop_padding)
+    if config.model.mean and len(config.model.mean) != channels:
         raise _error("model.mean", f"have one entry a channel ({channels})", config.model.mean)
     return train, validation
 
@@ -286,7 +340,7 @@ def with_extra(config, train, num_classes):
     """The training Split with the images of ``config.data.extra`` behind its own; as it is where there are none."""
     if not config.data.extra:
         return train
-    return data.load_extra(config.data.extra, train, num_classes)
+    return data.load_extra(str(_path(config, "extra")), train, num_classes)
 
 
 def keeps_average(config):

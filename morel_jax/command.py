@@ -1,34 +1,123 @@
 """What the commands share: flags read with one clear line where they are wrong."""
+import os
+import re
 import signal
 import sys
+import sysconfig
+import traceback
+from pathlib import Path
 
 from absl import app, flags, logging
+from ml_collections import config_flags
+
+from morel_jax.configuration import defaults, flatten, load_file, unknown_field
+
+_PACKAGE = str(Path(__file__).parent) + os.sep
+_STANDARD_LIBRARY = sysconfig.get_path("stdlib") + os.sep
+
+
+class _ConfigParser(flags.ArgumentParser):
+    """In place of ml_collections' own, which puts a config file's traceback into its message or ignores it for now."""
+
+    def flag_type(self):
+        return "config object"
+
+    def parse(self, path):
+        file, *spec = path.split(":", 1)
+        if not os.path.isfile(file):
+            raise flags.Error(f"--config must be a Python file with get_config(), and after a colon its argument; "
+                              f"got {path!r}, and there is no such file.")
+        try:
+            config = load_file(file, *spec)
+        except Exception as error:
+            raise flags.Error(_of_config_file(file, error)) from error
+        if not hasattr(config, "lock"):
+            raise flags.Error(f"get_config() in {file} must return a ConfigDict; got {type(config).__name__}.")
+        return config.lock()
+
+
+def _refuse(error):
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _of_config_file(file, error):
+    """One line: this library's own message as it is, any other error with the place in the file that led to it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, ValueError) and frames[-1].filename.startswith(_PACKAGE):
+        return str(error)
+    line = next((f", line {frame.lineno}" for frame in reversed(frames) if frame.filename == file), "")
+    return f"{file}{line}: {type(error).__name__}: {error}"
+
+
+def define_config(default=None, help_text="File with get_config(), and after a colon its argument."):
+    """The flag ``--config``, with overrides ``--config.SECTION.FIELD=VALUE``; a holder of the ConfigDict."""
+    try:  # It looks at the command line at once, for a --flagfile.
+        holder = config_flags.DEFINE_config_file("config", None, help_text)
+    except flags.Error as error:
+        _refuse(error)
+    flags.FLAGS["config"].parser = _ConfigParser()
+    flags.FLAGS["config"].file = default
+    return holder
+
+
+def _check_overrides(argv):
+    known = flatten(defaults())
+    sections = {field.rpartition(".")[0] for field in known}
+    for argument in argv[1:]:
+        override = re.match(r"--?(?:no)?config\.([^=]*)", argument)
+        if override and override[1] not in known and override[1] not in sections - {""}:
+            raise flags.Error(unknown_field(override[1]))
 
 
 def _parse(argv):
     try:
+        if "config" in flags.FLAGS:
+            _check_overrides(argv)
+            default = getattr(flags.FLAGS["config"], "file", None)
+            if default and not any(re.match("--?config(=|$)", argument) for argument in argv):
+                argv = [argv[0], f"--config={default}", *argv[1:]]
         rest = flags.FLAGS(argv)[1:]
         if rest:
             raise flags.Error(f"arguments that no flag takes: {' '.join(rest)}")
-    # The config's own file runs while flags are parsed.
+    # A --flagfile that is not there; a config file whose get_config() lacks the field of an override.
     except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        # ml_collections puts the whole traceback of a config file's own error into its message; the last line is ours.
-        message = str(error).strip().splitlines()[-1] if "Traceback" in str(error) else error
-        print(f"error: {message}", file=sys.stderr)
-        sys.exit(2)
+        _refuse(error)
     return argv[:1]
+
+
+def _is_callers(error):
+    """Whether an error is of code that is neither this library's nor installed: a loss of the caller's own, say."""
+    ours = False
+    for frame in traceback.extract_tb(error.__traceback__):
+        file = os.path.abspath(frame.filename)
+        installed = (frame.filename.startswith(("<", _STANDARD_LIBRARY))
+                     or not {"site-packages", "dist-packages"}.isdisjoint(Path(file).parts))
+        if file.startswith(_PACKAGE):
+            ours |= file != __file__
+        elif ours and not installed:
+            return True
+    return not ours
 
 
 def exit_status(work):
     """Calls ``work()``, a command's work; what goes wrong becomes one line on standard error.
 
+    An error that the caller's own code raises (``work`` itself, or a loss, model or attack that it gave to this
+    library) comes through with its traceback.
+
     Returns:
         what ``work`` returns, None counting as 0; 2 after something wrong in what was given, or a folder or disk that
         cannot be used; 3 after a divergence; 128 and its number after a signal.
     """
-    from morel_jax.training import Diverged, Interrupted  # Here: --help and a wrong flag answer at once.
+    from morel_jax import sharding  # Here: --help and a wrong flag answer at once.
+    from morel_jax.training import Diverged, Interrupted
     try:
-        return work() or 0
+        try:
+            return work() or 0
+        except (AssertionError, RuntimeError):
+            sharding.jax_devices()  # Says which platform is not there, if that is why.
+            raise
     except Interrupted as interruption:
         print(interruption, file=sys.stderr)
         return 128 + interruption.signal_number
@@ -39,6 +128,8 @@ def exit_status(work):
         print(f"error: {error}", file=sys.stderr)
         return 3
     except (ValueError, OSError, ImportError) as error:  # The last: an extra that is not installed.
+        if _is_callers(error):
+            raise
         print(f"error: {error}", file=sys.stderr)
         return 2
 

@@ -3,6 +3,10 @@
 Files in ``configs/`` start from :func:`recipe` and add what belongs to their data set. Plain values only; the
 builders turn them into objects and check them.
 """
+import difflib
+import importlib.machinery
+import importlib.util
+
 import ml_collections
 
 METHODS = ("standard", "pgd_at", "trades", "mart", "loat", "morel_trades", "morel_mart", "morel_loat")
@@ -95,8 +99,8 @@ def defaults():
     ))
     config.validation = ml_collections.ConfigDict(dict(
         split="test",  # Reference: `best` is chosen on the test set. "holdout": on training images kept out.
-        holdout=1000,  # How many those are; none is kept out when split is "test".
-        examples=0,  # Only the first so many images of the split; 0: all.
+        holdout=1000,  # How many those are, of each class in proportion; none is kept out when split is "test".
+        examples=0,  # Only so many images of the split, of each class in proportion; 0: all.
         every=1,  # Epochs between validations; the last epoch always has one.
         batch_size=128,
         epsilon=8 / 255,  # Paper, 4.1: PGD-20; epsilon/10 is its test step (4.2).
@@ -114,6 +118,44 @@ def defaults():
         every_seconds=600.0,  # Between saves of `last` within an epoch; each epoch's end is saved anyway.
     ))
     return config.lock()
+
+
+def flatten(config):
+    """Nested ConfigDict (or dict) -> {"section.field": value}, lists as tuples."""
+    flat = {}
+    for name, value in config.items():
+        if hasattr(value, "items"):
+            flat |= {f"{name}.{field}": inner for field, inner in flatten(value).items()}
+        else:
+            flat[name] = tuple(value) if isinstance(value, list) else value
+    return flat
+
+
+def unknown_field(field):
+    """What to say of a field that no config has, with the fields that were probably meant."""
+    section, _, name = field.rpartition(".")
+
+    def likeness(known):
+        known_section, _, known_name = known.rpartition(".")
+        # People shorten learning_rate to lr.
+        shortened = name == "".join(word[0] for word in known_name.split("_"))
+        alike = max(difflib.SequenceMatcher(None, *pair).ratio() for pair in ((name, known_name), (field, known)))
+        return (0.9 if shortened and "_" in known_name else alike) + 0.1 * (section == known_section)
+
+    nearest = sorted(flatten(defaults()), key=likeness, reverse=True)[:3]
+    likely = [known for known in nearest if likeness(known) >= max(0.6, likeness(nearest[0]) - 0.1)] or nearest
+    return (f"config.{field} is not a field of this library's configs; nearest: "
+            f"{', '.join(f'config.{known}' for known in likely)}.")
+
+
+def load_file(path, *spec):
+    """What ``get_config(*spec)`` of a Python file returns; whatever the file raises comes through."""
+    loader = importlib.machinery.SourceFileLoader("morel_jax_config", str(path))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+    loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise ValueError(f"{path} must have a function get_config(spec=''); it has none.")
+    return module.get_config(*spec)
 
 
 def recipe(spec, architectures=None):

@@ -4,14 +4,13 @@ Trains a small network with MOREL and one without any defence, attacks both, and
 """
 import sys
 import time
-from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
 from morel_jax import command
 
-_CONFIG = config_flags.DEFINE_config_file("config", "configs/quickstart.py", "What MOREL's network is trained with.")
+_CONFIG = command.define_config("configs/quickstart.py", "What MOREL's network is trained with; by default "
+                                "configs/quickstart.py.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Folder for both runs and the figure.")
 
 _SHOWN_CLASSES = 8
@@ -74,9 +73,10 @@ def _draw(path, workdirs, histories, attack_of):
 def _main():
     began = time.monotonic()
     from morel_jax import builders
+    from morel_jax.files import local_path
     from morel_jax.training import fit
 
-    root = Path(_WORKDIR.value)
+    root = local_path(_WORKDIR.value, "--workdir")
     config = _CONFIG.value
     runs = {"MOREL": config, "undefended": _undefended(config)}
     workdirs = {name: root / name.lower() for name in runs}

@@ -56,6 +56,7 @@ def _say_cost(plan, families):
 
 
 def _main():
+    from morel_jax.files import local_path
     from morel_jax.reproduction import cells
     from morel_jax.reproduction.explain import explain
     from morel_jax.reproduction.grid import FIGURES, Grid
@@ -65,12 +66,13 @@ def _main():
     from morel_jax.reproduction.scales import scale
     from morel_jax.reproduction.work import carry_out
 
+    root, configs = local_path(_ROOT.value, "--root"), local_path(_CONFIGS.value, "--configs")
     data = {"data_dir": _DATA_DIR.value, "archive_dir": _ARCHIVE_DIR.value}
-    grid = Grid(scale(_SCALE.value), _VARIANT.value, _CONFIGS.value, {k: v for k, v in data.items() if v})
+    grid = Grid(scale(_SCALE.value), _VARIANT.value, configs, {k: v for k, v in data.items() if v})
     if _EXPLAIN.value:
-        print(explain(Plan(grid, _ROOT.value, cells.TABLES, FIGURES), cells.parse(_EXPLAIN.value)))
+        print(explain(Plan(grid, root, cells.TABLES, FIGURES), cells.parse(_EXPLAIN.value)))
         return
-    plan = Plan(grid, _ROOT.value, *_selection(), study=_STUDY.value)
+    plan = Plan(grid, root, *_selection(), study=_STUDY.value)
     number, count = _shard()
     families = plan.shard(number, count)
     if _DRY_RUN.value:

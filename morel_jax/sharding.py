@@ -16,6 +16,19 @@ from jax.sharding import PartitionSpec as P
 AXES = ("data", "fsdp")
 
 
+def jax_devices():
+    """``jax.devices()``; where ``JAX_PLATFORMS`` asks for what is not there, one line says so.
+
+    Raises:
+        OSError: JAX finds no such device.
+    """
+    try:
+        return jax.devices()
+    except (AssertionError, RuntimeError) as error:
+        raise OSError(f"JAX_PLATFORMS must name platforms that this machine and this JAX have (empty: any); got "
+                      f"{jax.config.jax_platforms!r}. {str(error).partition(' (')[0]}".rstrip()) from None
+
+
 def make_mesh(data=0, fsdp=1, devices=None):
     """The mesh of a run.
 
@@ -31,7 +44,7 @@ def make_mesh(data=0, fsdp=1, devices=None):
     Raises:
         ValueError: more devices asked for than there are, or a number that does not come out even.
     """
-    devices = jax.devices() if devices is None else devices
+    devices = jax_devices() if devices is None else devices
     count = len(devices)
     if fsdp < 1 or data < 0:
         raise ValueError(f"config.mesh.fsdp must be 1 or more and config.mesh.data 0 or more; got {fsdp} and {data}.")
@@ -121,15 +134,28 @@ def start_processes(coordinator=None, process_id=None, num_processes=None, heart
         heartbeat_timeout_seconds: after so long without a sign of life from one, the others end. JAX's own default.
 
     Raises:
-        ValueError: some of the three are given and others neither given nor detected.
+        ValueError: some of the three are given and others neither given nor detected, or one is impossible.
     """
     def given(value, name, kind):
-        return kind(os.environ[name]) if value is None and name in os.environ else value
+        if value is not None or name not in os.environ:
+            return value
+        try:
+            return kind(os.environ[name])
+        except ValueError:
+            raise ValueError(f"{name} in the environment must be a whole number; got {os.environ[name]!r}.") from None
 
-    jax.distributed.initialize(coordinator_address=given(coordinator, "JAX_COORDINATOR_ADDRESS", str),
-                               num_processes=given(num_processes, "JAX_NUM_PROCESSES", int),
-                               process_id=given(process_id, "JAX_PROCESS_ID", int),
-                               heartbeat_timeout_seconds=heartbeat_timeout_seconds)
+    coordinator = given(coordinator, "JAX_COORDINATOR_ADDRESS", str)
+    _, _, port = (coordinator or "").rpartition(":")
+    if coordinator is not None and not (port.isdecimal() and 0 < int(port) < 2**16):
+        raise ValueError(f"coordinator must be host:port; got {coordinator!r}.")
+    try:
+        jax.distributed.initialize(coordinator_address=coordinator,
+                                   num_processes=given(num_processes, "JAX_NUM_PROCESSES", int),
+                                   process_id=given(process_id, "JAX_PROCESS_ID", int),
+                                   heartbeat_timeout_seconds=heartbeat_timeout_seconds)
+    except ValueError as error:
+        raise ValueError("coordinator, process_id and num_processes must be given where neither the environment nor a "
+                         f"scheduler tells them, with process_id < num_processes. {error}") from None
 
 
 def is_first_process():

@@ -2,11 +2,10 @@
 import sys
 
 from absl import flags
-from ml_collections import config_flags
 
 from morel_jax import command
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "File with get_config(), and after a colon its argument.")
+_CONFIG = command.define_config()
 _SWEEP = flags.DEFINE_multi_string(
     "sweep", [], "FIELD:VALUE,VALUE,... or FIELD:START..STOP:COUNT, both ends included; given again for another field: "
     "every combination. `preference` takes k1, and k2 is 1 - k1.")
@@ -14,35 +13,34 @@ _SWEEP_FILE = flags.DEFINE_string("sweep_file", None, 'In place of --sweep: JSON
 _WORKDIR = flags.DEFINE_string("workdir", None, "The sweep's folder. A sweep that is there already is gone on with.")
 _MODE = flags.DEFINE_enum("mode", None, ["sequential", "vmapped"],
                           "How one device works on its members; by default sequential on a CPU, else vmapped.")
-_PROGRESS = flags.DEFINE_bool("progress", True, "Show a progress bar and a line an epoch.")
+_PROGRESS = flags.DEFINE_bool("progress", True, "Show how far the epoch is; each epoch's line is shown anyway.")
 
 
 def _settings():
     from morel_jax.training.members import parse_sweeps, read_settings
-    if bool(_SWEEP.value) == bool(_SWEEP_FILE.value):
+    if bool(_SWEEP.value) == (_SWEEP_FILE.value is not None):
         raise ValueError("a sweep must be given by --sweep or by --sweep_file, and not by both.")
     return parse_sweeps(_SWEEP.value) if _SWEEP.value else read_settings(_SWEEP_FILE.value)
 
 
 def _main():
     # Imported here: --help and a wrong flag answer at once.
-    from pathlib import Path
-
-    from morel_jax.files import write_atomically
+    from morel_jax.files import local_path, write_atomically
     from morel_jax.training import fit_population
     from morel_jax.training.sweep_table import table_rows, to_csv, to_markdown
-    outcomes = fit_population(_CONFIG.value, _settings(), _WORKDIR.value, _PROGRESS.value, _MODE.value)
+    workdir = local_path(_WORKDIR.value, "--workdir")
+    outcomes = fit_population(_CONFIG.value, _settings(), workdir, _PROGRESS.value or "epochs", _MODE.value)
     rows = table_rows(outcomes)
-    text = to_markdown(rows, _WORKDIR.value)
+    text = to_markdown(rows, workdir)
     for name, content in (("sweep.md", text), ("sweep.csv", to_csv(rows))):
-        write_atomically(Path(_WORKDIR.value) / name, content)
+        write_atomically(workdir / name, content)
     print(text)
     diverged = [outcome.member.name for outcome in outcomes if outcome.diverged]
     if diverged:
         print(f"error: loss or parameters are not finite in {len(diverged)} of {len(outcomes)} members: "
               f"{'; '.join(diverged)}. Their last good states stand in their folders.", file=sys.stderr)
         return 3
-    print(f"done: {_WORKDIR.value}", file=sys.stderr)
+    print(f"done: {workdir}", file=sys.stderr)
     return 0
 
 

@@ -3,40 +3,44 @@ import os
 import sys
 
 from absl import flags
-from ml_collections import config_flags
 
 from morel_jax import command, supervisor
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "File with get_config(), and after a colon its argument.")
+_CONFIG = command.define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder. A run that is there already is gone on with.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Compile the run's step without data, print what it needs, and stop.")
-_PROGRESS = flags.DEFINE_bool("progress", True, "Show a progress bar and a line an epoch.")
+_PROGRESS = flags.DEFINE_bool("progress", True, "Show how far the epoch is; each epoch's line is shown anyway.")
 _MAX_RESTARTS = flags.DEFINE_integer(
     "max_restarts", 0, "Start the run again after a crash; give up after so many in a row without a new checkpoint.",
     lower_bound=0)
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join other processes, as SLURM, Kubernetes or a TPU pod tell.")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0; joins other processes.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which process this is, from 0.")
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes the run has.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which process this is, from 0.", lower_bound=0)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes the run has.", lower_bound=1)
 _DETERMINISTIC = flags.DEFINE_bool("deterministic", False, "On a GPU, only kernels that repeat bit for bit; slower.")
 
 
 def _main():
     # Imported here: --help and a wrong flag answer at once.
     from morel_jax import determinism, sharding
+    from morel_jax.files import local_path
     from morel_jax.training import dry_run, fit
     if _DETERMINISTIC.value:
         determinism.use_deterministic_kernels()
-    if _DISTRIBUTED.value or _COORDINATOR.value or "JAX_COORDINATOR_ADDRESS" in os.environ:
+    if _DISTRIBUTED.value or _COORDINATOR.value is not None or "JAX_COORDINATOR_ADDRESS" in os.environ:
         sharding.start_processes(_COORDINATOR.value, _PROCESS_ID.value, _NUM_PROCESSES.value)
+    elif _PROCESS_ID.value is not None or _NUM_PROCESSES.value is not None:
+        raise ValueError("--process_id and --num_processes must come with --coordinator, with --distributed, or with "
+                         "JAX_COORDINATOR_ADDRESS in the environment: without them this process is alone.")
     if _DRY_RUN.value:
         found = dry_run(_CONFIG.value).to_text()
         if sharding.is_first_process():
             print(found)
         return
-    fit(_CONFIG.value, _WORKDIR.value, progress=_PROGRESS.value)
+    workdir = local_path(_WORKDIR.value, "--workdir")
+    fit(_CONFIG.value, workdir, progress=_PROGRESS.value or "epochs")
     if sharding.is_first_process():
-        print(f"done: {_WORKDIR.value}", file=sys.stderr)
+        print(f"done: {workdir}", file=sys.stderr)
 
 
 def main(argv):
@@ -45,6 +49,7 @@ def main(argv):
     if _MAX_RESTARTS.value and not _DRY_RUN.value:
         # The child is this command; of a flag given twice the last counts.
         command_line = [sys.executable, *sys.orig_argv[1:], "--max_restarts=0"]
+        # Wrong flags are the child's to report.
         return supervisor.supervise(command_line, _MAX_RESTARTS.value,
                                     lambda: supervisor.newest_checkpoint(_WORKDIR.value))
     return command.exit_status(_main)

@@ -20,7 +20,7 @@ def train(*arguments, **environment):
     (["--config.morel.augmentation=0.5"], "error: config.morel.preference[0] must be"),
     (["--config.data.name=imagenette"], "imagenette"),
     (["--config.mesh.data=3"], "error: config.mesh asks for data * fsdp = 3 * 1 = 3 devices; there are 1."),
-    (["--coordinator=localhost:1", "--process_id=0"], "error: Number of processes must be"),
+    (["--coordinator=localhost:1", "--process_id=0"], "error: coordinator, process_id and num_processes must be given"),
 ])
 def test_a_wrong_config_is_one_line(tmp_path, arguments, message):
     outcome = train("--config=configs/quickstart.py", *arguments, f"--workdir={tmp_path}/run")

@@ -4,6 +4,10 @@ import dataclasses
 
 import numpy as np
 
+_SHAPES = {"images": "[n, h, w, c]", "labels": "[n]"}
+_HINTS = {"images": " Images in [0, 1] become that by (255 * images).round().astype('uint8').",
+          "labels": " They are class numbers: one-hot rows become that by labels.argmax(1).astype('int32')."}
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
@@ -24,14 +28,21 @@ class Split:
     def __post_init__(self):
         for field, array, dtype, ndim in (("images", self.images, np.uint8, 4),
                                           ("labels", self.labels, np.int32, 1)):
-            if not isinstance(array, np.ndarray) or array.dtype != dtype:
-                raise TypeError(f"Split.{field} must be a NumPy array of {np.dtype(dtype)}; "
-                                f"got {getattr(array, 'dtype', type(array).__name__)}.")
+            if not isinstance(array, np.ndarray):
+                kind = f"{type(array).__module__}.{type(array).__name__}"
+                raise TypeError(f"Split.{field} must be a NumPy array of {np.dtype(dtype)}; got one of type {kind}, "
+                                "which numpy.asarray may turn into one.")
+            if array.dtype != dtype:
+                raise TypeError(f"Split.{field} must be a NumPy array of {np.dtype(dtype)}; got {array.dtype}."
+                                + _HINTS[field])
             if array.ndim != ndim:
-                raise ValueError(f"Split.{field} must have {ndim} axes; got shape {array.shape}.")
+                raise ValueError(f"Split.{field} must have shape {_SHAPES[field]}; got {list(array.shape)}."
+                                 + (_HINTS[field] if field == "labels" else ""))
         if len(self.images) != len(self.labels) or not len(self.labels):
             raise ValueError("Split.images and Split.labels must have the same number of rows, at least one; "
                              f"got {len(self.images)} and {len(self.labels)}.")
+        if 0 in self.images.shape:
+            raise ValueError(f"Split.images must have no side of length 0; got {list(self.images.shape)}.")
         if self.labels.min() < 0:
             raise ValueError("Split.labels must be >= 0 (TFDS writes -1 where a split has no labels); "
                              f"got {self.labels.min()}.")
@@ -63,6 +74,12 @@ class Dataset:
     class_names: tuple[str, ...]
 
     def __post_init__(self):
+        for field in ("train", "test"):
+            if not isinstance(getattr(self, field), Split):
+                raise TypeError(f"Dataset.{field} must be a Split; got {type(getattr(self, field)).__name__}.")
+        if not isinstance(self.num_classes, (int, np.integer)) or self.num_classes < 1:
+            raise ValueError(f"Dataset.num_classes must be a whole number of at least 1; got {self.num_classes!r}.")
+        object.__setattr__(self, "num_classes", int(self.num_classes))  # JSON, which keeps it, knows no NumPy.
         if self.train.images.shape[1:] != self.test.images.shape[1:]:
             raise ValueError(f"{self.name}: train and test images must have one shape; "
                              f"got {self.train.images.shape[1:]} and {self.test.images.shape[1:]}.")

@@ -1,9 +1,6 @@
 """Figures: adversarial examples beside their images, the course of a training, robustness by radius and step."""
-import matplotlib
-
-matplotlib.use("Agg")  # Files only; a machine without a screen has nothing else.
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 _GOOD, _BAD = "#1a7f37", "#c0392b"
@@ -99,5 +96,5 @@ def robustness_curves(figure, card):
 
 
 def new_figure(width, height):
-    """A figure of that many inches, laid out to fit its texts."""
-    return plt.figure(figsize=(width, height), layout="constrained")
+    """A figure of that many inches, laid out to fit its texts; not one of pyplot's, whose backend is the caller's."""
+    return Figure(figsize=(width, height), layout="constrained")

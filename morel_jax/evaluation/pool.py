@@ -95,7 +95,8 @@ def _workers():
     devices = jax.local_devices()
     if len(devices) == 1 and devices[0].platform == "cpu":
         # One thread a core, each with its own block, leaves fewer cores idle than many threads in one block.
-        return devices * len(os.sched_getaffinity(0))
+        # macOS tells of no affinity.
+        return devices * (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     return devices
 
 

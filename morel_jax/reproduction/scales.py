@@ -1,9 +1,10 @@
 """How large a reproduction is: which data, networks, seeds and images stand for the paper's."""
 import dataclasses
-import importlib.util
 from pathlib import Path
 
 import jax
+
+from morel_jax.configuration import load_file
 
 # Judged together, in one folder a checkpoint: names as `evaluate` takes them.
 PROTOCOLS = {"paper": ("paper",), "transfer": ("transfer",), "autoattack": ("autoattack", "square")}
@@ -89,7 +90,4 @@ def load_config(folder, source, spec):
     if not path.exists():
         raise FileNotFoundError(f"configs must be a folder with {source}.py in it, such as the one beside the package; "
                                 f"got {folder}.")
-    module_spec = importlib.util.spec_from_file_location(f"morel_jax_config_{source}", path)
-    module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
-    return module.get_config(spec)
+    return load_file(path, spec)

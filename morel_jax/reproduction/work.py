@@ -22,10 +22,11 @@ def train(plan, family, progress=True):
     if all(run.is_trained() for run in runs):
         return
     if len(runs) == 1:
-        training.fit(runs[0].member.config, runs[0].folder, progress=progress)
+        training.fit(runs[0].member.config, runs[0].folder, progress=progress or "epochs")
         return
     base = plan.grid.base(family)
-    training.fit_population(base, [run.member.changes for run in runs], plan.folder / family.name, progress=progress)
+    training.fit_population(base, [run.member.changes for run in runs], plan.folder / family.name,
+                            progress=progress or "epochs")
 
 
 def judge(plan, judgement, progress=True):

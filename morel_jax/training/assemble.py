@@ -1,23 +1,36 @@
 """Config to what a step needs: the static parts and the traced numbers."""
 from functools import partial
 
+import jax.numpy as jnp
 import numpy as np
 
 from morel_jax import builders, losses, models, sharding
 from morel_jax.training import objective
 from morel_jax.training.own import NO_OWN
 from morel_jax.training.state import HParams
-from morel_jax.training.step import Parts, sgd
+from morel_jax.training.step import Parts, describe, sgd
 
 _CLASSIFICATION = {"standard": objective.standard, "pgd_at": objective.pgd_at, "trades": objective.trades,
                    "mart": objective.mart}
+
+
+def _per_example(loss):
+    """A loss of the caller's own, whose result's shape is looked at while it is traced."""
+    def checked(views, labels, hparams):
+        values = loss(views, labels, hparams)
+        if getattr(values, "shape", None) != labels.shape or not jnp.issubdtype(values.dtype, jnp.floating):
+            raise ValueError(f"loss must return a floating number for each example, float{list(labels.shape)}; got "
+                             f"{describe(values)}.")
+        return values
+
+    return checked
 
 
 def build_objective(config, loss=None):
     """(views, labels, hparams) -> (scalar, metrics) of ``config.method``, or of one's own classification loss."""
     name = builders.classification(config)
     if loss is not None:
-        classification = loss
+        classification = _per_example(loss)
     elif name == "loat":
         classification = partial(objective.loat, kind=config.loss.loat_kind, base=config.loss.loat_base)
     else:

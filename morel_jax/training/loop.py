@@ -250,7 +250,7 @@ def fit(config, workdir, progress=True, *, dataset=None, model=None, loss=None, 
     Args:
         config: ConfigDict with every field of ``morel_jax.configuration.defaults()``.
         workdir: folder of the run; made if it is not there.
-        progress: show a progress bar and a line an epoch on standard error.
+        progress: on standard error, True a progress bar and a line an epoch, "epochs" the lines alone, False nothing.
         dataset, model, loss, attack: one's own, in place of what the config names; see
             :class:`~morel_jax.training.own.Own`. A resumption must be given the same.
 

@@ -2,16 +2,16 @@
 import ast
 import dataclasses
 import itertools
-import json
+import math
 import re
-from pathlib import Path
 from typing import Any
 
 import ml_collections
 import numpy as np
 
 from morel_jax import builders
-from morel_jax.configuration import defaults
+from morel_jax.configuration import defaults, flatten, unknown_field
+from morel_jax.files import local_path, read_json
 
 # What members may differ in: the seed, and what reaches the compiled program as a traced number and nothing else.
 SWEEPABLE = (
@@ -24,6 +24,10 @@ SWEEPABLE = (
 )
 # Where 0.1, 0.2, ... would otherwise be 0.30000000000000004.
 _DIGITS = 12
+# Each has arrays and a folder of its own; a slip of the pen is found before any is made.
+_MOST_MEMBERS = 10_000
+# Of a folder's name, in bytes; file systems allow 255, and other names are made of it.
+_LONGEST_NAME = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +62,7 @@ def shared_config(config):
     Returns:
         FrozenConfigDict, hashable and equal for equal values.
     """
-    known = builders.flatten(defaults())
+    known = flatten(defaults())
     return ml_collections.FrozenConfigDict(_with(config, {field: known[field] for field in SWEEPABLE}))
 
 
@@ -68,10 +72,9 @@ def _full_name(field):
 
 
 def _check_field(field):
-    known = builders.flatten(defaults())
+    known = flatten(defaults())
     if field not in known:
-        raise ValueError(f"config.{field} is not a field of this library's configs; known there: "
-                         f"{', '.join(sorted(known))}.")
+        raise ValueError(unknown_field(field))
     if field not in SWEEPABLE:
         raise ValueError(f"config.{field} must be the same for all members: it changes the compiled program, or what "
                          f"members share; fields that may be swept: {', '.join(SWEEPABLE)}.")
@@ -79,11 +82,20 @@ def _check_field(field):
 
 def _value(field, value, default):
     """A value as a config has it: lists as tuples, whole numbers as floats, a preference's second entry added."""
-    if field == "morel.preference" and isinstance(value, (int, float)) and not isinstance(value, bool):
+    if field == "morel.preference" and isinstance(value, (int, float)):
+        builders.check_number(field, value, float)
         return (float(value), round(1.0 - value, _DIGITS))
     if isinstance(value, list):
         return tuple(value)
-    return float(value) if isinstance(default, float) and type(value) is int else value
+    if not isinstance(default, float):
+        return value
+    builders.check_number(field, value, float)
+    return float(value)
+
+
+def _check_count(count):
+    if count > _MOST_MEMBERS:
+        raise ValueError(f"a population must have at most {_MOST_MEMBERS} members; got {count}.")
 
 
 def _values_of(text, field, flag, default):
@@ -93,12 +105,13 @@ def _values_of(text, field, flag, default):
             # With a comma more, one value is a tuple too.
             return ast.literal_eval(text.rstrip(",") + ",")
         start, stop, count = float(steps[1]), float(steps[2]), int(steps[3])
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):  # literal_eval's, of what is no literal.
         raise ValueError(f"--sweep must be FIELD:VALUE,VALUE,... or FIELD:START..STOP:COUNT, in numbers; "
                          f"got {flag!r}.") from None
     if count < 2 or not np.isfinite([start, stop]).all():
         raise ValueError(f"--sweep=FIELD:START..STOP:COUNT must have finite ends and a COUNT of at least 2; "
                          f"got {flag!r}.")
+    _check_count(count)
     values = [round(float(value), _DIGITS) for value in np.linspace(start, stop, count)]
     if isinstance(default, int):
         if not all(value.is_integer() for value in values):
@@ -120,7 +133,7 @@ def parse_sweeps(flags):
     Raises:
         ValueError: no such syntax, an unknown field, one that cannot be swept, or one given twice.
     """
-    known, swept = builders.flatten(defaults()), {}
+    known, swept = flatten(defaults()), {}
     for flag in flags:
         name, _, text = flag.partition(":")
         field = _full_name(name.strip())
@@ -130,6 +143,7 @@ def parse_sweeps(flags):
         if field in swept:
             raise ValueError(f"--sweep must name a field once; got config.{field} twice.")
         swept[field] = _values_of(text.strip(), field, flag, known[field])
+    _check_count(math.prod(map(len, swept.values())))
     return [dict(zip(swept, values, strict=True)) for values in itertools.product(*swept.values())]
 
 
@@ -140,10 +154,8 @@ def read_settings(path):
         ValueError: not JSON, or not such a list.
         OSError: no such file.
     """
-    try:
-        settings = json.loads(Path(path).read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} must be JSON; {error}.") from None
+    remedy = 'It must hold a list of {"section.field": value}.'
+    settings = read_json(local_path(path, "--sweep_file"), remedy)
     if not isinstance(settings, list) or not all(isinstance(setting, dict) for setting in settings):
         raise ValueError(f'{path} must hold a list of {{"section.field": value}}.')
     return settings
@@ -168,9 +180,12 @@ def build_members(config, settings):
             forbid, no settings, or the same twice; the message names field, rule and value.
     """
     builders.check(config)
+    if not isinstance(settings, (list, tuple)) or not all(isinstance(setting, dict) for setting in settings):
+        raise ValueError(f'settings must be a list of {{"section.field": value}}; got {settings!r:.80}.')
+    _check_count(len(settings))
     if not settings:
         raise ValueError("a population must have at least one member; got no settings.")
-    known = builders.flatten(defaults())
+    known = flatten(defaults())
     fields = list(dict.fromkeys(_full_name(field) for setting in settings for field in setting))
     for field in fields:
         _check_field(field)
@@ -186,6 +201,8 @@ def build_members(config, settings):
         member_config = _with(config, changes)
         builders.check(member_config)
         name = ",".join(f"{shown[field]}={_text(changes[field])}" for field in fields if field in changes) or "base"
+        if len(name.encode()) > _LONGEST_NAME:
+            raise ValueError(f"a member's name, its changes, must have at most {_LONGEST_NAME} bytes; got {name}.")
         if name in members:
             raise ValueError(f"settings must differ; got {name} twice.")
         members[name] = Member(name, changes, member_config)

@@ -2,10 +2,12 @@
 import dataclasses
 import functools
 import hashlib
+import inspect
 import re
 from collections.abc import Callable
 from typing import Any
 
+import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -33,6 +35,12 @@ class Own:
     attack: Any = None
 
     def __post_init__(self):
+        if not isinstance(self.dataset, Dataset | None):
+            raise ValueError(f"dataset must be a morel_jax.data.Dataset; got {type(self.dataset).__name__}.")
+        for name in ("loss", "attack"):
+            if getattr(self, name) is not None and not callable(getattr(self, name)):
+                raise ValueError(f"{name} must be a function, or an object that is called like one; got "
+                                 f"{getattr(self, name)!r}.")
         object.__setattr__(self, "attack", as_pytree(self.attack))
 
     def record(self):
@@ -65,25 +73,50 @@ def _digest(dataset):
     return digest.hexdigest()
 
 
+def _check_outputs(outputs, num_classes):
+    if not isinstance(outputs, Outputs):
+        raise ValueError(f"model must return morel_jax.models.Outputs(features, logits); got {type(outputs).__name__}.")
+    if outputs.logits.shape != (2, num_classes) or outputs.features.ndim != 2:
+        raise ValueError(f"model must give features [n, width] and logits [n, {num_classes}]; got "
+                         f"{outputs.features.shape} and {outputs.logits.shape} for two images.")
+    if not all(jnp.issubdtype(array.dtype, jnp.floating) for array in outputs):
+        raise ValueError(f"model must give floating features and logits; got {outputs.features.dtype} and "
+                         f"{outputs.logits.dtype}.")
+
+
 def check_model(model, image_shape, num_classes):
     """Raises ValueError unless a step can train ``model``.
 
     It must map float32[n, h, w, c] and ``train=`` to :class:`~morel_jax.models.Outputs`, features [n, width] and logits
     [n, classes]. Statistics under ``batch_stats`` need an attribute ``batch_norm_momentum``, the weight of the old ones
-    in its BatchNorm layers, for the step sets it to 0 and moves them itself.
+    in its BatchNorm layers, for the step sets it to 0 and moves them itself. It is traced with and without
+    ``train``; errors of its own come through.
 
     Args:
         model: Flax module.
         image_shape: (h, w, c).
         num_classes: logits that it must have.
     """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model must be an instance of a Flax linen module; got {model!r:.200}.")
+    parameters = inspect.signature(type(model).__call__).parameters
+    any_name = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    if not any_name and ("train" not in parameters or parameters["train"].default):
+        raise ValueError("model must be called as model(images, train=False), False the default; "
+                         f"{type(model).__name__} takes {', '.join(map(str, list(parameters.values())[1:]))}.")
     images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
-    outputs, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), images)
-    if not isinstance(outputs, Outputs):
-        raise ValueError(f"model must return morel_jax.models.Outputs(features, logits); got {type(outputs).__name__}.")
-    if outputs.logits.shape != (2, num_classes) or outputs.features.ndim != 2:
-        raise ValueError(f"model must give features [n, width] and logits [n, {num_classes}]; got "
-                         f"{outputs.features.shape} and {outputs.logits.shape} for two images.")
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    try:
+        outputs = jax.eval_shape(model.apply, variables, images)
+        in_training, _ = jax.eval_shape(functools.partial(model.apply, train=True, mutable=["batch_stats"]), variables,
+                                        images)
+    except flax.errors.InvalidRngError:
+        raise ValueError("model must not draw random numbers, as a dropout layer does: a step has no key for them; "
+                         f"{type(model).__name__} draws some.") from None
+    for each in (outputs, in_training):
+        _check_outputs(each, num_classes)
+    if "params" not in variables:
+        raise ValueError(f"model must have parameters to train; {type(model).__name__} has none.")
     others = set(variables) - {"params", "batch_stats"}
     if others:
         raise ValueError("model must keep its variables in params and batch_stats; got "

@@ -86,6 +86,11 @@ def sgd(hparams):
     return optax.chain(optax.add_decayed_weights(hparams.weight_decay), optax.trace(hparams.momentum))
 
 
+def describe(value):
+    """Type and shape of an array, such as ``float32[8, 10]``, and of anything else its type."""
+    return f"{value.dtype}{list(value.shape)}" if hasattr(value, "shape") else type(value).__name__
+
+
 def _attack(state, hparams, x, labels, keys, parts):
     """Adversarial images. Only gradients with respect to the images are computed."""
     variables = {"params": state.params["classifier"], "batch_stats": state.batch_stats}
@@ -95,7 +100,10 @@ def _attack(state, hparams, x, labels, keys, parts):
             return parts.model.apply(variables, images).logits
         return parts.model.apply(variables, images, train=True, mutable=["batch_stats"])[0].logits
 
-    return hparams.attack(logits_fn, keys, x, labels)
+    x_adv = hparams.attack(logits_fn, keys, x, labels)
+    if (getattr(x_adv, "shape", None), getattr(x_adv, "dtype", None)) != (x.shape, x.dtype):
+        raise ValueError(f"attack must return images like those it is given, {describe(x)}; got {describe(x_adv)}.")
+    return x_adv
 
 
 def _everywhere(rows, layout):

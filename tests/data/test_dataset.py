@@ -1,5 +1,6 @@
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -22,8 +23,13 @@ def test_holds_what_it_was_given():
 @pytest.mark.parametrize(("images", "labels", "error", "message"), [
     (np.zeros((2, 2, 2, 1), np.float32), np.zeros(2, np.int32), TypeError, "Split.images .* got float32"),
     (np.zeros((2, 2, 2, 1), np.uint8), np.zeros(2, np.int64), TypeError, r"Split.labels .* int32; got int64"),
-    ([[0]], np.zeros(2, np.int32), TypeError, "got list"),
-    (np.zeros((2, 2, 2), np.uint8), np.zeros(2, np.int32), ValueError, r"4 axes; got shape \(2, 2, 2\)"),
+    ([[0]], np.zeros(2, np.int32), TypeError, "got one of type builtins.list"),
+    (jnp.zeros((2, 2, 2, 1), jnp.uint8), np.zeros(2, np.int32), TypeError, "NumPy array of uint8; got one of type jax"),
+    (np.zeros((2, 2, 2, 1), np.uint8), np.eye(2, dtype=np.int32), ValueError, r"shape \[n\]; got \[2, 2\]. .* one-hot"),
+    (np.zeros((2, 2, 2, 1), np.uint8), np.zeros((2, 1), np.int32), ValueError, r"shape \[n\]; got \[2, 1\]"),
+    (np.zeros((2, 2, 2, 1), np.uint8), np.eye(2, dtype=np.float32), TypeError, "int32; got float32. .* one-hot"),
+    (np.zeros((2, 2, 0, 1), np.uint8), np.zeros(2, np.int32), ValueError, r"no side of length 0; got \[2, 2, 0, 1\]"),
+    (np.zeros((2, 2, 2), np.uint8), np.zeros(2, np.int32), ValueError, r"shape \[n, h, w, c\]; got \[2, 2, 2\]"),
     (np.zeros((2, 2, 2, 1), np.uint8), np.zeros(3, np.int32), ValueError, "same number .* got 2 and 3"),
     (np.zeros((0, 2, 2, 1), np.uint8), np.zeros(0, np.int32), ValueError, "at least one; got 0 and 0"),
     (np.zeros((1, 2, 2, 1), np.uint8), np.array([-1], np.int32), ValueError, ">= 0 .* got -1"),

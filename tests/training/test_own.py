@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from morel_jax import builders, evaluation, losses, models, training
+from morel_jax.training.assemble import build_hparams, build_parts
+from morel_jax.training.loop import totals_of_no_step
 from morel_jax.training.own import Own, check_model
+from morel_jax.training.state import create_state
 from tests.small import small_config, small_dataset
 
 
@@ -87,14 +90,87 @@ def test_own_model_must_be_given_to_load(own_run):
         evaluation.load(folder)
 
 
+class Odd(nn.Module):
+    """A classifier with one thing that training cannot have."""
+    oddity: str
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        if self.oddity == "no parameters":
+            return models.Outputs(images[:, 0, :, 0], images[:, 0, :10, 0])
+        features = nn.Dense(4)(images.reshape(len(images), -1))
+        if self.oddity == "dropout":
+            features = nn.Dropout(0.5, deterministic=not train)(features)
+        if self.oddity == "its own error" and train:
+            raise KeyError("mine")
+        logits = nn.Dense(10)(features)
+        if self.oddity == "classes" and train:
+            logits = logits[:, :9]
+        if self.oddity == "logits alone":
+            return logits
+        return models.Outputs(features, logits > 0 if self.oddity == "bool" else logits)
+
+
+class WithoutTrain(nn.Module):
+    @nn.compact
+    def __call__(self, images):
+        return nn.Dense(10)(images)
+
+
 @pytest.mark.parametrize(("model", "message"), [
-    (nn.Dense(10), r"must return morel_jax.models.Outputs\(features, logits\); got ShapeDtypeStruct"),
+    (Odd("logits alone"), r"must return morel_jax.models.Outputs\(features, logits\); got ShapeDtypeStruct"),
+    (Odd("dropout"), "must not draw random numbers, as a dropout layer does: .* Odd draws some"),
+    (Odd("classes"), r"logits \[n, 10\]; got \(2, 4\) and \(2, 9\)"),
+    (Odd("bool"), "floating features and logits; got float32 and bool"),
+    (Odd("no parameters"), "must have parameters to train"),
+    (WithoutTrain(), r"called as model\(images, train=False\), False the default; WithoutTrain takes images"),
+    (lambda images: images, "must be an instance of a Flax linen module; got <function"),
+    (Average, "must be an instance of a Flax linen module; got <class"),
     (Average(9), r"features \[n, width\] and logits \[n, 10\]; got \(2, 784\) and \(2, 9\)"),
     (Average(10, True), r"must have an attribute batch_norm_momentum .*; Average has none"),
 ])
 def test_models_that_cannot_be_trained(model, message):
     with pytest.raises(ValueError, match=message):
         check_model(model, (28, 28, 1), 10)
+
+
+def test_a_models_own_error_comes_through():
+    with pytest.raises(KeyError, match="mine"):
+        check_model(Odd("its own error"), (28, 28, 1), 10)
+
+
+@pytest.mark.parametrize(("part", "message"), [
+    (dict(loss=lambda views, labels, hparams: my_trades(views, labels, hparams).mean()),
+     r"loss must return a floating number for each example, float\[16\]; got float32\[\]"),
+    (dict(loss=lambda views, labels, hparams: labels), r"loss must return .* float\[16\]; got int32\[16\]"),
+    (dict(loss=lambda views, labels, hparams: None), r"loss must return .*; got NoneType"),
+    (dict(attack=lambda logits_fn, keys, x, y: x[:, :14]),
+     r"attack must return images like .*, float32\[16, 28, 28, 1\]; got float32\[16, 14, 28, 1\]"),
+    (dict(attack=lambda logits_fn, keys, x, y: x.astype(jnp.bfloat16)), r"got bfloat16\[16, 28, 28, 1\]"),
+    (dict(attack=lambda logits_fn, keys, x, y: (x, y)), "got tuple"),
+])
+def test_what_parts_return_is_checked_before_anything_compiles(part, message):
+    config, own = small_config("trades"), Own(**part)
+    parts = build_parts(config, 10, own)
+    with pytest.raises(ValueError, match=message):
+        traced_step(config, parts, own)
+
+
+def traced_step(config, parts, own):
+    shape = (28, 28, 1)
+    hparams = build_hparams(config, epoch=1, own=own)
+    state = jax.eval_shape(lambda key: create_state(parts, key, shape, hparams, False), jax.random.key(0))
+    return totals_of_no_step(config, parts, shape, state, own)
+
+
+@pytest.mark.parametrize(("part", "message"), [
+    (dict(dataset=np.zeros((2, 8, 8, 1), np.uint8)), "dataset must be a morel_jax.data.Dataset; got ndarray"),
+    (dict(loss="trades"), "loss must be a function, .* got 'trades'"),
+    (dict(attack="fgsm"), "attack must be a function, .* got 'fgsm'"),
+])
+def test_what_is_no_part(part, message):
+    with pytest.raises(ValueError, match=message):
+        Own(**part)
 
 
 def test_what_is_printed_of_parts_has_no_address():
