@@ -31,7 +31,7 @@ from morel_jax.data.extra import load_extra
 from morel_jax.interop.layouts import layout
 from morel_jax.interop.torch import load_checkpoint
 
-SECONDS = 5.0
+SECONDS = 5.0  # Of processor time.
 MEMORY = 2**30  # Bytes of address space that a reader may take beyond what the process has.
 _LIKE = Split(np.zeros((4, 8, 8, 3), np.uint8), np.zeros(4, np.int32))
 _HUGE = 4_000_000_000
@@ -65,12 +65,12 @@ def little_memory():
 def refuse(file, folder):
     """Makes and reads a file; returns (message, seconds). Raises AssertionError if it was not refused in one line."""
     path = file.make(Path(folder))
-    start = time.monotonic()
+    start = time.process_time()  # Of this process alone: other work on the machine is no fault of the reader's.
     try:
         with little_memory():
             file.load(path)
     except (ValueError, OSError) as error:
-        message, seconds = str(error), time.monotonic() - start
+        message, seconds = str(error), time.process_time() - start
     else:
         raise AssertionError(f"{file.name} was read.")
     assert file.says in message, message
@@ -187,7 +187,7 @@ _PYTORCH = [_weights(name, ".pt", content, says) for name, content, says in (
     ("changes a function", _pt(_name("collections.OrderedDict") + b"}b."), "there is a _Global"),
     ("bytes by a count", _pt(b"\x96" + struct.pack("<Q", _HUGE)), "an object that is no tensor"),
     ("memo by a number", _pt(b"}r\xff\xff\xff\xff0j\xff\xff\xff\x7f"), _NO_TENSORS),
-    ("nested deeply", _pt(b"]" * 300_000 + b"a" * 299_999), "there is a list"),
+    ("nested deeply", _pt(b"]" * 100_000 + b"a" * 99_999), "there is a list"),
     ("long name", _pt(_dict({"module." * 60_000: _tensor((1,))}), {"0": bytes(4)}), "a tensor's name must be"),
     ("name of lines", _pt(_dict({"a\nb": b"N"})), "no state dict is under"),
     ("number for a name", _pt(b"}K\1" + _tensor((1,)) + b"s", {"0": bytes(4)}), "a tensor's name must be"),
@@ -362,8 +362,17 @@ def _edited(name, change):
     return _rewritten(name, edit)
 
 
+def _signed(change):
+    """A manifest changed by somebody who knows how it is signed."""
+    def edit(manifest):
+        del manifest["sha256"]
+        change(manifest)
+        manifest["sha256"] = cache._digest(manifest)
+    return _edited("manifest.json", edit)
+
+
 def _change_array(**changes):
-    return _edited("manifest.json", lambda manifest: manifest["arrays"]["images"].update(changes))
+    return _signed(lambda manifest: manifest["arrays"]["images"].update(changes))
 
 
 _CACHE = [File(f"cache: {name}", _cached(change), _read_cached, says) for name, change, says in (
@@ -372,7 +381,9 @@ _CACHE = [File(f"cache: {name}", _cached(change), _read_cached, says) for name, 
     ("no arrays", _edited("manifest.json", lambda value: value.pop("arrays")), "'arrays' of type dict"),
     ("outside", _change_array(file="../../../../etc/passwd"), "damaged"),
     ("number for a file", _change_array(file=7), "damaged"),
-    ("null", _edited("manifest.json", lambda value: value["arrays"].update(images=None)), "damaged"),
+    ("null", _signed(lambda value: value["arrays"].update(images=None)), "damaged"),
+    ("another class", _edited("manifest.json", lambda value: value["metadata"].update(class_names=["b"])),
+     "not as it was written"),
     ("header claims 4 GB", _rewritten("images.npy", lambda old: (
         b"\x93NUMPY\3\0\xff\xff\xff\xff" + old[12:])), "damaged"),
     ("header of brackets", _rewritten("images.npy", lambda old: _HEADER + b"(" * (len(old) - 10)), "damaged"),

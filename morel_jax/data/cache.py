@@ -18,7 +18,7 @@ import numpy as np
 
 from morel_jax.files import read_json
 
-_FORMAT = 1
+_FORMAT = 2
 _MANIFEST = "manifest.json"
 _FIELDS = {"format": int, "source": dict, "arrays": dict, "metadata": dict}
 _logger = logging.getLogger(__name__)
@@ -64,12 +64,20 @@ def read(folder, source):
         return None
 
 
+def _digest(manifest):
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
 def _read(folder, source):
     if not folder.exists():
         return None
     try:
         manifest = read_json(folder / _MANIFEST, "Delete it.", _FIELDS)
-        if manifest["format"] != _FORMAT or manifest["source"] != source:
+        if manifest["format"] != _FORMAT:
+            return None
+        if manifest.pop("sha256", None) != _digest(manifest):
+            raise _DamagedError(f"{_MANIFEST} is not as it was written.")
+        if manifest["source"] != source:
             return None
         arrays = {name: _read_array(folder, entry) for name, entry in manifest["arrays"].items()}
         return arrays, manifest["metadata"]
@@ -120,7 +128,7 @@ def build(folder, source):
             arrays[path.stem] = {"file": path.name, "bytes": path.stat().st_size, "shape": list(array.shape),
                                  "dtype": str(array.dtype), "sha256": sha256(array)}
         manifest = {"format": _FORMAT, "source": source, "metadata": metadata, "arrays": arrays}
-        (fresh / _MANIFEST).write_text(json.dumps(manifest, indent=1))
+        (fresh / _MANIFEST).write_text(json.dumps(manifest | {"sha256": _digest(manifest)}, indent=1))
         if not _is_good(folder, source):
             with contextlib.suppress(FileNotFoundError):
                 folder.rename(beside / "old")

@@ -67,6 +67,8 @@ def _flip_last_byte(path):
     (lambda entry: (entry / "manifest.json").write_text('{"format": 1, "sou'), "damaged"),
     (lambda entry: (entry / "manifest.json").write_text("[]"), "damaged"),
     (lambda entry: (entry / "manifest.json").write_text("{}"), "damaged"),
+    (lambda entry: (entry / "manifest.json").write_text((entry / "manifest.json").read_text().replace('"a"', '"b"')),
+     "manifest.json is not as it was written"),
 ])
 def test_damage_is_reported_and_replaced(entry, damage, message, caplog):
     damage(entry)

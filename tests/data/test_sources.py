@@ -58,11 +58,16 @@ def closed_port():
 
 
 def test_cifar10(folders, cifar10, capfd):
+    for folder in ("tensorflow_datasets", "decoded"):  # What a killed start left.
+        (folders[1] / folder / ".cifar10.abc.scratch" / "cifar10").mkdir(parents=True)
     dataset = data.load("cifar10", archive_dir=folders[0], cache_dir=folders[1])
     check(dataset, cifar10)
     assert dataset.class_names == ("airplane", "automobile", "bird", "cat", "deer",
                                    "dog", "frog", "horse", "ship", "truck")
     assert capfd.readouterr().out == ""
+    assert [path.name for path in (folders[1] / "tensorflow_datasets").iterdir() if path.name != "downloads"] == [
+        "cifar10"]
+    assert entry(folders[1]).name.startswith("cifar10-")
 
 
 def test_cifar100_takes_the_fine_labels(folders, monkeypatch):

@@ -36,6 +36,20 @@ def test_safetensors_round_trip_without_pytorch(tmp_path):
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
+@pytest.mark.parametrize("suffix", [".safetensors", pytest.param(".pt", marks=pytest.mark.parity)])
+def test_a_file_is_written_whole_and_always_the_same(tmp_path, monkeypatch, suffix):
+    path = tmp_path / f"model{suffix}"
+    torch_file.write(path, TENSORS)
+    before = path.read_bytes()
+    (tmp_path / "other").mkdir()
+    torch_file.write(tmp_path / "other" / f"name{suffix}", TENSORS)
+    assert (tmp_path / "other" / f"name{suffix}").read_bytes() == before
+    monkeypatch.setattr(os, "replace", lambda *paths: 1 / 0)  # A kill before the rename.
+    with pytest.raises(ZeroDivisionError):
+        torch_file.write(path, {"a": np.ones(3)})
+    assert path.read_bytes() == before
+
+
 def test_errors_without_pytorch(tmp_path):
     with pytest.raises(ValueError, match=r"must end in \.pt, .*\.safetensors; got 'weights.bin'"):
         torch_file.read("weights.bin")
