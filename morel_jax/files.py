@@ -48,11 +48,15 @@ def reading(path, fault):
         fault: what is then said of it, such as "is not a whole gzip file".
 
     Raises:
-        ValueError: the reader raised anything; the message is one line, its own where that names the file already.
-        FileNotFoundError: there is no such file.
+        ValueError: the reader raised anything; the message is one line, its own where that names the file already. Or
+            the file is larger than the machine's memory, as one with holes may claim to be.
+        FileNotFoundError: there is no such file; a pipe or device is none, as reading it may never end.
     """
-    if not Path(path).exists():
+    if not (os.path.isfile(path) or os.path.isdir(path)):
         raise FileNotFoundError(f"no file {path}.")
+    size, memory = os.path.getsize(path), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if size > memory:
+        raise ValueError(f"{path} {fault}: it has {size} bytes, and this machine {memory} of memory.")
     try:
         yield
     except Exception as error:  # Of many kinds: zip's, pickle's, zlib's, numpy's, PIL's own.

@@ -227,6 +227,32 @@ _PYTORCH = [_weights(name, ".pt", content, says) for name, content, says in (
 )]
 
 _HEADER = b"\x93NUMPY\1\0v\0"
+
+
+def _pipe(folder):
+    os.mkfifo(folder / "weights.pt")
+    return folder / "weights.pt"
+
+
+def _holes(suffix, beginning):
+    def make(folder):
+        path = folder / f"weights{suffix}"
+        path.write_bytes(beginning)
+        os.truncate(path, 800 * 2**30)
+        return path
+    return make
+
+
+_GIBIBYTES = 800 * 2**30
+_SPARSE = _safetensors({"a": _entry("F32", [_GIBIBYTES // 4 - 32], _GIBIBYTES - 128)})
+_ODD_FILES = [
+    File("pipe.pt", _pipe, load_checkpoint, "no file"),
+    File("folder.pt", lambda folder: (folder / "weights.pt").mkdir() or folder / "weights.pt", load_checkpoint,
+         _NO_TENSORS),
+    File("nothing.pt", lambda folder: folder / "weights.pt", load_checkpoint, "no file"),
+    File("800 GiB of holes.pt", _holes(".pt", b"\x80\2"), load_checkpoint, "of memory"),
+    File("800 GiB of holes.safetensors", _holes(".safetensors", _SPARSE), load_checkpoint, "of memory"),
+]
 _SAFETENSORS = [_weights(name, ".safetensors", content, says) for name, content, says in (
     ("float8", _safetensors({"a": _entry("F8_E4M3", [2], 2)}, b"12"), "is not a whole safetensors file"),
     ("claims 730 GiB", _safetensors({"a": _entry("F32", [196_000_000_000], 784_000_000_000)}),
@@ -394,21 +420,36 @@ _CACHE = [File(f"cache: {name}", _cached(change), _read_cached, says) for name, 
 
 # Data sets that TFDS prepared.
 @functools.cache
-def _prepared():
+def _prepared(image=None):
+    """A data set's folder; ``image`` makes the bytes of each image from the right ones."""
+    from morel_jax.data.tfds_builders import png
     from tests.data.test_prepared import prepare
+
+    def example(_, pixels, label):
+        return {"image": image(png(pixels)), "label": label}
 
     folder = Path(tempfile.mkdtemp())
     with contextlib.redirect_stdout(io.StringIO()):
-        prepare(folder)
+        prepare(folder, example=image and example)
     return folder / "shapes" / "1.2.0"
 
 
-def _with_damage(change):
+def _with_damage(change, image=None):
     def make(folder):
-        shutil.copytree(_prepared(), folder / "1.2.0")
+        shutil.copytree(_prepared(image), folder / "1.2.0")
         change(folder / "1.2.0")
         return folder / "1.2.0"
     return make
+
+
+def _vast(png):
+    """The same PNG, but its header claims 60,000 by 60,000 pixels."""
+    header = b"IHDR" + struct.pack(">II", 60_000, 60_000) + png[24:29]
+    return png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:]
+
+
+def _text(_):
+    return b"hello"
 
 
 def _load_prepared(path):
@@ -450,6 +491,9 @@ def _blank(path):
     prepared.sizes(path)
 
 
+_PREPARED += [File(f"prepared: {name}", _with_damage(lambda _: None, image), _load_prepared, says)
+              for name, image, says in (("vast image", _vast, "exceeds limit"),
+                                        ("text for an image", _text, "cannot identify image file"))]
 _PREPARED.append(File("described: a million million images", _with_damage(_shards(shardLengths=["1000000000000"])),
                       _blank, "claim 1000000000000 images"))
 
@@ -463,4 +507,4 @@ _JSON = [File(f"{name}.json", _written("summary.json", content),
     ("null", b'{"settings": null}', "must have a field 'settings' of type dict"),
 )]
 
-FILES = [*_PYTORCH, *_SAFETENSORS, *_NPZ, *_GZIP, *_ARCHIVES, *_CACHE, *_PREPARED, *_JSON]
+FILES = [*_PYTORCH, *_ODD_FILES, *_SAFETENSORS, *_NPZ, *_GZIP, *_ARCHIVES, *_CACHE, *_PREPARED, *_JSON]

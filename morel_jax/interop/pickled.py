@@ -131,14 +131,13 @@ class _Unpickler(pickle._Unpickler):
                 raise pickle.UnpicklingError(f"a dict with a key of type {type(key).__name__}")
             made[key] = value
 
-    for _code, _name in ((pickle.REDUCE, load_reduce), (pickle.BUILD, load_build), (pickle.SETITEM, load_setitem),
-                         (pickle.SETITEMS, load_setitems), (pickle.DICT, load_dict),
-                         (pickle.EMPTY_SET, load_empty_set), (pickle.ADDITEMS, load_additems)):
-        dispatch[_code[0]] = _name
+    dispatch |= {pickle.REDUCE[0]: load_reduce, pickle.BUILD[0]: load_build, pickle.SETITEM[0]: load_setitem,
+                 pickle.SETITEMS[0]: load_setitems, pickle.DICT[0]: load_dict, pickle.EMPTY_SET[0]: load_empty_set,
+                 pickle.ADDITEMS[0]: load_additems}
     # These make objects, or take memory on a number's word.
-    for _code in (pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4,
-                  pickle.FROZENSET, pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.PERSID):
-        dispatch[_code[0]] = load_refused
+    dispatch |= dict.fromkeys([code[0] for code in (
+        pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4,
+        pickle.FROZENSET, pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.PERSID)], load_refused)
 
 
 def load(path):
