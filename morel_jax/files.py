@@ -48,8 +48,9 @@ def reading(path, fault):
         fault: what is then said of it, such as "is not a whole gzip file".
 
     Raises:
-        ValueError: the reader raised anything; the message is one line, its own where that names the file already. Or
-            the file is larger than the machine's memory, as one with holes may claim to be.
+        ValueError: the reader raised anything but an error of the system; the message is one line, the reader's own
+            where that names the file already. Or the file is larger than the machine's memory, as one with holes may
+            claim to be.
         FileNotFoundError: there is no such file; a pipe or device is none, as reading it may never end.
     """
     if not (os.path.isfile(path) or os.path.isdir(path)):
@@ -60,9 +61,13 @@ def reading(path, fault):
     try:
         yield
     except Exception as error:  # Of many kinds: zip's, pickle's, zlib's, numpy's, PIL's own.
-        if isinstance(error, ValueError) and str(path) in str(error):
+        # What the system says, such as of a full disk, is no fault of the file.
+        if getattr(error, "errno", None) is not None:
             raise
-        reason = str(error).strip().partition("\n")[0][:500]
+        text = str(error).strip()
+        if isinstance(error, ValueError) and str(path) in text and "\n" not in text:
+            raise
+        reason = text.partition("\n")[0][:500]
         if not reason or isinstance(error, LookupError):  # Whose text is the key alone.
             reason = f"{type(error).__name__} {reason}".strip()
         raise ValueError(f"{path} {fault}: {reason.rstrip('.')}.") from error

@@ -248,7 +248,7 @@ _SPARSE = _safetensors({"a": _entry("F32", [_GIBIBYTES // 4 - 32], _GIBIBYTES - 
 _ODD_FILES = [
     File("pipe.pt", _pipe, load_checkpoint, "no file"),
     File("folder.pt", lambda folder: (folder / "weights.pt").mkdir() or folder / "weights.pt", load_checkpoint,
-         _NO_TENSORS),
+         "Is a directory"),
     File("nothing.pt", lambda folder: folder / "weights.pt", load_checkpoint, "no file"),
     File("800 GiB of holes.pt", _holes(".pt", b"\x80\2"), load_checkpoint, "of memory"),
     File("800 GiB of holes.safetensors", _holes(".safetensors", _SPARSE), load_checkpoint, "of memory"),

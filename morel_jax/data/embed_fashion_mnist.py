@@ -7,7 +7,6 @@ file.
 
 import argparse
 import hashlib
-import pathlib
 
 import numpy as np
 
@@ -79,7 +78,7 @@ def embed(source, output, train_per_class=TRAIN_PER_CLASS, test_per_class=TEST_P
     """
     splits = []
     for purpose, per_class in (("train", train_per_class), ("test", test_per_class)):
-        images, labels = (read(pathlib.Path(source) / name) for name in fashion_mnist.FILES[purpose])
+        images, labels = (read(local_path(source, "source") / name) for name in fashion_mnist.FILES[purpose])
         rows = choose(labels, per_class, purpose)
         splits.append(Split(images[rows][..., None], labels[rows].astype(np.int32)))
     packed = embedded.pack(*splits)

@@ -137,6 +137,14 @@ def test_only_missing_archives_are_asked_for(folders, monkeypatch):
     assert [[archives.file_name(url) for url in urls] for urls in asked] == [["t10k-labels-idx1-ubyte.gz"]]
 
 
+@pytest.mark.parametrize("argument", ["data_dir", "archive_dir", "cache_dir"])
+def test_paths_of_the_user(argument, tmp_path, monkeypatch):
+    options = {"cache_dir": tmp_path} | {argument: "gs://bucket/data"}
+    with pytest.raises(ValueError, match=rf"{argument} must be a path .*got 'gs://bucket/data'"):
+        data.load("cifar10", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_unknown_name(tmp_path):
     with pytest.raises(ValueError, match=r"'cifar11'; known are fashion_mnist_small, cifar10, .*pass the folder as "
                                          "data_dir"):
