@@ -202,6 +202,13 @@ _PYTORCH = [_weights(name, ".pt", content, says) for name, content, says in (
     ("beyond its storage", _pt(_dict({"a": _tensor((2,), offset=1)}), {"0": bytes(8)}), "has 2 stored elements"),
     ("many names for one storage", _pt(_dict({str(number): _tensor((9999,)) for number in range(99)}),
                                        {"0": bytes(4 * 9999)}), "more than 4 times the file's own size"),
+    ("many parts of one large storage", lambda: _pt(_dict({str(number): _tensor((1,), offset=number)
+                                                           for number in range(3000)}), {"0": bytes(2**24)}),
+     "cannot be told from the tensors"),
+    ("many tensors", lambda: _pt(_dict({str(number): _tensor((1,)) for number in range(5001)}), {"0": bytes(2**18)}),
+     "must have at most 5000 tensors"),
+    ("many prefixes", lambda: _pt(_dict({"1." * 60 + str(number): _tensor((1,)) for number in range(5000)}),
+                                  {"0": bytes(4)}), "cannot be told from the tensors"),
     ("no storage", _pt(_dict({"a": _tensor((1,), key="7")})), "KeyError 'data/7'"),
     ("storage outside", _pt(_dict({"a": _tensor((1,), key="../../../etc/passwd")})), "KeyError"),
     ("half an element", _pt(_dict({"a": _tensor((1,))}), {"0": bytes(3)}), "buffer size must be a multiple"),

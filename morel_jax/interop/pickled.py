@@ -3,6 +3,7 @@
 Either a zip archive of ``data.pkl`` and an entry for each storage (PyTorch 1.6 and later), or five pickles in a row and
 the storages behind them (before). Format: ``torch/serialization.py`` of PyTorch 2.13.
 """
+import functools
 import io
 import math
 import pickle
@@ -165,7 +166,8 @@ def load(path):
     if "byteorder" in entries and archive.read(entries["byteorder"]) != b"little":
         raise ValueError("it was written on a machine with another byte order")
     content = _Unpickler(io.BytesIO(archive.read(entries["data.pkl"]))).load()
-    return content, lambda lazy: _values(lazy, archive.read(entries[f"data/{lazy.storage.key}"]))
+    storage = functools.cache(lambda key: archive.read(entries[f"data/{key}"]))  # Many tensors may share one.
+    return content, lambda lazy: _values(lazy, storage(lazy.storage.key))
 
 
 def _load_legacy(content):

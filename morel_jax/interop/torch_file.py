@@ -14,7 +14,8 @@ from morel_jax.interop import pickled
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 _PICKLES = (".pt", ".pth", ".tar", ".ckpt")
 _MOST_GROWTH = 4
-_LONGEST_NAME = 256
+_LONGEST_NAME = 128
+_MOST_TENSORS = 5_000  # ResNet-152 has a thousand.
 SUFFIXES = (*_PICKLES, ".safetensors")
 
 
@@ -105,6 +106,8 @@ def _unwrapped(content, key, path):
     if not isinstance(content, Mapping) or not all(map(_is_tensor, content.values())):
         raise ValueError(f"{path}: no state dict is under {', '.join(_WRAPPERS)}; give its key, as there "
                          f"{_entries(content)}.")
+    if len(content) > _MOST_TENSORS:
+        raise ValueError(f"{path}: a state dict must have at most {_MOST_TENSORS} tensors; got {len(content)}.")
     for name in content:
         if not isinstance(name, str) or len(name) > _LONGEST_NAME:
             raise ValueError(f"{path}: a tensor's name must be a string of at most {_LONGEST_NAME} characters; got "
