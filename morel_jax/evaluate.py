@@ -49,7 +49,7 @@ def _draw(folder, logits_fn, dataset, card, threat, seed):
     if card.epsilons:  # Empty where not even PGD could be run.
         figure = figures.new_figure(9, 3.2)
         figures.robustness_curves(figure, card)
-        figure.savefig(folder / "curves.png", dpi=110)
+        figures.save(figure, folder / "curves.png")
 
     rows = stratified_rows(dataset.test.labels, min(_DRAWN_FROM, len(dataset.test)))
     images, labels = np.asarray(to_float(dataset.test.images[rows])), dataset.test.labels[rows]
@@ -64,7 +64,7 @@ def _draw(folder, logits_fn, dataset, card, threat, seed):
     figures.adversarial_examples(figure, images[shown], labels[shown], {"network": (x_adv[shown], after[shown])},
                                  threat.epsilon if threat.norm == "linf" else np.abs(x_adv - images).max(),
                                  dataset.class_names)
-    figure.savefig(folder / "adversarial.png", dpi=110)
+    figures.save(figure, folder / "adversarial.png")
 
 
 def _judge(which, network, output, surrogate):

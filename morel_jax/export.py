@@ -1,6 +1,7 @@
 """Command: ``python -m morel_jax.export --workdir=runs/a --which=best --format=stablehlo --out=exported``."""
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 from absl import flags
@@ -47,9 +48,9 @@ def _export(workdir, which, out):
 
     from morel_jax.evaluation.trained import as_logits_fn, load_variables
     from morel_jax.files import write_atomically
-    from morel_jax.interop import stablehlo
+    from morel_jax.interop import stablehlo, torch_file
     from morel_jax.interop.model_card import model_card, to_markdown
-    from morel_jax.interop.torch import save_checkpoint
+    from morel_jax.interop.torch import export_state_dict
 
     model, variables, config, dataset = load_variables(workdir, which)
     if dataset is None:
@@ -64,12 +65,16 @@ def _export(workdir, which, out):
             name = "model.stablehlo"
             files[name] = (f"for `jax.export.deserialize`, on {', '.join(_PLATFORMS.value)}, batches of any size, "
                            f"weights inside{', differentiable once' if _GRADIENTS.value else ''}")
-            (out / name).write_bytes(stablehlo.serialise(logits_fn, image_shape, _PLATFORMS.value, _GRADIENTS.value))
+            content = stablehlo.serialise(logits_fn, image_shape, _PLATFORMS.value, _GRADIENTS.value)
+            write = partial(write_atomically, out / name, content)
         else:
             name = {"safetensors": "model.safetensors", "torch": "model.pt"}[form]
             files[name] = _STATE_DICT
-            save_checkpoint(out / name, variables, config.model.name, mean=model.mean, std=model.std,
-                            sub_block1=_SUB_BLOCK1.value)
+            write = partial(torch_file.write, out / name, export_state_dict(
+                variables, config.model.name, mean=model.mean, std=model.std, sub_block1=_SUB_BLOCK1.value))
+        for card in ("model_card.json", "model_card.md"):  # Of an earlier export: it must not stand beside new weights.
+            (out / card).unlink(missing_ok=True)
+        write()
     card = model_card(
         json.loads((workdir / "config.json").read_text()), which, _history(workdir),
         _summary(workdir / "evaluation" / which, logits_fn, dataset.test),

@@ -1,4 +1,5 @@
 """Paths as a user gives them, files written whole and durably, and JSON read with one clear error."""
+import contextlib
 import json
 import os
 import re
@@ -36,6 +37,40 @@ def local_path(path, name):
         return Path(text).expanduser()
     except RuntimeError:
         raise ValueError(f"{name} begins with ~, but no home folder is known for it; got {text!r}.") from None
+
+
+@contextlib.contextmanager
+def reading(path, fault):
+    """Names the file in whatever a reader of some format raises inside the ``with`` block.
+
+    Args:
+        path: of a file or folder that others made.
+        fault: what is then said of it, such as "is not a whole gzip file".
+
+    Raises:
+        ValueError: the reader raised anything but an error of the system; the message is one line, the reader's own
+            where that names the file already. Or the file is larger than the machine's memory, as one with holes may
+            claim to be.
+        FileNotFoundError: there is no such file; a pipe or device is none, as reading it may never end.
+    """
+    if not (os.path.isfile(path) or os.path.isdir(path)):
+        raise FileNotFoundError(f"no file {path}.")
+    size, memory = os.path.getsize(path), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if size > memory:
+        raise ValueError(f"{path} {fault}: it has {size} bytes, and this machine {memory} of memory.")
+    try:
+        yield
+    except Exception as error:  # Of many kinds: zip's, pickle's, zlib's, numpy's, PIL's own.
+        # What the system says, such as of a full disk, is no fault of the file.
+        if getattr(error, "errno", None) is not None:
+            raise
+        text = str(error).strip()
+        if isinstance(error, ValueError) and str(path) in text and "\n" not in text:
+            raise
+        reason = text.partition("\n")[0][:500]
+        if not reason or isinstance(error, LookupError):  # Whose text is the key alone.
+            reason = f"{type(error).__name__} {reason}".strip()
+        raise ValueError(f"{path} {fault}: {reason.rstrip('.')}.") from error
 
 
 def sync(path):

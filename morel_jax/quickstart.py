@@ -67,7 +67,7 @@ def _draw(path, workdirs, histories, attack_of):
     above.suptitle(f"PGD-{config.validation.num_steps}, epsilon {config.validation.epsilon:g}", fontsize=10)
     figures.adversarial_examples(above, images, labels, attacked, config.validation.epsilon, dataset.class_names)
     figures.training_curves(below, histories)
-    figure.savefig(path, dpi=110)
+    figures.save(figure, path)
 
 
 def _main():

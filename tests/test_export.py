@@ -56,6 +56,13 @@ def test_the_files_are_the_network(workdir, exported):
 
 
 @pytest.mark.slow
+def test_no_file_names_a_folder_of_this_machine(exported, workdir):
+    for path in exported.iterdir():
+        for folder in (ROOT, str(workdir), sys.prefix, os.path.expanduser("~")):
+            assert folder.encode() not in path.read_bytes(), (path.name, folder)
+
+
+@pytest.mark.slow
 def test_no_parameter_of_the_embedding_space(workdir, exported):
     from safetensors import safe_open
 
@@ -97,6 +104,16 @@ def test_a_summary_of_other_weights_is_left_out(workdir, tmp_path):
     assert outcome.stderr == f"warning: {path} judges other weights than these; the model card leaves it out.\n"
     assert "evaluation" not in json.loads((tmp_path / "model_card.json").read_text())
     assert jax.export.deserialize(bytearray((tmp_path / "model.stablehlo").read_bytes())).platforms == ("cpu",)
+
+
+@pytest.mark.slow
+def test_no_card_of_an_earlier_export_stands_beside_new_weights(workdir, tmp_path):
+    """Killed between two files, an export leaves no card, rather than the one of other weights."""
+    (tmp_path / "model_card.json").write_text("{}")
+    (tmp_path / "model.pt").mkdir()  # So that its file cannot be put in place.
+    outcome = command("export", f"--workdir={workdir}", f"--out={tmp_path}", "--format=safetensors", "--format=torch")
+    assert outcome.returncode == 2
+    assert sorted(os.listdir(tmp_path)) == ["model.pt", "model.pt.tmp", "model.safetensors"]
 
 
 @pytest.mark.slow

@@ -1,9 +1,11 @@
+import errno
 import os
+import re
 from pathlib import Path
 
 import pytest
 
-from morel_jax.files import DamagedFileError, local_path, read_json, write_atomically
+from morel_jax.files import DamagedFileError, local_path, read_json, reading, write_atomically
 
 
 def test_local_path_expands_the_home_folder(monkeypatch, tmp_path):
@@ -18,6 +20,19 @@ def test_local_path_expands_the_home_folder(monkeypatch, tmp_path):
 def test_local_path_refuses(path, rule):
     with pytest.raises(ValueError, match=f"workdir .*{rule}"):
         local_path(path, "workdir")
+
+
+def test_reading_names_the_file_and_lets_the_system_speak(tmp_path):
+    path = tmp_path / "a.gz"
+    with pytest.raises(FileNotFoundError, match=r"no file .*a\.gz"), reading(path, "is damaged"):
+        pass
+    path.write_bytes(b"x")
+    for error, line in ((KeyError("key"), "is damaged: KeyError 'key'."), (EOFError(), "is damaged: EOFError."),
+                        (ValueError("two\nlines"), "is damaged: two."), (ValueError(f"{path} is odd."), "is odd.")):
+        with pytest.raises(ValueError, match=f"^{re.escape(f'{path} {line}')}$"), reading(path, "is damaged"):
+            raise error
+    with pytest.raises(OSError, match="No space left"), reading(path, "is damaged"):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_write_syncs_the_file_before_its_rename_and_the_folder_after(monkeypatch, tmp_path):

@@ -1,7 +1,11 @@
 """Figures: adversarial examples beside their images, the course of a training, robustness by radius and step."""
+import io
+
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from morel_jax.files import write_atomically
 
 _GOOD, _BAD = "#1a7f37", "#c0392b"
 
@@ -11,6 +15,18 @@ def _show(axis, image, title="", good=None):
     axis.set_xticks([])
     axis.set_yticks([])
     axis.set_title(title, fontsize=8, pad=3, color="black" if good is None else _GOOD if good else _BAD)
+
+
+def png(figure):
+    """A figure as bytes, the same for the same figure: the name of the program that drew it is left out."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=110, metadata={"Software": None})
+    return content.getvalue()
+
+
+def save(figure, path):
+    """Writes a figure as a PNG file, all of it or nothing."""
+    write_atomically(path, png(figure))
 
 
 def adversarial_examples(figure, images, labels, attacked, epsilon, class_names):

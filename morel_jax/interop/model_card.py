@@ -1,4 +1,7 @@
 """What an exported network is: config, data, size, and accuracies with how each was measured."""
+from pathlib import PurePath
+
+_PLACES = ("data_dir", "archive_dir", "cache_dir")
 
 
 def model_card(run, which, history, summary, parameters, dataset, files):
@@ -38,6 +41,9 @@ def model_card(run, which, history, summary, parameters, dataset, files):
             "attacks": {name: _accuracy(entry) for name, entry in summary["attacks"].items()}}
         if "worst_case" in summary:
             card["evaluation"]["worst_case"] = _accuracy(summary["worst_case"])
+    # Where a machine keeps its data says nothing about the network, and would make equal exports differ.
+    places = dict.fromkeys(_PLACES, "") | {"extra": PurePath(config["data"].get("extra", "")).name}
+    card["config"] = config | {"data": config["data"] | places}
     return card
 
 

@@ -1,10 +1,10 @@
 """The report as one HTML page that needs no other file, and as Markdown."""
 import base64
-import io
 import json
 
 import jinja2
 
+from morel_jax.evaluation.figures import png
 from morel_jax.files import write_atomically
 from morel_jax.reproduction.drawings import draw
 from morel_jax.reproduction.report import QUESTIONS, STUDY_LOSSES
@@ -115,11 +115,8 @@ def write(report, folder):
     folder.mkdir(parents=True, exist_ok=True)
     images = {}
     for number, figure in draw(report).items():
-        content = io.BytesIO()
-        # Without the name of the program that drew it: the same results give the same bytes.
-        figure.savefig(content, format="png", dpi=110, metadata={"Software": None})
-        images[number] = content.getvalue()
-        (folder / f"figure_{number}.png").write_bytes(images[number])
+        images[number] = png(figure)
+        write_atomically(folder / f"figure_{number}.png", images[number])
     write_atomically(folder / "report.json", json.dumps(report, indent=1))
     write_atomically(folder / "report.md", to_markdown(report))
     write_atomically(folder / "report.html", to_html(report, images))

@@ -67,6 +67,8 @@ def _flip_last_byte(path):
     (lambda entry: (entry / "manifest.json").write_text('{"format": 1, "sou'), "damaged"),
     (lambda entry: (entry / "manifest.json").write_text("[]"), "damaged"),
     (lambda entry: (entry / "manifest.json").write_text("{}"), "damaged"),
+    (lambda entry: (entry / "manifest.json").write_text((entry / "manifest.json").read_text().replace('"a"', '"b"')),
+     "manifest.json is not as it was written"),
 ])
 def test_damage_is_reported_and_replaced(entry, damage, message, caplog):
     damage(entry)
@@ -116,6 +118,35 @@ def test_the_first_of_several_builders_wins(tmp_path):
     build(tmp_path / "entry", value=99)
     np.testing.assert_array_equal(cache.read(tmp_path / "entry", SOURCE)[0]["images"], first)
     assert [path.name for path in tmp_path.iterdir()] == ["entry"]
+
+
+def test_a_killed_builds_scratch_is_removed_and_a_living_ones_kept(entry):
+    dead = entry.parent / ".entry.abc.scratch"
+    (dead / "new").mkdir(parents=True)
+    other = entry.parent / ".other.def.scratch"  # Of an entry that may never be built again.
+    other.mkdir()
+    with cache.scratch(entry) as living:
+        (living / "new").mkdir()
+        build(entry.parent / "more")
+        assert sorted(path.name for path in entry.parent.iterdir()) == sorted(["entry", "more", living.name])
+        assert (living / "new").exists()
+    assert sorted(path.name for path in entry.parent.iterdir()) == ["entry", "more"]
+
+
+def test_scratch_is_made_again_when_it_is_taken_for_abandoned(tmp_path, monkeypatch):
+    mkdtemp, made = cache.tempfile.mkdtemp, []
+
+    def taken(**options):
+        made.append(mkdtemp(**options))
+        if len(made) == 1:
+            cache.shutil.rmtree(made[0])
+        return made[-1]
+
+    monkeypatch.setattr(cache.tempfile, "mkdtemp", taken)
+    with cache.scratch(tmp_path / "entry") as folder:
+        assert str(folder) == made[1]
+        assert folder.is_dir()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_default_dir(monkeypatch, tmp_path):

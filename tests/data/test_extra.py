@@ -40,6 +40,15 @@ def test_a_missing_file(tmp_path):
         load_extra(tmp_path / "none.npz", split(), 4)
 
 
+def test_paths_of_the_user(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    images, labels = images_and_labels(6, seed=1)
+    np.savez(tmp_path / "extra.npz", image=images, label=labels)
+    assert len(load_extra("~/extra.npz", split(), 4)) == 16
+    with pytest.raises(ValueError, match=r"config\.data\.extra must be a path"):
+        load_extra("s3://bucket/extra.npz", split(), 4)
+
+
 def test_own_images_alone_are_a_permutation():
     order = epoch_order(KEY, 2, 11, 4)
     assert order.shape == (2, 4)

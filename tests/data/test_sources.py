@@ -58,11 +58,16 @@ def closed_port():
 
 
 def test_cifar10(folders, cifar10, capfd):
+    for folder in ("tensorflow_datasets", "decoded"):  # What a killed start left.
+        (folders[1] / folder / ".cifar10.abc.scratch" / "cifar10").mkdir(parents=True)
     dataset = data.load("cifar10", archive_dir=folders[0], cache_dir=folders[1])
     check(dataset, cifar10)
     assert dataset.class_names == ("airplane", "automobile", "bird", "cat", "deer",
                                    "dog", "frog", "horse", "ship", "truck")
     assert capfd.readouterr().out == ""
+    assert [path.name for path in (folders[1] / "tensorflow_datasets").iterdir() if path.name != "downloads"] == [
+        "cifar10"]
+    assert entry(folders[1]).name.startswith("cifar10-")
 
 
 def test_cifar100_takes_the_fine_labels(folders, monkeypatch):
@@ -130,6 +135,14 @@ def test_only_missing_archives_are_asked_for(folders, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         data.load("fashion_mnist", archive_dir=folders[0], cache_dir=folders[1])
     assert [[archives.file_name(url) for url in urls] for urls in asked] == [["t10k-labels-idx1-ubyte.gz"]]
+
+
+@pytest.mark.parametrize("argument", ["data_dir", "archive_dir", "cache_dir"])
+def test_paths_of_the_user(argument, tmp_path, monkeypatch):
+    options = {"cache_dir": tmp_path} | {argument: "gs://bucket/data"}
+    with pytest.raises(ValueError, match=rf"{argument} must be a path .*got 'gs://bucket/data'"):
+        data.load("cifar10", **options)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_unknown_name(tmp_path):

@@ -1,6 +1,7 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
 from morel_jax.evaluation import figures
 
@@ -17,6 +18,20 @@ def test_adversarial_examples_are_told_from_predictions():
     assert colours[0] != colours[1]
     # A perturbation of epsilon is white.
     assert figure.axes[2].images[0].get_array().min() == 1
+
+
+def test_a_figure_is_written_whole_and_always_the_same(tmp_path, monkeypatch):
+    for name in ("a.png", "b.png"):
+        figure = figures.new_figure(2, 2)
+        figure.subplots().plot([1, 2])
+        figures.save(figure, tmp_path / name)
+    content = (tmp_path / "a.png").read_bytes()
+    assert content.startswith(b"\x89PNG")
+    assert content == (tmp_path / "b.png").read_bytes()
+    monkeypatch.setattr(figure, "savefig", lambda file, **options: file.write(content[:9]) and 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        figures.save(figure, tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes() == content
 
 
 def test_colour_images_are_drawn_in_colour():

@@ -49,6 +49,13 @@ def test_markdown_says_how_accuracies_were_measured():
     assert json.loads(json.dumps(card(summary=SUMMARY)))["evaluation"]["attacks"]["pgd20"]["accuracy"] == 0.25
 
 
+def test_no_folder_of_the_machine_is_told():
+    text = json.dumps(card(data__data_dir="/home/me/tfds", data__archive_dir="/home/me/archives",
+                           data__cache_dir="/home/me/cache", data__extra="/home/me/extra.npz"))
+    assert "/home/me" not in text
+    assert '"extra": "extra.npz"' in text
+
+
 def test_without_history_or_evaluation():
     text = to_markdown(card(history=[], model__mean=(0.5,), model__std=(0.25,)))
     assert "While training" not in text
