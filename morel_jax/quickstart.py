@@ -4,7 +4,6 @@ Trains a small network with MOREL and one without any defence, attacks both, and
 """
 import sys
 import time
-from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
@@ -73,9 +72,10 @@ def _draw(path, workdirs, histories, attack_of):
 def _main():
     began = time.monotonic()
     from morel_jax import builders
+    from morel_jax.files import local_path
     from morel_jax.training import fit
 
-    root = Path(_WORKDIR.value)
+    root = local_path(_WORKDIR.value, "workdir")
     config = _CONFIG.value
     runs = {"MOREL": config, "undefended": _undefended(config)}
     workdirs = {name: root / name.lower() for name in runs}

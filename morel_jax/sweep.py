@@ -26,16 +26,14 @@ def _settings():
 
 def _main():
     # Imported here: --help and a wrong flag answer at once.
-    from pathlib import Path
-
-    from morel_jax.files import write_atomically
+    from morel_jax.files import local_path, write_atomically
     from morel_jax.training import fit_population
     from morel_jax.training.sweep_table import table_rows, to_csv, to_markdown
     outcomes = fit_population(_CONFIG.value, _settings(), _WORKDIR.value, _PROGRESS.value, _MODE.value)
     rows = table_rows(outcomes)
     text = to_markdown(rows, _WORKDIR.value)
     for name, content in (("sweep.md", text), ("sweep.csv", to_csv(rows))):
-        write_atomically(Path(_WORKDIR.value) / name, content)
+        write_atomically(local_path(_WORKDIR.value, "workdir") / name, content)
     print(text)
     diverged = [outcome.member.name for outcome in outcomes if outcome.diverged]
     if diverged:

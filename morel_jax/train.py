@@ -6,6 +6,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from morel_jax import command, supervisor
+from morel_jax.files import local_path
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "File with get_config(), and after a colon its argument.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder. A run that is there already is gone on with.")
@@ -43,10 +44,14 @@ def main(argv):
     """Trains as the flags say. Exit status: see :func:`morel_jax.command.exit_status`."""
     del argv
     if _MAX_RESTARTS.value and not _DRY_RUN.value:
+        try:
+            workdir = local_path(_WORKDIR.value, "workdir")
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
         # The child is this command; of a flag given twice the last counts.
         command_line = [sys.executable, *sys.orig_argv[1:], "--max_restarts=0"]
-        return supervisor.supervise(command_line, _MAX_RESTARTS.value,
-                                    lambda: supervisor.newest_checkpoint(_WORKDIR.value))
+        return supervisor.supervise(command_line, _MAX_RESTARTS.value, lambda: supervisor.newest_checkpoint(workdir))
     return command.exit_status(_main)
 
 
