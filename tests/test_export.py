@@ -100,6 +100,20 @@ def test_a_summary_of_other_weights_is_left_out(workdir, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_card_is_that_of_the_checkpoint(workdir, tmp_path):
+    """Whatever the metrics say, as after a kill while they were written."""
+    metrics = workdir / "metrics.jsonl"
+    before = metrics.read_text()
+    metrics.write_text(before + json.dumps(json.loads(before) | {"epoch": 2, "step": 99, "robust_accuracy": 1}) + "\n")
+    outcome = command("export", f"--workdir={workdir}", "--which=last", "--format=safetensors", f"--out={tmp_path}")
+    metrics.write_text(before)
+    assert outcome.returncode == 0, outcome.stderr
+    card = json.loads((tmp_path / "model_card.json").read_text())
+    assert (card["step"], card["epoch"]) == (json.loads(before)["step"], 1)
+    assert card["validation"]["robust_accuracy"] == json.loads(before)["robust_accuracy"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--platforms=gpu"], "error: platforms must be one or more of cpu, cuda, rocm, tpu; got gpu."),
     (["--format=safetensors", "--sub_block1"], "error: sub_block1 must be False for networks other than wide_resnet…"),
@@ -114,6 +128,7 @@ def test_what_cannot_be_exported_is_one_line(workdir, tmp_path, arguments, messa
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--out=x"], "--workdir"),
     (["--workdir=nowhere"], "error: no config.json in nowhere: not a run's folder."),
+    (["--workdir=gs://bucket/run"], "error: workdir must be a path on a mounted file system, not a URL"),
     (["--workdir=x", "--format=onnx"], "format"),
     (["--workdir=x", "--which=first"], "which"),
 ])

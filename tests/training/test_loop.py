@@ -83,6 +83,24 @@ def test_load_errors(unbroken, tmp_path):
         evaluation.load(tmp_path)
 
 
+@pytest.mark.parametrize("train", [
+    lambda workdir: training.fit(small_config(), workdir),
+    lambda workdir: training.fit_population(small_config(), [{"seed": 1}], workdir)])
+def test_a_workdir_is_a_local_path(tmp_path, monkeypatch, train):
+    monkeypatch.chdir(tmp_path)
+    for workdir in ("", "gs://bucket/run", "run\\a"):
+        with pytest.raises(ValueError, match=r"workdir must (name a path|be a path on|not contain a backslash)"):
+            train(workdir)
+    assert not os.listdir(tmp_path)
+    # The home folder's run is refused in its own place: it has lost its config.
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for folder in ("run/checkpoints/last/7", "run/seed=1/checkpoints/last/7"):
+        (tmp_path / folder).mkdir(parents=True)
+    with pytest.raises(ValueError, match=f"{tmp_path}/run has .* but no (config|sweep).json"):
+        train("~/run")
+    assert os.listdir(tmp_path) == ["run"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("moment", ["step", "validation"])
 def test_a_signal_saves_and_the_resumed_run_is_bitwise_the_same(unbroken, tmp_path, monkeypatch, number, moment):
