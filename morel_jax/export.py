@@ -2,7 +2,6 @@
 import json
 import sys
 from functools import partial
-from pathlib import Path
 
 from absl import flags
 
@@ -38,21 +37,29 @@ def _summary(folder, logits_fn, split):
     return None
 
 
-def _history(workdir):
-    path = workdir / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+def _load(workdir, which):
+    """What ``load_variables`` gives, and the checkpoint's record, both of one checkpoint."""
+    from morel_jax.evaluation.trained import load_variables
+    from morel_jax.training.checkpoint import load_record
+
+    record = None
+    while record != (record := load_record(workdir, which)):  # A run under way may save another between the two.
+        loaded = load_variables(workdir, which)
+    return *loaded, record
 
 
 def _export(workdir, which, out):
     import jax
 
-    from morel_jax.evaluation.trained import as_logits_fn, load_variables
+    from morel_jax.evaluation.trained import as_logits_fn
     from morel_jax.files import write_atomically
     from morel_jax.interop import stablehlo, torch_file
     from morel_jax.interop.model_card import model_card, to_markdown
     from morel_jax.interop.torch import export_state_dict
+    from morel_jax.training.workdir import load_content
 
-    model, variables, config, dataset = load_variables(workdir, which)
+    run = load_content(workdir)
+    model, variables, config, dataset, record = _load(workdir, which)
     if dataset is None:
         raise ValueError(f"{workdir} was trained on its caller's own data set; export it with the functions of "
                          "morel_jax.interop.")
@@ -76,8 +83,7 @@ def _export(workdir, which, out):
             (out / card).unlink(missing_ok=True)
         write()
     card = model_card(
-        json.loads((workdir / "config.json").read_text()), which, _history(workdir),
-        _summary(workdir / "evaluation" / which, logits_fn, dataset.test),
+        run, which, record, _summary(workdir / "evaluation" / which, logits_fn, dataset.test),
         sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
         {"name": dataset.name, "num_classes": dataset.num_classes, "image_shape": list(image_shape),
          "train": len(dataset.train.labels), "test": len(dataset.test.labels)}, files)
@@ -86,12 +92,18 @@ def _export(workdir, which, out):
     print(f"exported: {', '.join(str(out / name) for name in [*files, 'model_card.md'])}")
 
 
+def _main():
+    from morel_jax.files import local_path
+
+    workdir = local_path(_WORKDIR.value, "workdir")
+    out = workdir / "exported" / _WHICH.value if _OUT.value is None else local_path(_OUT.value, "out")
+    _export(workdir, _WHICH.value, out)
+
+
 def main(argv):
     """Exports. Exit status: see :func:`morel_jax.command.exit_status`."""
     del argv
-    workdir = Path(_WORKDIR.value)
-    out = Path(_OUT.value or workdir / "exported" / _WHICH.value)
-    return command.exit_status(lambda: _export(workdir, _WHICH.value, out))
+    return command.exit_status(_main)
 
 
 def run():

@@ -1,5 +1,6 @@
 """Paths as a user gives them, files written whole and durably, and JSON read with one clear error."""
 import contextlib
+import errno
 import json
 import os
 import re
@@ -78,8 +79,20 @@ def sync(path):
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems keep a folder's names by other means and know no fsync of it.
+        if not os.path.isdir(path) or error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):
+            raise
     finally:
         os.close(descriptor)
+
+
+def make_folder(path):
+    """Makes a folder, a Path, and those above it that are not there; what it made outlives a power cut."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        sync(path.parent)
 
 
 def write_atomically(path, content):
@@ -120,9 +133,10 @@ def parse_json(text, where, remedy, fields=None):
         if not isinstance(value, dict):
             raise DamagedFileError(f"{where} must hold a JSON object; got {type(value).__name__}. {remedy}")
         for name, kind in fields.items():
+            given = value.get(name)
             # bool is an int to Python, and a number to nobody else.
-            if not isinstance(value.get(name), kind) or (isinstance(value[name], bool) and kind is not bool):
-                got = type(value[name]).__name__ if name in value else "nothing"
+            if not isinstance(given, kind) or (isinstance(given, bool) and kind is not bool):
+                got = type(given).__name__ if name in value else "nothing"
                 expected = " or ".join(one.__name__ for one in kind) if isinstance(kind, tuple) else kind.__name__
                 raise DamagedFileError(f"{where} must have a field {name!r} of type {expected}; got {got}. {remedy}")
     return value

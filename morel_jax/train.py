@@ -5,6 +5,7 @@ import sys
 from absl import flags
 
 from morel_jax import command, supervisor
+from morel_jax.files import local_path
 
 _CONFIG = command.define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder. A run that is there already is gone on with.")
@@ -23,7 +24,6 @@ _DETERMINISTIC = flags.DEFINE_bool("deterministic", False, "On a GPU, only kerne
 def _main():
     # Imported here: --help and a wrong flag answer at once.
     from morel_jax import determinism, sharding
-    from morel_jax.files import local_path
     from morel_jax.training import dry_run, fit
     if _DETERMINISTIC.value:
         determinism.use_deterministic_kernels()
@@ -47,11 +47,15 @@ def main(argv):
     """Trains as the flags say. Exit status: see :func:`morel_jax.command.exit_status`."""
     del argv
     if _MAX_RESTARTS.value and not _DRY_RUN.value:
+        try:
+            workdir = local_path(_WORKDIR.value, "--workdir")
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
         # The child is this command; of a flag given twice the last counts.
         command_line = [sys.executable, *sys.orig_argv[1:], "--max_restarts=0"]
         # Wrong flags are the child's to report.
-        return supervisor.supervise(command_line, _MAX_RESTARTS.value,
-                                    lambda: supervisor.newest_checkpoint(_WORKDIR.value))
+        return supervisor.supervise(command_line, _MAX_RESTARTS.value, lambda: supervisor.newest_checkpoint(workdir))
     return command.exit_status(_main)
 
 

@@ -101,7 +101,7 @@ def test_a_summary_of_other_weights_is_left_out(workdir, tmp_path):
     outcome = command("export", f"--workdir={workdir}", f"--out={tmp_path}", "--platforms=cpu")
     path.write_text(before)
     assert outcome.returncode == 0
-    assert outcome.stderr == f"warning: {path} judges other weights than these; the model card leaves it out.\n"
+    assert outcome.stderr == f"warning: {path} judges another network than this one; the model card leaves it out.\n"
     assert "evaluation" not in json.loads((tmp_path / "model_card.json").read_text())
     assert jax.export.deserialize(bytearray((tmp_path / "model.stablehlo").read_bytes())).platforms == ("cpu",)
 
@@ -114,6 +114,20 @@ def test_no_card_of_an_earlier_export_stands_beside_new_weights(workdir, tmp_pat
     outcome = command("export", f"--workdir={workdir}", f"--out={tmp_path}", "--format=safetensors", "--format=torch")
     assert outcome.returncode == 2
     assert sorted(os.listdir(tmp_path)) == ["model.pt", "model.pt.tmp", "model.safetensors"]
+
+
+@pytest.mark.slow
+def test_the_card_is_that_of_the_checkpoint(workdir, tmp_path):
+    """Whatever the metrics say, as after a kill while they were written."""
+    metrics = workdir / "metrics.jsonl"
+    before = metrics.read_text()
+    metrics.write_text(before + json.dumps(json.loads(before) | {"epoch": 2, "step": 99, "robust_accuracy": 1}) + "\n")
+    outcome = command("export", f"--workdir={workdir}", "--which=last", "--format=safetensors", f"--out={tmp_path}")
+    metrics.write_text(before)
+    assert outcome.returncode == 0, outcome.stderr
+    card = json.loads((tmp_path / "model_card.json").read_text())
+    assert (card["step"], card["epoch"]) == (json.loads(before)["step"], 1)
+    assert card["validation"]["robust_accuracy"] == json.loads(before)["robust_accuracy"]
 
 
 @pytest.mark.slow
@@ -131,6 +145,7 @@ def test_what_cannot_be_exported_is_one_line(workdir, tmp_path, arguments, messa
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--out=x"], "--workdir"),
     (["--workdir=nowhere"], "error: no config.json in nowhere: not a run's folder."),
+    (["--workdir=gs://bucket/run"], "error: workdir must be a path on a mounted file system, not a URL"),
     (["--workdir=x", "--format=onnx"], "format"),
     (["--workdir=x", "--which=first"], "which"),
 ])

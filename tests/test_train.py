@@ -60,6 +60,12 @@ def test_a_workdir_that_cannot_be_written_is_one_line(workdir):
     assert line.startswith(f"error: workdir must be a folder that can be written; got {workdir}: ")
 
 
+def test_a_workdir_that_is_no_local_path_is_not_restarted():
+    outcome = train("--config=configs/quickstart.py", "--workdir=gs://bucket/run", "--max_restarts=3")
+    assert (outcome.returncode, outcome.stderr) == (
+        2, "error: workdir must be a path on a mounted file system, not a URL; got 'gs://bucket/run'.\n")
+
+
 @pytest.mark.slow
 def test_command_trains_on_the_embedded_images(tmp_path):
     arguments = ["--config=configs/quickstart.py", "--config.epochs=1", "--config.batch_size=500",

@@ -91,7 +91,8 @@ def read_summary(path):
     """
     remedy = "Evaluate again, which writes it anew from the ledger."
     summary = read_json(path, remedy, fields={"settings": dict, "clean": dict, "attacks": dict})
-    for name, entry in [("clean", summary["clean"]), *summary["attacks"].items()]:
+    averages = {name: summary[name] for name in ("average", "transfer_average", "worst_case") if name in summary}
+    for name, entry in ({"clean": summary["clean"]} | averages | summary["attacks"]).items():
         accuracy = entry.get("accuracy") if isinstance(entry, dict) else None
         if not isinstance(accuracy, (int, float)) or not 0 <= accuracy <= 1:
             raise DamagedFileError(f"{path} must give {name} an accuracy in [0, 1]; got {accuracy!r}. {remedy}")

@@ -4,28 +4,27 @@ from pathlib import PurePath
 _PLACES = ("data_dir", "archive_dir", "cache_dir")
 
 
-def model_card(run, which, history, summary, parameters, dataset, files):
+def model_card(run, which, record, summary, parameters, dataset, files):
     """The facts about a network, as plain values for JSON.
 
     Args:
         run: content of the run's ``config.json``: ``config``, ``versions``, ``commit``.
         which: ``best`` or ``last``, the exported checkpoint.
-        history: list of dicts, the lines of ``metrics.jsonl``.
+        record: of that checkpoint, as :func:`~morel_jax.training.checkpoint.load_record` gives it.
         summary: content of the checkpoint's ``evaluation/<which>/summary.json``, or None.
         parameters: their number.
         dataset: dict of ``name``, ``num_classes``, ``image_shape``, ``train`` and ``test``, the last two in images.
         files: dict from a file's name to what it is.
     """
     config = run["config"]
-    judged = [line for line in history if "robust_accuracy" in line]
-    # Ties go to the later epoch, as in training.
-    at = max(judged, key=lambda line: (line["robust_accuracy"], line["epoch"])) if which == "best" and judged else None
-    at = at or (history[-1] if history else {})
+    history = record["history"]
+    # A `last` saved in mid-epoch has moved on from its last line, whose accuracies are those of other weights.
+    at = history[-1] if history and history[-1]["step"] == record["step"] else {}
     card = {
         "architecture": config["model"]["name"], "parameters": parameters, "method": config["method"],
-        "variant": config["variant"], "data": dataset, "checkpoint": which, "epoch": at.get("epoch"),
-        "epochs": config["epochs"], "files": files, "versions": run["versions"], "commit": run["commit"],
-        "config": config,
+        "variant": config["variant"], "data": dataset, "checkpoint": which, "step": record["step"],
+        "epoch": at.get("epoch"), "epochs": config["epochs"], "files": files, "versions": run["versions"],
+        "commit": run["commit"], "config": config,
     }
     if "robust_accuracy" in at:
         validation = config["validation"]
@@ -76,7 +75,8 @@ def to_markdown(card):
         f"| training | {card['method']}, variant {card['variant']}, {card['epochs']} epochs, batch size "
         f"{card['config']['batch_size']} |",
         f"| data | {data['name']}: {data['train']} training and {data['test']} test images |",
-        f"| checkpoint | {card['checkpoint']}, epoch {card['epoch']} |",
+        f"| checkpoint | {card['checkpoint']}, step {card['step']}"
+        + (f", epoch {card['epoch']} |" if card["epoch"] else " (in mid-epoch) |"),
         f"| commit | {card['commit'] or 'unknown'} |",
         "| versions | " + ", ".join(f"{name} {version}" for name, version in card["versions"].items()) + " |", "",
         "## Accuracy", ""]

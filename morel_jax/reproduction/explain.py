@@ -1,12 +1,11 @@
 """How the number of a cell is made."""
-import json
-
 from morel_jax.builders import flatten
 from morel_jax.reproduction.cells import printed
 from morel_jax.reproduction.estimate import estimate
 from morel_jax.reproduction.grid import protocol
 from morel_jax.reproduction.plan import values
 from morel_jax.reproduction.scales import PROTOCOLS
+from morel_jax.training.workdir import load_content
 
 
 def _number(value):
@@ -30,8 +29,7 @@ def explain(plan, cell):
         lines.append(f"surrogate  {plan.surrogate_of(network).folder}")
     for run in plan.runs_of(network):
         judgement = run.judgement(cell.checkpoint, name[0])
-        stored = run.folder / "config.json"
-        written = json.loads(stored.read_text()) if stored.exists() else {}
+        written = load_content(run.folder) if (run.folder / "config.json").exists() else {}
         lines += ["", f"seed {run.seed}     {_number(found.get(run.seed))}", f"  run      {run.folder}",
                   f"  results  {judgement.folder}",
                   f"  commit   {written.get('commit') or 'not run yet'}"]

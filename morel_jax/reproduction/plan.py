@@ -1,14 +1,21 @@
 """What a request for tables and figures takes, and what of it is done."""
 import dataclasses
-import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from morel_jax.evaluation.summary import read_summary
+from morel_jax.files import DamagedFileError, local_path
 from morel_jax.reproduction import cells
 from morel_jax.reproduction.grid import SURROGATE_METHOD, Grid, protocol
+from morel_jax.training.checkpoint import CheckpointError, load_record
+from morel_jax.training.workdir import load_divergence
 
 HEAT_MAP = "heat_map"
+_HEAT_MAP_FILE = "heat_map.npz"
+_JUDGE_AGAIN = "Delete it, and give the command again."
 SURROGATE_CHECKPOINT = STUDY_CHECKPOINT = "last"
 
 
@@ -30,18 +37,25 @@ class Run:
         return self.member.config.seed
 
     def history(self):
-        """A dict an epoch; empty where nothing was trained yet."""
-        path = self.folder / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        """A dict an epoch, as the newest ``last`` has it; empty where nothing was trained yet."""
+        try:
+            return load_record(self.folder, "last")["history"]
+        except FileNotFoundError:
+            return []
 
     def diverged_at(self):
         """The step at which the run diverged, or None."""
-        path = self.folder / "diverged.json"
-        return json.loads(path.read_text())["step"] if path.exists() else None
+        diverged = load_divergence(self.folder)
+        return diverged and diverged["step"]
 
     def is_trained(self):
-        """Whether nothing is left to train."""
-        return len(self.history()) == self.member.config.epochs or self.diverged_at() is not None
+        """Whether nothing is left to train: its ``last`` is that of the last epoch, or it diverged."""
+        if self.diverged_at() is not None:
+            return True
+        try:
+            return len(self.history()) == self.member.config.epochs
+        except CheckpointError:
+            return False  # The run goes on from the checkpoint before.
 
     def judgement(self, which, name):
         """The :class:`Judgement` of a checkpoint by a protocol."""
@@ -68,9 +82,30 @@ class Judgement:
         path = self.folder / "summary.json"
         return read_summary(path) if path.exists() else None
 
+    def accuracy(self, column):
+        """Accuracy in [0, 1] in a column of the summary, or None where there is no summary."""
+        summary = self.summary()
+        if summary is None:
+            return None
+        entry = summary[column] if column in summary else summary["attacks"].get(column)
+        if entry is None:
+            raise DamagedFileError(f"{self.folder / 'summary.json'} has no accuracy of {column!r}. {_JUDGE_AGAIN}")
+        return entry["accuracy"]
+
+    def heat_map(self):
+        """(similarity, labels) as :func:`~morel_jax.reproduction.work.heat_map` wrote them, or None."""
+        path = self.folder / _HEAT_MAP_FILE
+        if not path.exists():
+            return None
+        try:
+            with np.load(path) as arrays:
+                return arrays["similarity"], arrays["labels"]
+        except (ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+            raise DamagedFileError(f"{path} cannot be read ({type(error).__name__}: {error}). {_JUDGE_AGAIN}") from None
+
     def is_done(self):
         """Whether the results are there."""
-        return (self.folder / ("heat_map.npz" if self.protocol == HEAT_MAP else "summary.json")).exists()
+        return (self.folder / (_HEAT_MAP_FILE if self.protocol == HEAT_MAP else "summary.json")).exists()
 
 
 class Plan:
@@ -84,7 +119,7 @@ class Plan:
     """
 
     def __init__(self, grid: Grid, root, tables, figures, study=False):
-        self.grid, self.folder = grid, Path(root) / f"{grid.scale.name}-{grid.variant}"
+        self.grid, self.folder = grid, local_path(root, "root") / f"{grid.scale.name}-{grid.variant}"
         self.tables, self.figures, self.study = tuple(tables), tuple(figures), study
         wanted = self._wanted()
         self.families = [family for family in grid.families if any(network in wanted for network in family.networks)]
@@ -159,8 +194,7 @@ def accuracies(plan, network, which, name, column):
     """{seed: accuracy in percent} that a protocol found for one of its columns, of the runs that are judged."""
     found = {}
     for run in plan.runs_of(network):
-        summary = run.judgement(which, name).summary()
-        if summary:
-            entry = summary[column] if column in summary else summary["attacks"][column]
-            found[run.seed] = 100 * entry["accuracy"]
+        accuracy = run.judgement(which, name).accuracy(column)
+        if accuracy is not None:
+            found[run.seed] = 100 * accuracy
     return found

@@ -106,7 +106,7 @@ def _curve(plan, networks):
     """[{"at", "representation_loss", "classification_loss", "best", "last"}], means over seeds; whole points only."""
     points = []
     for at, network in networks.items():
-        runs = plan.runs_of(network)
+        runs = [run for run in plan.runs_of(network) if run.is_trained()]
         columns = {"representation_loss": [_last(run, "representation_loss") for run in runs],
                    "classification_loss": [_last(run, "classification_loss") for run in runs],
                    "best": [_best(run) for run in runs], "last": [_last(run, "robust_accuracy") for run in runs]}
@@ -160,11 +160,10 @@ def _figures(plan):
 
 def _heat_map(plan, network):
     """{"similarity", "labels", "own", "others"}: the map, and mean similarity to the own image and to the others."""
-    judgement = plan.runs_of(network)[0].judgement(SURROGATE_CHECKPOINT, HEAT_MAP)
-    if not judgement.is_done():
+    found = plan.runs_of(network)[0].judgement(SURROGATE_CHECKPOINT, HEAT_MAP).heat_map()
+    if found is None:
         return None
-    with np.load(judgement.folder / "heat_map.npz") as arrays:
-        similarity, labels = arrays["similarity"], arrays["labels"]
+    similarity, labels = found
     same_class = (labels[:, None] == labels) & ~np.eye(len(labels), dtype=bool)
     return {"similarity": similarity.round(4).tolist(), "labels": labels.tolist(),
             "own": float(np.diag(similarity).mean()), "same_class": float(similarity[same_class].mean()),

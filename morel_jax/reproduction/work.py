@@ -1,4 +1,5 @@
 """Doing what a plan needs: training families, and judging their runs."""
+import io
 import sys
 
 import jax
@@ -9,6 +10,7 @@ from morel_jax.attacks.keys import fold_in_each
 from morel_jax.data.augment import to_float
 from morel_jax.evaluation.progress import Bar
 from morel_jax.evaluation.trained import as_logits_fn, load_variables
+from morel_jax.files import make_folder, write_atomically
 from morel_jax.reproduction.plan import HEAT_MAP, SURROGATE_CHECKPOINT
 from morel_jax.reproduction.scales import PROTOCOLS
 
@@ -66,10 +68,10 @@ def heat_map(run, judgement, count):
         z = model.apply(variables, images).features
         return z / jax.numpy.linalg.norm(z, axis=-1, keepdims=True)
 
-    judgement.folder.mkdir(parents=True, exist_ok=True)
-    temporary = judgement.folder / "heat_map.tmp.npz"
-    np.savez(temporary, similarity=np.asarray(features(x_adv) @ features(x).T), labels=labels)
-    temporary.rename(judgement.folder / "heat_map.npz")
+    content = io.BytesIO()
+    np.savez(content, similarity=np.asarray(features(x_adv) @ features(x).T), labels=labels)
+    make_folder(judgement.folder)
+    write_atomically(judgement.folder / "heat_map.npz", content.getvalue())
 
 
 def carry_out(plan, families, progress=True):

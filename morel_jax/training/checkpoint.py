@@ -3,19 +3,22 @@ import concurrent.futures
 import contextlib
 import logging
 import math
+import os
 import shutil
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from morel_jax import sharding
+from morel_jax.files import DamagedFileError, local_path, make_folder, read_json, sync
 from morel_jax.training import checksums
 from morel_jax.training.state import TrainState
 
 # Two of `last`: should the newest be damaged, there is one before.
 _KEPT = {"last": 2, "best": 1}
+# How the names end of what is being written or removed.
+_UNFINISHED = ".tmp"
 # What Orbax and the file system raise where something cannot be written.
 _WRITE_ERRORS = (OSError, ValueError, RuntimeError)
 _logger = logging.getLogger(__name__)
@@ -45,17 +48,39 @@ def _join(classifier, rest, average):
     return TrainState(**rest, params=params, batch_stats=classifier["batch_stats"])
 
 
-def _manager(directory, which, read_only=False):
-    # Orbax reports each step of each save, and its errors, which it also raises; a run prints its own lines.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
-    options = ocp.CheckpointManagerOptions(
-        max_to_keep=_KEPT[which], read_only=read_only, create=not read_only,
-        # What a kill left half written.
-        cleanup_tmp_directories=not read_only,
-        # Else it reads every checkpoint's metadata at once, and fails where one is damaged.
-        lightweight_initialize=True,
-        multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=which))
-    return ocp.CheckpointManager(Path(directory).absolute() / "checkpoints" / which, options=options)
+class _NotOrbax(logging.Filter):
+    """Drops what Orbax logs: each step of each save, and the errors that it also raises."""
+
+    def filter(self, record):
+        return f"{os.sep}orbax{os.sep}" not in record.pathname
+
+
+_NOT_ORBAX = _NotOrbax()
+
+
+def _orbax():
+    """Orbax's checkpointer of several items."""
+    logging.getLogger("absl").addFilter(_NOT_ORBAX)  # Once: a filter that is there already is not added again.
+    # Else threads wait for five minutes, and the program's end for them, where a folder cannot be made.
+    options = ocp.options.AsyncOptions(create_directories_asynchronously=False)
+    composite = ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(async_options=options))
+    return ocp.AsyncCheckpointer(composite, async_options=options)
+
+
+def _folder(workdir):
+    return local_path(workdir, "workdir").absolute() / "checkpoints"
+
+
+def _positions(folder):
+    """Positions of the checkpoints in a folder, whole or not, rising."""
+    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
+
+
+def _remove(folder):
+    # Under another name first: a kill in the midst of it leaves no half of a checkpoint.
+    trash = folder.with_name(f"{folder.name}.removed{_UNFINISHED}")
+    folder.rename(trash)
+    shutil.rmtree(trash, ignore_errors=True)
 
 
 def _copied(tree):
@@ -69,22 +94,23 @@ def _first_line(error):
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
-def _damage(manager, position):
-    """CheckpointError for a checkpoint whose files are not those that were written; None where nothing is known."""
-    folder = Path(manager.directory) / str(position)
-    problem = checksums.problem(folder) if folder.exists() else "it is not there"
+def _damage(folder, part=""):
+    """CheckpointError for a checkpoint whose files are not those that were written, or None."""
+    problem = checksums.problem(folder, part) if folder.exists() else "it is not there"
     return CheckpointError(f"the checkpoint {folder} is damaged: {problem}.") if problem else None
 
 
-def _read(manager, position, **items):
-    """The items of a checkpoint without known damage; of one without checksums, what Orbax can read."""
-    folder = Path(manager.directory) / str(position)
+def _read_record(folder):
+    """What was given to :meth:`Checkpoints.save` as the record; CheckpointError where it is not that."""
+    path = folder / "record" / "metadata"
+    fields = {"history": list, "best": (int, float), "seconds": (int, float)}
     try:
-        return manager.restore(position, args=ocp.args.Composite(**items))
-    except Exception as error:  # Whatever Orbax's many readers raise.
-        if checksums.exist(folder):
-            raise  # It is whole: this is no damage.
-        raise CheckpointError(f"the checkpoint {folder} is damaged: {_first_line(error)}.") from error
+        record = read_json(path, "Remove this checkpoint.", fields)
+    except (DamagedFileError, OSError) as error:
+        raise CheckpointError(f"the checkpoint {folder} is damaged: {_first_line(error)}") from None
+    if not all(isinstance(line, dict) and isinstance(line.get("step"), int) for line in record["history"]):
+        raise CheckpointError(f"the checkpoint {folder} is damaged: {path} must have a history of objects with 'step'.")
+    return {name: record[name] for name in fields}
 
 
 class Checkpoints:
@@ -92,14 +118,21 @@ class Checkpoints:
 
     A checkpoint's number is the run's position: steps done plus validations done. It grows with either.
 
-    They are written while the run goes on, one at a time and in the order of the calls. Orbax makes each under another
-    name and renames it when it is whole; then sizes and hashes of its files are added.
+    They are written while the run goes on, one at a time and in the order of the calls. Each is made under another
+    name. Once Orbax has written it, sizes and hashes of its files are added, all of it is brought to the disk, and it
+    gets its own name; only then are older ones removed. So what has a number as its name is whole, or was damaged.
     """
 
     def __init__(self, workdir):
-        self._folder = Path(workdir).absolute() / "checkpoints"
-        self._managers = {which: _manager(workdir, which) for which in _KEPT}
-        self._writer = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checksums")
+        self._folder = _folder(workdir)
+        if sharding.is_first_process():
+            for which in _KEPT:
+                make_folder(self._folder / which)
+                for path in (self._folder / which).glob(f"*{_UNFINISHED}*"):  # What a kill left.
+                    shutil.rmtree(path, ignore_errors=True)
+        self._positions = {which: _positions(self._folder / which) for which in _KEPT}
+        self._orbax = _orbax()
+        self._writer = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._under_way = None
 
     def __enter__(self):
@@ -110,10 +143,12 @@ class Checkpoints:
             self.wait()
         finally:
             self._writer.shutdown()
-            for manager in self._managers.values():
-                manager.close()
+            self._orbax.close()
 
-    def save(self, which, position, state, totals, record):
+    def _path(self, which, position, ending=""):
+        return self._folder / which / f"{position}{ending}"
+
+    def save(self, which, position, state, totals, record, announce=None):
         """Begins to write a checkpoint, once the one before is on disk; it counts only when it is whole.
 
         Until then there is a copy of it on the devices.
@@ -123,39 +158,53 @@ class Checkpoints:
             position: steps plus validations done.
             state: TrainState.
             totals: Totals of the epoch under way.
-            record: plain values (JSON): the history and the best accuracy so far.
+            record: dict of plain values (JSON): ``history`` (list of dicts with ``step``), ``best`` and ``seconds``.
+            announce: called without arguments, in another thread, once the checkpoint counts; or None.
 
         Raises:
             CheckpointError: this one, or the one before, could not be written.
         """
         self.wait()
-        manager = self._managers[which]
-        if position in manager.all_steps():
-            if which == "last":
-                return  # What the run resumed from, or what it has just saved.
-            # A `best` written before a kill, and now again by the run that went on from a `last` before it.
-            manager.delete(position)
+        if which == "last" and position in self._positions[which]:
+            return  # What the run resumed from, or what it has just saved.
         classifier, rest = _split(state)
         items = {"classifier": _copied(classifier), "record": ocp.args.JsonSave(record)}
         if which == "last":
             items["training"] = _copied({"rest": rest, "totals": totals})
         try:
-            manager.save(position, args=ocp.args.Composite(**items), force=True)
+            self._orbax.save(self._path(which, position, _UNFINISHED), args=ocp.args.Composite(**items), force=True)
         except _WRITE_ERRORS as error:
             raise self._not_written(which, position, error) from error
-        self._under_way = which, position, self._writer.submit(self._finish, which, position)
+        self._under_way = which, position, self._writer.submit(self._finish, which, position, announce)
 
-    def _finish(self, which, position):
-        self._managers[which].wait_until_finished()
-        if sharding.is_first_process():
-            checksums.write(self._folder / which / str(position))
+    def _finish(self, which, position, announce):
+        try:
+            self._orbax.wait_until_finished()
+            if sharding.is_first_process():
+                self._commit(which, position)
+        except _WRITE_ERRORS as error:
+            raise self._not_written(which, position, error) from error
+        if announce is not None:
+            announce()
+
+    def _commit(self, which, position):
+        """Gives what Orbax has written the name by which it counts, and removes what it replaces."""
+        written, target = self._path(which, position, _UNFINISHED), self._path(which, position)
+        checksums.write(written)
+        if target.exists():
+            # A `best` written before a kill, and now again by the run that went on from a `last` before it.
+            _remove(target)
+        written.rename(target)
+        sync(target.parent)
+        for older in _positions(target.parent)[:-_KEPT[which]]:
+            _remove(self._path(which, older))
 
     def _not_written(self, which, position, error):
-        return CheckpointError(f"the checkpoint {self._folder / which / str(position)} could not be written "
+        return CheckpointError(f"the checkpoint {self._path(which, position)} could not be written "
                                f"({_first_line(error)}); the same command goes on from the one before.")
 
     def wait(self):
-        """Returns when what was saved is on disk.
+        """Returns when what was saved is on disk, and announced.
 
         Raises:
             CheckpointError: it could not be written.
@@ -163,24 +212,20 @@ class Checkpoints:
         if self._under_way is None:
             return
         (which, position, written), self._under_way = self._under_way, None
-        error = written.exception()
-        # Orbax raises an error once in every thread that waits, and `close` waits in this one.
-        with contextlib.suppress(*_WRITE_ERRORS):
-            self._managers[which].wait_until_finished()
-        if isinstance(error, _WRITE_ERRORS):
-            raise self._not_written(which, position, error) from error
-        if error is not None:
-            raise error
+        written.result()
+        # Not from the folder: on a network's file system another process may see it later.
+        self._positions[which] = sorted({*self._positions[which], position})[-_KEPT[which]:]
 
     def positions(self):
         """Positions of ``last`` that are there, rising."""
-        return sorted(self._managers["last"].all_steps())
+        return list(self._positions["last"])
 
     def delete_after(self, position):
         """Removes what ``last`` has of later positions."""
         for later in self.positions():
             if later > position:
-                self._managers["last"].delete(later)
+                _remove(self._path("last", later))
+                self._positions["last"].remove(later)
 
     def restore(self, state, totals):
         """The newest ``last`` that is whole; newer ones that are not are reported and moved to ``checkpoints/damaged``.
@@ -196,8 +241,7 @@ class Checkpoints:
         """
         classifier, rest = _split(state)
         items = {"classifier": ocp.args.StandardRestore(classifier),
-                 "training": ocp.args.StandardRestore({"rest": rest, "totals": totals}),
-                 "record": ocp.args.JsonRestore()}
+                 "training": ocp.args.StandardRestore({"rest": rest, "totals": totals})}
         damaged, found, position = {}, None, self._newest(math.inf)
         while found is None and position >= 0:
             found, error = self._attempt(position, items)
@@ -212,31 +256,31 @@ class Checkpoints:
             return None
         self._move_away(damaged)
         self._report_best()
-        training = found["training"]
-        state = _join(found["classifier"], training["rest"], average=state.average is not None)
-        return state, training["totals"], found["record"]
+        restored, record = found
+        training = restored["training"]
+        state = _join(restored["classifier"], training["rest"], average=state.average is not None)
+        return state, training["totals"], record
 
     def _newest(self, below):
         """The newest ``last`` before a position that any process sees; -1 where there is none."""
         return int(*sharding.agree([max((one for one in self.positions() if one < below), default=-1)]))
 
     def _attempt(self, position, items):
-        """(what a ``last`` holds, None), or (None, CheckpointError); the same kind in every process.
+        """((arrays, record) of a ``last``, None), or (None, CheckpointError); the same kind in every process.
 
-        Before they read, the processes agree on whether it is whole: on a network's file system one may see less than
-        another, and who read alone would wait for the others for ever.
+        Before they read arrays, the processes agree on whether it is whole: on a network's file system one may see less
+        than another, and who read alone would wait for the others for ever.
         """
-        manager, found = self._managers["last"], None
-        error = _damage(manager, position)
-        if not any(sharding.agree([error is not None])):
-            try:
-                found = _read(manager, position, **items)
-            except CheckpointError as failure:
-                error = failure
-            if not any(sharding.agree([error is not None])):
-                return found, None
-        return None, error or CheckpointError(f"the checkpoint {Path(manager.directory) / str(position)} is damaged: "
-                                              "another process cannot read it.")
+        folder, record = self._path("last", position), None
+        error = _damage(folder)
+        try:
+            record = None if error else _read_record(folder)
+        except CheckpointError as failure:
+            error = failure
+        if any(sharding.agree([error is not None])):
+            return None, error or CheckpointError(f"the checkpoint {folder} is damaged: another process cannot read "
+                                                  "it.")
+        return (self._orbax.restore(folder, args=ocp.args.Composite(**items)), record), None
 
     def _move_away(self, damaged):
         """Makes room for saving at these positions again: {position of a ``last``: error}."""
@@ -246,24 +290,64 @@ class Checkpoints:
         if sharding.is_first_process():
             for position, error in damaged.items():
                 target = self._folder / "damaged" / f"last-{position}"
-                target.parent.mkdir(exist_ok=True)
+                make_folder(target.parent)
                 shutil.rmtree(target, ignore_errors=True)
                 with contextlib.suppress(FileNotFoundError):  # Another process saw what is not there for this one.
-                    (self._folder / "last" / str(position)).rename(target)
+                    self._path("last", position).rename(target)
                 _logger.warning("%s The run goes on from the checkpoint before; this one is now %s.", error, target)
         sharding.agree([0])
-        self._managers["last"].reload()
+        self._positions["last"] = [position for position in self.positions() if position not in damaged]
 
     def _report_best(self):
         """Says early what :func:`load_classifier` would say when the run is over."""
-        position = self._managers["best"].latest_step()
-        if position is None or not sharding.is_first_process():
+        if not self._positions["best"] or not sharding.is_first_process():
             return
-        folder = self._folder / "best" / str(position)
-        problem = checksums.problem(folder)
-        if problem:
-            _logger.warning("the checkpoint %s is damaged: %s. Only an epoch that is better still will replace it.",
-                            folder, problem)
+        damage = _damage(self._path("best", self._positions["best"][-1]))
+        if damage:
+            _logger.warning("%s Only an epoch that is better still will replace it.", damage)
+
+
+def _of_newest(workdir, which, read):
+    """``read(folder)`` of the newest checkpoint that counts; of the next where a run replaces it meanwhile."""
+    if which not in _KEPT:
+        raise ValueError(f"which must be one of {', '.join(sorted(_KEPT))}; got {which!r}.")
+    directory = _folder(workdir) / which
+    while True:
+        positions = _positions(directory)
+        if not positions:
+            raise FileNotFoundError(f"no checkpoint in {directory}; train first, or give another workdir.")
+        newest = directory / str(positions[-1])
+        try:
+            return read(newest)
+        except Exception:  # Orbax has many.
+            if newest.exists():
+                raise
+
+
+def load_record(workdir, which):
+    """What the newest checkpoint says of itself; no arrays are read.
+
+    Args:
+        workdir: the run's folder.
+        which: ``best`` or ``last``.
+
+    Returns:
+        dict: ``step``, updates made before it; ``history``, as :func:`~morel_jax.training.fit` returns it, up to there;
+        ``best``, the highest robust accuracy in it, -1 where there is none; ``seconds`` of training since its last
+        line.
+
+    Raises:
+        FileNotFoundError: the run has no such checkpoint.
+        CheckpointError: its record is damaged; the message names the file.
+    """
+    def read(folder):
+        damage = _damage(folder, "record/")
+        if damage:
+            raise damage
+        record = _read_record(folder)
+        return {"step": int(folder.name) - len(record["history"])} | record
+
+    return _of_newest(workdir, which, read)
 
 
 def load_classifier(workdir, which, variables):
@@ -281,18 +365,15 @@ def load_classifier(workdir, which, variables):
         FileNotFoundError: the run has no such checkpoint.
         CheckpointError: it is damaged; the message names the file.
     """
-    directory = Path(workdir).absolute() / "checkpoints" / which
-    if which not in _KEPT:
-        raise ValueError(f"which must be one of {', '.join(sorted(_KEPT))}; got {which!r}.")
-    if not directory.is_dir():
-        raise FileNotFoundError(f"no checkpoint in {directory}; train first, or give another workdir.")
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     variables = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), variables)
-    with _manager(workdir, which, read_only=True) as manager:
-        position = manager.latest_step()
-        if position is None:
-            raise FileNotFoundError(f"no checkpoint in {directory}; train first, or give another workdir.")
-        damage = _damage(manager, position)
+
+    def read(folder):
+        damage = _damage(folder)
         if damage:
             raise damage
-        return _read(manager, position, classifier=ocp.args.StandardRestore(variables))["classifier"]
+        with contextlib.closing(_orbax()) as reader:
+            return reader.restore(folder, args=ocp.args.Composite(
+                classifier=ocp.args.StandardRestore(variables)))["classifier"]
+
+    return _of_newest(workdir, which, read)

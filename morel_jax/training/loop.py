@@ -1,6 +1,7 @@
 """A whole run: epochs of training, validation, checkpoints, metrics, and its resumption."""
 import contextlib
 import dataclasses
+import functools
 import time
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 
 from morel_jax import builders, sharding
 from morel_jax.data.extra import epoch_order
+from morel_jax.files import local_path
 from morel_jax.metrics import accuracies, compile_correct
 from morel_jax.training.assemble import build_hparams, build_layout, build_parts
 from morel_jax.training.checkpoint import Checkpoints
@@ -135,9 +137,9 @@ def totals_of_no_step(config, parts, image_shape, state, own=NO_OWN):
 class _Trainer:
     """The pieces of a run, and the things done with them."""
 
-    def __init__(self, config, layout, workdir, checkpoints, request, progress, own):
+    def __init__(self, config, layout, workdir, checkpoints, metrics, request, progress, own):
         self.config, self.layout, self.workdir, self.own = config, layout, workdir, own
-        self.checkpoints, self.request, self.progress = checkpoints, request, progress
+        self.checkpoints, self.metrics, self.request, self.progress = checkpoints, metrics, request, progress
         dataset = builders.dataset(config) if own.dataset is None else own.dataset
         train, self.validation = builders.splits(config, dataset)
         self.images, self.train = len(train.labels), builders.with_extra(config, train, dataset.num_classes)
@@ -164,16 +166,20 @@ class _Trainer:
             self.layout.abstract(state, self.layout.state(state)),
             self.layout.abstract(self.no_totals, self.layout.replicated))
         if restored is None:
-            return Run(state, self.fresh_totals(), history=[], best=-1.0)
-        state, totals, record = restored
-        return Run(state, totals, **record)
+            run = Run(state, self.fresh_totals(), history=[], best=-1.0)
+        else:
+            state, totals, record = restored
+            run = Run(state, totals, **record)
+        if self.metrics:
+            self.metrics.start(run.history)
+        return run
 
     def fresh_totals(self):
         return placed_totals(self.no_totals, self.layout)
 
-    def save(self, run, which="last"):
+    def save(self, run, which="last", announce=None):
         """Begins to write a checkpoint."""
-        self.checkpoints.save(which, run.position, run.state, run.totals, run.record())
+        self.checkpoints.save(which, run.position, run.state, run.totals, run.record(), announce)
         self.saved_at = time.monotonic()
 
     def stop_if_asked(self, run):
@@ -237,7 +243,7 @@ class _Trainer:
         best = run.end_epoch(self.config, judged, self.fresh_totals())
         if best:
             self.save(run, "best")
-        self.save(run)
+        self.save(run, announce=self.metrics and functools.partial(self.metrics.write, run.history))
         self.progress.end_epoch(run.history[-1], best)
 
 
@@ -268,25 +274,24 @@ def fit(config, workdir, progress=True, *, dataset=None, model=None, loss=None, 
         Interrupted: SIGINT or SIGTERM came, and the run was saved.
     """
     builders.check(config)
+    workdir = local_path(workdir, "workdir")
     own = Own(dataset, model, loss, attack)
     layout = build_layout(config)
     first = sharding.is_first_process()
     with contextlib.ExitStack() as stack:
         if first:
             stack.enter_context(hold(workdir))
-        workdir = open_workdir(config, workdir, write=first, own=own.record())
+        open_workdir(config, workdir, write=first, own=own.record())
         request = stack.enter_context(InterruptionRequest())  # Watches until the checkpoints are written.
+        metrics = stack.enter_context(MetricsWriter(workdir)) if first else None  # Closed after them, too.
         checkpoints = stack.enter_context(Checkpoints(workdir))
         bar = stack.enter_context(Progress(config, progress and first))
-        trainer = _Trainer(config, layout, workdir, checkpoints, request, bar, own)
+        trainer = _Trainer(config, layout, workdir, checkpoints, metrics, request, bar, own)
         bar.steps_per_epoch = trainer.steps_per_epoch
         run = trainer.start()
-        writer = MetricsWriter(workdir, run.history) if first else None
         while len(run.history) < config.epochs:
             trainer.train_one_epoch(run)
             trainer.finish_epoch(run)
-            if writer:
-                writer.write(run.history)
-        if writer:
-            writer.close()
+        checkpoints.wait()
+        sharding.agree([0])  # The first process has put in place what all may now read.
     return run.state, run.history

@@ -26,7 +26,7 @@ from morel_jax.training.stacked import (
     compile_train_members,
     default_mode,
 )
-from morel_jax.training.workdir import MetricsWriter, open_sweep, open_workdir
+from morel_jax.training.workdir import MetricsWriter, load_divergence, open_sweep, open_workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,9 +55,9 @@ def _programs(shared, num_classes, mesh, mode):
 class _Population:
     """The members' runs: arrays stacked on the devices, the rest, and what is saved, in ``runs`` on the host."""
 
-    def __init__(self, members, mode, workdir, checkpoints, request, progress):
+    def __init__(self, members, mode, workdir, checkpoints, metrics, request, progress):
         self.members, self.workdir, self.checkpoints = members, workdir, checkpoints
-        self.request, self.progress = request, progress
+        self.metrics, self.request, self.progress = metrics, request, progress
         self.config = members[0].config  # For what all share.
         dataset = builders.dataset(self.config)
         own, self.validation = builders.splits(self.config, dataset)
@@ -70,18 +70,13 @@ class _Population:
             self.stacking.stack_keys([loop.purpose_key(member.config.seed, purpose) for member in members])
             for purpose in (loop.STEP, loop.VALIDATION))
         self.steps_per_epoch = self.own // self.config.batch_size
-        self.diverged = [self._read_divergence(member) for member in members]
+        self.diverged = [load_divergence(workdir / member.name) for member in members]
         self.runs = self._start()
+        for run, writer in zip(self.runs, metrics, strict=True):
+            writer.start(run.history)
         self.states, self.totals = (self.stacking.stack([getattr(run, name) for run in self.runs])
                                     for name in ("state", "totals"))
         self.saved_at = time.monotonic()
-
-    def _divergence_file(self, member):
-        return self.workdir / member.name / "diverged.json"
-
-    def _read_divergence(self, member):
-        path = self._divergence_file(member)
-        return json.loads(path.read_text()) if path.exists() else None
 
     @property
     def living(self):
@@ -148,11 +143,12 @@ class _Population:
         for number in self.living:
             self.checkpoints[number].wait()
 
-    def _write(self, which, numbers):
+    def _write(self, which, numbers, end_of_epoch=False):
         self._wait()  # All are whole at one position before any goes on to the next and drops the one before.
         for number in numbers:
             run = self.runs[number]
-            self.checkpoints[number].save(which, run.position, run.state, run.totals, run.record())
+            announce = functools.partial(self.metrics[number].write, run.history) if end_of_epoch else None
+            self.checkpoints[number].save(which, run.position, run.state, run.totals, run.record(), announce)
 
     def save(self):
         """Writes ``last`` of every living member, all at one position."""
@@ -172,10 +168,13 @@ class _Population:
 
     def _note_divergence(self):
         first_bad_step = np.asarray(self.totals.first_bad_step)
-        for number in self.living:
-            if first_bad_step[number] >= 0:
-                self.diverged[number] = {"epoch": self.epoch, "step": int(first_bad_step[number])}
-                write_atomically(self._divergence_file(self.members[number]), json.dumps(self.diverged[number]))
+        bad = [number for number in self.living if first_bad_step[number] >= 0]
+        if bad:
+            self._wait()  # Nothing is said to have ended before its last good state is on disk.
+        for number in bad:
+            self.diverged[number] = {"epoch": self.epoch, "step": int(first_bad_step[number])}
+            path = self.workdir / self.members[number].name / "diverged.json"
+            write_atomically(path, json.dumps(self.diverged[number]))
 
     def _mean_totals(self):
         living = self.living
@@ -229,7 +228,7 @@ class _Population:
                                                self.no_totals)]
         self.totals = self.stacking.stack([self.no_totals] * len(self.members))
         self._write("best", best)
-        self._write("last", self.living)
+        self._write("last", self.living, end_of_epoch=True)
         self.saved_at = time.monotonic()
         lines = [self.runs[number].history[-1] for number in self.living]
         mean = {name: np.mean([line[name] for line in lines]) for name in lines[0]}
@@ -290,16 +289,13 @@ def fit_population(config, settings, workdir, progress=True, mode=None):
             stack.enter_context(hold(workdir / member.name))
         folders = [open_workdir(member.config, workdir / member.name) for member in members]
         request = stack.enter_context(InterruptionRequest())  # Watches until the checkpoints are written.
+        metrics = [stack.enter_context(MetricsWriter(folder)) for folder in folders]  # Closed after them, too.
         checkpoints = [stack.enter_context(Checkpoints(folder)) for folder in folders]
         bar = stack.enter_context(Progress(config, progress, len(members)))
-        population = _Population(members, mode, workdir, checkpoints, request, bar)
+        population = _Population(members, mode, workdir, checkpoints, metrics, request, bar)
         bar.steps_per_epoch = population.steps_per_epoch
-        writers = [stack.enter_context(contextlib.closing(MetricsWriter(folder, run.history)))
-                   for folder, run in zip(folders, population.runs, strict=True)]
         while population.living and population.epoch <= config.epochs:
             population.train_one_epoch()
             if population.living:
                 population.finish_epoch()
-            for number in population.living:
-                writers[number].write(population.runs[number].history)
         return population.outcomes()

@@ -13,11 +13,12 @@ from tensorboardX.summary import scalar
 
 from morel_jax import builders
 from morel_jax.configuration import defaults
-from morel_jax.files import write_atomically
+from morel_jax.files import DamagedFileError, local_path, make_folder, read_json, write_atomically
 
 # Where things lie and what is kept, not what is computed: these may change between a run and its resumption.
 _MAY_DIFFER = ("data.data_dir", "data.archive_dir", "data.cache_dir", "data.placement", "data.extra",
                "checkpoint.every_seconds", "mesh.data", "mesh.fsdp", "mesh.fsdp_min_size", "model.remat")
+_CONFIG_REMEDY = "Put back a copy of it: what was trained there cannot be used without."
 _VERSIONS_OF = ("morel_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -49,10 +50,12 @@ def open_workdir(config, workdir, write=True, own=None):
         Path of the folder, in which ``config.json`` now is, if this process writes.
 
     Raises:
-        ValueError: the folder holds a sweep, or a run with another config; the message lists the fields that differ.
+        ValueError: the folder holds a sweep, checkpoints without a config, or a run with another config; the message
+            lists the fields that differ.
+        DamagedFileError: ``config.json`` is damaged.
     """
-    workdir = Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
+    workdir = local_path(workdir, "workdir")
+    make_folder(workdir)
     path = workdir / "config.json"
     if (workdir / "sweep.json").exists():
         raise ValueError(f"{workdir} holds a sweep; give a single run another workdir.")
@@ -63,7 +66,7 @@ def open_workdir(config, workdir, write=True, own=None):
                      for field in sorted(stored.keys() | given.keys())
                      if stored.get(field) != given.get(field) and field not in _MAY_DIFFER]
         if stored["data.extra"] and given["data.extra"]:  # The file may be elsewhere, if it is the same.
-            there, here = _content(workdir).get("extra_sha256"), _sha256(config.data.extra)
+            there, here = load_content(workdir).get("extra_sha256"), _sha256(config.data.extra)
             if there not in (None, here):
                 different.append(f"  the file config.data.extra: SHA-256 {there} there, {here} given")
         elif stored["data.extra"] != given["data.extra"]:
@@ -74,6 +77,9 @@ def open_workdir(config, workdir, write=True, own=None):
         if different:
             raise ValueError(f"{workdir} holds a run with another config; give another workdir, or these values:\n"
                              + "\n".join(different))
+    elif any(workdir.glob("checkpoints/*/*[0-9]")):
+        raise ValueError(f"{workdir} has checkpoints but no config.json, which says what they were trained with; put "
+                         "back a copy of it, or give another workdir.")
     elif write:
         content = {"config": config.to_dict(), "own": own or {}, "commit": _commit(),
                    "versions": {name: metadata.version(name) for name in _VERSIONS_OF}}
@@ -94,16 +100,20 @@ def open_sweep(changes, workdir):
         Path of the folder, in which ``sweep.json`` now is.
 
     Raises:
-        ValueError: the folder holds a single run, or a sweep of other members.
+        ValueError: the folder holds a single run, runs without a ``sweep.json``, or a sweep of other members.
+        DamagedFileError: ``sweep.json`` is damaged.
     """
-    workdir = Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
+    workdir = local_path(workdir, "workdir")
+    make_folder(workdir)
     path = workdir / "sweep.json"
     if (workdir / "config.json").exists():
         raise ValueError(f"{workdir} holds a single run; give a sweep another workdir.")
     if not path.exists():
+        if any(workdir.glob("*/config.json")) or any(workdir.glob("*/checkpoints")):
+            raise ValueError(f"{workdir} has runs in its folders but no sweep.json, which says whose members they are; "
+                             "put back a copy of it, or give a sweep another workdir.")
         write_atomically(path, json.dumps(changes, indent=1))
-    stored = json.loads(path.read_text())
+    stored = read_json(path, "Put back a copy of it: it names the sweep's members.", fields={})
     different = ([f"  {name}: there, not given" for name in stored if name not in changes]
                  + [f"  {name}: given, not there" for name in changes if name not in stored])
     if different:
@@ -113,19 +123,28 @@ def open_sweep(changes, workdir):
 
 
 def load_config(workdir):
-    """The config of the run in ``workdir``, a locked ConfigDict.
+    """The config of the run in ``workdir``, a locked ConfigDict; fields that were added since have their defaults.
 
     Raises:
         FileNotFoundError: no run there.
+        DamagedFileError: its ``config.json`` is damaged.
     """
-    values = _content(workdir)["config"]
-
     def with_tuples(value):  # JSON knows lists only.
         if isinstance(value, dict):
             return {name: with_tuples(inner) for name, inner in value.items()}
         return tuple(value) if isinstance(value, list) else value
 
-    return ml_collections.ConfigDict(with_tuples(values)).lock()
+    config = defaults().to_dict()
+    for name, value in with_tuples(load_content(workdir)["config"]).items():
+        both = isinstance(value, dict) and isinstance(config.get(name), dict)
+        config[name] = config[name] | value if both else value
+    config = ml_collections.ConfigDict(config).lock()
+    try:
+        builders.check(config)
+    except ValueError as error:
+        path = local_path(workdir, "workdir") / "config.json"
+        raise DamagedFileError(f"{path} is no config of this version: {error} {_CONFIG_REMEDY}") from None
+    return config
 
 
 def load_own(workdir):
@@ -133,31 +152,66 @@ def load_own(workdir):
 
     Raises:
         FileNotFoundError: no run there.
+        DamagedFileError: its ``config.json`` is damaged.
     """
-    return _content(workdir).get("own", {})
+    return load_content(workdir).get("own", {})
 
 
-def _content(workdir):
-    path = Path(workdir) / "config.json"
+def load_content(workdir):
+    """All that the ``config.json`` in ``workdir`` says: ``config``, ``own``, ``versions``, ``commit``.
+
+    Raises:
+        FileNotFoundError: no run there.
+        DamagedFileError: it is damaged.
+    """
+    path = local_path(workdir, "workdir") / "config.json"
     if not path.exists():
         raise FileNotFoundError(f"no config.json in {workdir}: not a run's folder.")
-    return json.loads(path.read_text())
+    content = read_json(path, _CONFIG_REMEDY, {"config": dict, "versions": dict, "commit": (str, type(None))})
+    own = content.get("own", {})
+    dataset = own.get("dataset", {}) if isinstance(own, dict) else None
+    if not isinstance(dataset, dict) or (dataset and not {"image_shape", "num_classes"} <= dataset.keys()):
+        raise DamagedFileError(f"{path} does not say what the run was given of its own in 'own'. {_CONFIG_REMEDY}")
+    return content
+
+
+def load_divergence(workdir):
+    """{"epoch", "step"} at which the member of a sweep in ``workdir`` diverged, or None.
+
+    Raises:
+        DamagedFileError: its ``diverged.json`` is damaged.
+    """
+    path = local_path(workdir, "workdir") / "diverged.json"
+    if not path.exists():
+        return None
+    return read_json(path, 'Put back a copy of it, or write {"epoch": 0, "step": 0} into it: the member stays ended.',
+                     {"epoch": int, "step": int})
 
 
 class MetricsWriter:
-    """``metrics.jsonl``, one line an epoch, and TensorBoard events beside it.
+    """``metrics.jsonl``, one line an epoch, and TensorBoard events beside it; a context manager.
 
-    The checkpoint's history is the truth; the file is written from it, so that no kill leaves the two apart.
+    The checkpoint's history is the truth. Both are written from it once it is on disk, so no kill leaves them apart.
 
     Args:
         workdir: Path of the run.
-        history: what a resumed run starts with; TensorBoard drops what an earlier try wrote after it.
     """
 
-    def __init__(self, workdir, history):
-        self._path = workdir / "metrics.jsonl"
+    def __init__(self, workdir):
+        self._workdir = workdir
+        self._events = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self._events is not None:
+            self._events.close()
+
+    def start(self, history):
+        """Opens both with what a resumed run starts with; TensorBoard drops what an earlier try wrote after it."""
         # Not SummaryWriter: its thread dies of a full disk, and whoever waits for it then waits for ever.
-        self._events = EventsWriter(str(workdir / "events"))
+        self._events = EventsWriter(str(self._workdir / "events"))
         # The last line is written again: a kill may have come between its checkpoint and its event.
         self._add_event(history[-1]["step"] if history else 0, session_log=SessionLog(status=SessionLog.START))
         if history:
@@ -168,12 +222,8 @@ class MetricsWriter:
 
     def write(self, history):
         """Brings both up to ``history``, a list of flat dicts, whose last entry is new."""
-        write_atomically(self._path, "".join(json.dumps(line) + "\n" for line in history))
+        write_atomically(self._workdir / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history))
         latest = history[-1]
         for name, value in latest.items():
             self._add_event(latest["step"], summary=scalar(name, value))
         self._events.flush()
-
-    def close(self):
-        """Ends the TensorBoard file."""
-        self._events.close()

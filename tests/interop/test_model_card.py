@@ -5,9 +5,9 @@ import pytest
 from morel_jax.interop.model_card import model_card, to_markdown
 from tests.small import small_config
 
-HISTORY = [{"epoch": 1, "clean_accuracy": 0.5, "robust_accuracy": 0.4}, {"epoch": 2},
-           {"epoch": 3, "clean_accuracy": 0.6, "robust_accuracy": 0.4},
-           {"epoch": 4, "clean_accuracy": 0.7, "robust_accuracy": 0.3}]
+HISTORY = [{"epoch": 1, "step": 6, "clean_accuracy": 0.5, "robust_accuracy": 0.4}, {"epoch": 2, "step": 12},
+           {"epoch": 3, "step": 18, "clean_accuracy": 0.6, "robust_accuracy": 0.4}]
+RECORD = {"step": 18, "history": HISTORY, "best": 0.4, "seconds": 0.0}
 DATASET = {"name": "tiny", "num_classes": 10, "image_shape": [28, 28, 1], "train": 96, "test": 40}
 SUMMARY = {"examples": 20, "settings": {"norm": "linf", "epsilon": 0.1, "seed": 3},
            "clean": {"accuracy": 0.75, "interval": [0.5, 0.9], "correct": 15},
@@ -15,17 +15,22 @@ SUMMARY = {"examples": 20, "settings": {"norm": "linf", "epsilon": 0.1, "seed": 
            "worst_case": {"accuracy": 0.25, "interval": [0.1, 0.5], "correct": 5}}
 
 
-def card(which="best", history=HISTORY, summary=None, **changes):
+def card(which="best", record=RECORD, summary=None, **changes):
     run = {"config": small_config(**changes).to_dict(), "versions": {"jax": "1.2"}, "commit": None}
-    return model_card(run, which, history, summary, 1234567, DATASET, {"model.pt": "weights"})
+    return model_card(run, which, record, summary, 1234567, DATASET, {"model.pt": "weights"})
 
 
-@pytest.mark.parametrize(("which", "epoch", "clean"), [("best", 3, 0.6), ("last", 4, 0.7)])
-def test_which_epoch(which, epoch, clean):
-    """The best has the highest robust accuracy, the later of equals."""
-    found = card(which)
-    assert (found["epoch"], found["validation"]["clean_accuracy"]) == (epoch, clean)
+@pytest.mark.parametrize(("step", "lines", "epoch", "clean"), [
+    (18, 3, 3, 0.6), (12, 2, 2, None), (6, 1, 1, 0.5),
+    (15, 2, None, None), (9, 1, None, None), (3, 0, None, None)])
+def test_accuracies_are_those_of_the_checkpoints_own_weights(step, lines, epoch, clean):
+    """The last line's, where the checkpoint is of that step and was validated."""
+    found = card("last", RECORD | {"step": step, "history": HISTORY[:lines]})
+    assert (found["step"], found["epoch"], found.get("validation", {}).get("clean_accuracy")) == (step, epoch, clean)
     assert "evaluation" not in found
+    text = to_markdown(found)
+    assert (f"last, step {step}, epoch {epoch} |" if epoch else f"last, step {step} (in mid-epoch) |") in text
+    assert ("While training" in text) == (clean is not None)
 
 
 @pytest.mark.parametrize(("changes", "images"), [
@@ -57,7 +62,7 @@ def test_no_folder_of_the_machine_is_told():
 
 
 def test_without_history_or_evaluation():
-    text = to_markdown(card(history=[], model__mean=(0.5,), model__std=(0.25,)))
+    text = to_markdown(card(record=RECORD | {"history": []}, model__mean=(0.5,), model__std=(0.25,)))
     assert "While training" not in text
     assert "Not judged by" in text
     assert "normalised inside with mean (0.5,) and std (0.25,)" in text

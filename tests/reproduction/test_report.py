@@ -3,14 +3,26 @@ import json
 import numpy as np
 import pytest
 
+from morel_jax.files import DamagedFileError
 from morel_jax.reproduction import cost, page, report
 from morel_jax.reproduction.cells import parse, printed
 from morel_jax.reproduction.explain import explain
 from morel_jax.reproduction.grid import Grid
 from morel_jax.reproduction.plan import Plan, values
 from morel_jax.reproduction.scales import scale
+from morel_jax.training import checksums
+from morel_jax.training.checkpoint import CheckpointError
 
 CELL = parse("1/cifar10/resnet18/white-box/trades/pgd20/best")
+
+
+def write_last(run, history, step):
+    """The record of a run's ``last``, as training leaves it; returns the checkpoint's folder."""
+    folder = run.folder / "checkpoints" / "last" / str(step + len(history))
+    (folder / "record").mkdir(parents=True)
+    (folder / "record" / "metadata").write_text(json.dumps({"history": history, "best": 0.5, "seconds": 0.0}))
+    checksums.write(folder)
+    return folder
 
 
 def fill(plan, tables=True, seeds=(0, 1)):
@@ -19,13 +31,11 @@ def fill(plan, tables=True, seeds=(0, 1)):
         for run in plan.runs(family):
             if run.seed not in seeds:
                 continue
-            run.folder.mkdir(parents=True)
             epochs = run.member.config.epochs
             line = {"representation_loss": 0.1 + 0.01 * number + 0.001 * run.seed,
                     "classification_loss": 2 - 0.1 * number, "clean_accuracy": 0.7,
                     "robust_accuracy": 0.5 + 0.01 * run.seed}
-            (run.folder / "metrics.jsonl").write_text("".join(
-                json.dumps(line | {"epoch": epoch + 1}) + "\n" for epoch in range(epochs)))
+            write_last(run, [line | {"epoch": epoch, "step": epoch} for epoch in range(1, epochs + 1)], epochs)
         for one in plan.judgements(family) if tables else ():
             if one.run.seed not in seeds:
                 continue
@@ -113,6 +123,61 @@ def test_missing_and_diverged_cells_say_so(plan, tmp_path):
     assert cell["ours"]["half"] is None
     small = Plan(Grid(scale("small")), tmp_path, [1], [])
     assert not table_of(report.build(small), parse("1/cifar100/resnet18/white-box/trades/clean/best"))["at_this_scale"]
+
+
+@pytest.fixture
+def run(plan):
+    return plan.runs(plan.families[0])[0]
+
+
+def test_trained_is_what_the_last_checkpoint_says(run):
+    """A run that was killed, whose metrics know more than its ``last``, is not trained."""
+    epochs = run.member.config.epochs
+    lines = [{"epoch": epoch, "step": 6 * epoch} for epoch in range(1, epochs + 1)]
+    assert (run.is_trained(), run.history()) == (False, [])
+    folder = write_last(run, lines[:-1], 6 * epochs - 2)
+    (run.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert (run.is_trained(), run.history()) == (False, lines[:-1])
+    folder = write_last(run, lines, 6 * epochs)
+    assert (run.is_trained(), run.history()) == (True, lines)
+    (folder / "record" / "metadata").write_text("{}")
+    assert not run.is_trained()
+    with pytest.raises(CheckpointError, match=f"{folder} is damaged: record/metadata must have"):
+        run.history()
+
+
+def test_a_run_under_way_is_on_no_curve(plan):
+    fill(plan)
+    network = next(iter(plan.grid.preferences["conic"].values()))
+    assert len(report.build(plan)["figures"]["4"]["curves"]["conic"]) == 3
+    for one in plan.runs_of(network):
+        write_last(one, [{"epoch": 1, "step": 6, "robust_accuracy": 0.9}] * (one.member.config.epochs - 1), 10**6)
+    assert len(report.build(plan)["figures"]["4"]["curves"]["conic"]) == 2
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"clean": {}}', '{"clean": {}, "attacks": 5}',
+                                     '{"clean": {}, "attacks": {}}', '{"clean": {}, "attacks": {"pgd20": 0.5}}'])
+def test_a_damaged_summary_is_one_line_with_a_remedy(plan, content):
+    fill(plan)
+    path = plan.runs_of(plan.grid.network(CELL))[0].judgement("best", "paper").folder / "summary.json"
+    path.write_text(content)
+    with pytest.raises(DamagedFileError, match=f"{path} .*Delete it, and give the command again"):
+        values(plan, CELL)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"\x93NUMPY", b"text"])
+def test_a_damaged_heat_map_is_one_line_with_a_remedy(run, content):
+    judgement = run.judgement("last", "heat_map")
+    judgement.folder.mkdir(parents=True)
+    assert judgement.heat_map() is None
+    (judgement.folder / "heat_map.npz").write_bytes(content)
+    with pytest.raises(DamagedFileError, match=r"heat_map\.npz cannot be read .*Delete it, and give the command again"):
+        judgement.heat_map()
+
+
+def test_a_root_that_is_no_local_path_is_refused():
+    with pytest.raises(ValueError, match="root must be a path on a mounted file system"):
+        Plan(Grid(scale("smoke")), "gs://bucket/root", [1], [])
 
 
 def test_hypervolume_by_hand():

@@ -1,6 +1,9 @@
+import errno
 import logging
+import os
 import shutil
 
+import absl.logging
 import chex
 import jax
 import jax.numpy as jnp
@@ -8,7 +11,8 @@ import numpy as np
 import pytest
 
 from morel_jax import sharding
-from morel_jax.training.checkpoint import CheckpointError, Checkpoints, load_classifier
+from morel_jax.training import checkpoint, checksums
+from morel_jax.training.checkpoint import CheckpointError, Checkpoints, load_classifier, load_record
 from morel_jax.training.state import TrainState
 
 
@@ -24,8 +28,12 @@ def totals(step):
     return {"count": jnp.int32(step)}
 
 
-def save(checkpoints, step, which="last"):
-    checkpoints.save(which, step, state(step), totals(step), {"history": [{"step": step}]})
+def record(step):
+    return {"history": [{"step": step - 1}], "best": -1.0, "seconds": 0.5}
+
+
+def save(checkpoints, step, which="last", announce=None):
+    checkpoints.save(which, step, state(step), totals(step), record(step), announce)
 
 
 def abstract(tree):
@@ -39,19 +47,26 @@ def restored(workdir):
     if found is None:
         return None
     step = int(found[0].step)
-    chex.assert_trees_all_equal(found, (state(step), totals(step), {"history": [{"step": step}]}))
+    chex.assert_trees_all_equal(found, (state(step), totals(step), record(step)))
     return step
 
 
-@pytest.fixture
-def workdir(tmp_path):
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
     """``last`` at 10 and 20, ``best`` at 20."""
-    with Checkpoints(tmp_path) as checkpoints:
+    folder = tmp_path_factory.mktemp("saved")
+    with Checkpoints(folder) as checkpoints:
         for step in (5, 10):
             save(checkpoints, step)
         save(checkpoints, 20, "best")
         save(checkpoints, 20)
-    return tmp_path
+    return folder
+
+
+@pytest.fixture
+def workdir(saved, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
 
 
 def files(folder):
@@ -85,17 +100,16 @@ def cut_the_checksums(folder):
     path.write_bytes(path.read_bytes()[:100])
 
 
-def lose_a_file_and_the_checksums(folder):
-    lose_a_file(folder)
-    (folder / "checksums.json").unlink()
-
-
 def lose_everything(folder):
     shutil.rmtree(folder)
     folder.mkdir()
 
 
-DAMAGES = [truncate, flip_a_byte, lose_a_file, cut_the_checksums, lose_a_file_and_the_checksums, lose_everything]
+def lose_the_checksums(folder):
+    (folder / "checksums.json").unlink()
+
+
+DAMAGES = [truncate, flip_a_byte, lose_a_file, cut_the_checksums, lose_the_checksums, lose_everything]
 
 
 def test_newest_comes_back_and_two_are_kept(workdir):
@@ -114,29 +128,28 @@ def test_damage_is_reported_and_the_one_before_is_used(workdir, damage, caplog):
     content = files(folder)
     with caplog.at_level(logging.WARNING):
         assert restored(workdir) == 10
-    (record,) = caplog.records
-    assert f"the checkpoint {folder} is damaged: " in record.getMessage()
+    (said,) = caplog.records
+    assert f"the checkpoint {folder} is damaged: " in said.getMessage()
     assert files(workdir / "checkpoints" / "damaged" / "last-20") == content
     with Checkpoints(workdir) as checkpoints:
         save(checkpoints, 20)
     assert restored(workdir) == 20
 
 
-@pytest.mark.parametrize("before_reading", [True, False])
-def test_what_another_process_finds_damaged_is_used_by_none(workdir, monkeypatch, caplog, before_reading):
+def test_what_another_process_finds_damaged_is_used_by_none(workdir, monkeypatch, caplog):
     said = []
 
     def with_another_process(values):
         said.append(values)
-        # The newest position is agreed on first, then whether it is whole, then whether it was read.
-        others = [1.0] if len(said) == (2 if before_reading else 3) else [-1.0]
+        # The newest position is agreed on first, then whether it is whole.
+        others = [1.0] if len(said) == 2 else [-1.0]
         return [max(pair) for pair in zip(values, others, strict=True)]
 
     monkeypatch.setattr(sharding, "agree", with_another_process)
     with caplog.at_level(logging.WARNING):
         assert restored(workdir) == 10
-    (record,) = caplog.records
-    assert "last/20 is damaged: another process cannot read it." in record.getMessage()
+    (warning,) = caplog.records
+    assert "last/20 is damaged: another process cannot read it." in warning.getMessage()
     assert (workdir / "checkpoints" / "damaged" / "last-20").exists()
 
 
@@ -151,11 +164,24 @@ def test_all_damaged_is_an_error_and_nothing_is_touched(workdir):
     assert files(workdir) == before
 
 
-def test_a_kill_before_the_checksums_loses_nothing(workdir, caplog):
-    (workdir / "checkpoints" / "last" / "20" / "checksums.json").unlink()
+@pytest.mark.parametrize("moment", ["checksums.write", "sync", "_remove"])
+def test_a_kill_while_a_checkpoint_is_put_in_place_loses_nothing(workdir, moment, monkeypatch, caplog):
+    """Before its checksums, before its name is on the disk, and before the older one is gone."""
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"morel_jax.training.checkpoint.{moment}", killed)
+        with pytest.raises(KeyboardInterrupt), Checkpoints(workdir) as checkpoints:
+            save(checkpoints, 30)
     with caplog.at_level(logging.WARNING):
-        assert restored(workdir) == 20
+        assert restored(workdir) == (20 if moment == "checksums.write" else 30)
     assert not caplog.records
+    with Checkpoints(workdir) as checkpoints:
+        save(checkpoints, 40)
+    assert restored(workdir) == 40
+    assert {path.name for path in (workdir / "checkpoints" / "last").iterdir()} == (
+        {"20", "40"} if moment == "checksums.write" else {"30", "40"})
 
 
 def test_a_whole_checkpoint_of_another_network_is_not_called_damaged(workdir):
@@ -181,15 +207,15 @@ def test_a_damaged_best_is_reported_when_the_run_goes_on(workdir, caplog):
     flip_a_byte(folder)
     with caplog.at_level(logging.WARNING):
         assert restored(workdir) == 20
-    (record,) = caplog.records
-    assert f"the checkpoint {folder} is damaged: " in record.getMessage()
+    (said,) = caplog.records
+    assert f"the checkpoint {folder} is damaged: " in said.getMessage()
 
 
 def test_the_state_may_be_overwritten_while_it_is_saved(tmp_path):
     overwrite = jax.jit(lambda tree: jax.tree.map(jnp.zeros_like, tree), donate_argnums=0)
     given = state(20), totals(20)
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save("last", 20, *given, {"history": [{"step": 20}]})
+        checkpoints.save("last", 20, *given, record(20))
         for _ in range(3):
             given = overwrite(given)
     assert restored(tmp_path) == 20
@@ -215,11 +241,21 @@ def test_saving_the_same_position_again(workdir):
                                 state(20).inference_variables())
 
 
-def save_below_a_file(workdir, when):
+def test_a_folder_that_cannot_be_written_is_an_error(workdir):
     with Checkpoints(workdir) as checkpoints:
         (workdir / "checkpoints" / "last").rename(workdir / "elsewhere")
         (workdir / "checkpoints" / "last").touch()
-        save(checkpoints, 30)
+        with pytest.raises(CheckpointError, match=r"last/30 could not be written \(.*; the same command goes") as error:
+            save(checkpoints, 30)
+    assert "\n" not in str(error.value)
+    (workdir / "checkpoints" / "last").unlink()
+    (workdir / "elsewhere").rename(workdir / "checkpoints" / "last")
+    assert restored(workdir) == 20
+
+
+def save_without_space(workdir, when):
+    with Checkpoints(workdir) as checkpoints:
+        save(checkpoints, 30, announce=lambda: pytest.fail("announced what is not on disk"))
         if when == "next save":
             save(checkpoints, 30, "best")
         elif when == "wait":
@@ -227,10 +263,82 @@ def save_below_a_file(workdir, when):
 
 
 @pytest.mark.parametrize("when", ["next save", "wait", "end"])
-def test_what_goes_wrong_in_the_background_is_an_error(workdir, when):
-    with pytest.raises(CheckpointError, match=r"last/30 could not be written \(.*; the same command goes on") as error:
-        save_below_a_file(workdir, when)
-    assert "\n" not in str(error.value)
-    (workdir / "checkpoints" / "last").unlink()
-    (workdir / "elsewhere").rename(workdir / "checkpoints" / "last")
+def test_what_goes_wrong_in_the_background_is_an_error(workdir, when, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checksums, "write", full)
+    with pytest.raises(CheckpointError, match=r"last/30 could not be written \(.*No space left.*the same command goes"):
+        save_without_space(workdir, when)
     assert restored(workdir) == 20
+
+
+def test_a_checkpoint_is_announced_once_it_counts(tmp_path):
+    found = []
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (10, 20):
+            save(checkpoints, step, announce=lambda: found.append(load_record(tmp_path, "last")["step"]))
+    assert found == [9, 19]
+
+
+def test_what_goes_wrong_in_an_announcement_is_told_as_it_is(tmp_path):
+    def failing():
+        raise OSError("metrics.jsonl: no space left")
+
+    with pytest.raises(OSError, match=r"^metrics\.jsonl: no space left$"), Checkpoints(tmp_path) as checkpoints:
+        save(checkpoints, 10, announce=failing)
+    assert restored(tmp_path) == 10
+
+
+def test_the_record_alone(workdir):
+    assert load_record(workdir, "last") == {"step": 19} | record(20)
+    assert load_record(workdir, "best") == {"step": 19} | record(20)
+    shutil.rmtree(workdir / "checkpoints" / "last" / "20" / "training")
+    assert load_record(workdir, "last")["step"] == 19
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint in .*nowhere/checkpoints/best; train first"):
+        load_record(workdir / "nowhere", "best")
+
+
+@pytest.mark.parametrize(("content", "fault"), [
+    ("{}", "must have a field 'history' of type list; got nothing"), ('{"history": [', "is not valid JSON"),
+    ('{"history": [3], "best": 0.5, "seconds": 0}', "must have a history of objects with 'step'"),
+    ('{"history": [], "best": "0.5", "seconds": 0}', "must have a field 'best'")])
+def test_a_record_of_another_shape_is_damage(workdir, content, fault):
+    folder = workdir / "checkpoints" / "last" / "20"
+    (folder / "record" / "metadata").write_text(content)
+    with pytest.raises(CheckpointError, match=r"damaged: record/metadata must have \d+ bytes"):
+        load_record(workdir, "last")
+    checksums.write(folder)
+    with pytest.raises(CheckpointError, match=f"{folder} is damaged: .*{fault}"):
+        load_record(workdir, "last")
+    assert restored(workdir) == 10
+
+
+@pytest.mark.parametrize("read", [
+    lambda workdir: load_classifier(workdir, "best", abstract(state(0).inference_variables()))["params"],
+    lambda workdir: load_record(workdir, "best")["step"]])
+def test_a_reader_takes_the_next_where_a_run_replaces_the_newest(workdir, monkeypatch, read):
+    damage, replaced = checkpoint._damage, []
+
+    def replacing(folder, *part):
+        if not replaced:
+            replaced.append(folder)
+            with Checkpoints(workdir) as checkpoints:
+                save(checkpoints, 30, "best")
+        return damage(folder, *part)
+
+    monkeypatch.setattr(checkpoint, "_damage", replacing)
+    found = read(workdir)
+    monkeypatch.undo()
+    chex.assert_trees_all_equal(found, read(workdir))
+    assert replaced[0].name == "20"
+
+
+def test_an_applications_own_log_is_left_as_it_is(workdir, caplog):
+    absl.logging.set_verbosity(absl.logging.INFO)
+    try:
+        load_classifier(workdir, "best", abstract(state(0).inference_variables()))
+        absl.logging.info("said by an application")
+    finally:
+        absl.logging.set_verbosity(absl.logging.WARNING)
+    assert [said.getMessage() for said in caplog.records] == ["said by an application"]

@@ -19,7 +19,6 @@ def test_known_hashes(folder):
     assert json.loads((folder / "checksums.json").read_text())["item/d/data"] == {"bytes": 3, "blake2b": (
         "ba80a53f981c4d0d6a2797b69f12f6e94c212f14685ac4b74b12bb6fdbffa2d1"
         "7d87c5392aab792dc252d5de4533cc9518d38aa8dbf1925ab92386edd4009923")}
-    assert checksums.exist(folder)
     assert checksums.problem(folder) is None
 
 
@@ -29,6 +28,9 @@ def test_known_hashes(folder):
     ("item/d/data", None, "item/d/data is missing"),
     ("metadata", b"x", "metadata must have 0 bytes; got 1"),
     ("checksums.json", b'{"item/d/da', "checksums.json is cut or altered"),
+    ("checksums.json", None, "checksums.json is missing"),
+    ("checksums.json", b"{}", "checksums.json is cut or altered"),
+    ("checksums.json", b"[" * 100_000, "checksums.json is cut or altered"),
     ("checksums.json", b"[]", "checksums.json is cut or altered"),
     ("checksums.json", b'{"metadata": {}}', "checksums.json is cut or altered"),
 ])
@@ -40,8 +42,7 @@ def test_damage_is_named(folder, name, content, problem):
     assert checksums.problem(folder) == problem
 
 
-def test_without_checksums_nothing_is_known(folder):
-    (folder / "checksums.json").unlink()
-    (folder / "metadata").unlink()
-    assert not checksums.exist(folder)
-    assert checksums.problem(folder) is None
+def test_a_part_alone(folder):
+    (folder / "item" / "d" / "data").write_bytes(b"abd")
+    assert checksums.problem(folder, "metadata") is None
+    assert checksums.problem(folder, "item/") == "item/d/data is not what was written: its BLAKE2b is another"

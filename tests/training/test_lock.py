@@ -4,24 +4,30 @@ import logging
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 
 import pytest
 
+from morel_jax.training import lock
 from morel_jax.training.lock import hold
 
+# From its file: the package would import JAX.
 HOLDER = """
-import sys
-from morel_jax.training.lock import hold
-with hold(sys.argv[1]):
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("lock", sys.argv[2])
+lock = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(lock)
+with lock.hold(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()
 """
 
 
 def held_by_another(workdir):
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, workdir], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, workdir, lock.__file__],
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"held\n"
     return process
 
@@ -34,6 +40,36 @@ def test_a_second_holder_is_refused_and_told_who_is_there(tmp_path):
     assert str(error.value).endswith(f"{workdir} is in use by process {os.getpid()} on {socket.gethostname()}.")
     with hold(workdir):
         assert (workdir / ".lock").read_text() == f"process {os.getpid()} on {socket.gethostname()}\n"
+
+
+def test_a_lock_file_that_is_deleted_lets_nobody_in(tmp_path):
+    with hold(tmp_path):
+        (tmp_path / ".lock").unlink()
+        with pytest.raises(ValueError, match=f"{tmp_path} is in use by another process"), hold(tmp_path):
+            pass
+
+
+def test_where_only_files_can_be_locked(tmp_path, monkeypatch, caplog):
+    """As over NFS."""
+    flock = fcntl.flock
+
+    def of_files(descriptor, operation):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", of_files)
+    with hold(tmp_path), pytest.raises(ValueError, match=f"in use by process {os.getpid()} on "), hold(tmp_path):
+        pass
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("workdir", ["", "gs://bucket/run", "runs\\a"])
+def test_what_is_no_local_path_is_refused_before_anything_is_made(tmp_path, monkeypatch, workdir):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="workdir must"), hold(workdir):
+        pass
+    assert not os.listdir(tmp_path)
 
 
 def test_a_killed_process_holds_nothing(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 
 from morel_jax import builders, evaluation, training
 from morel_jax.training import loop
+from morel_jax.training.checkpoint import Checkpoints, load_record
 from tests.small import small_config, small_dataset
 
 
@@ -82,6 +83,24 @@ def test_load_errors(unbroken, tmp_path):
         evaluation.load(tmp_path)
 
 
+@pytest.mark.parametrize("train", [
+    lambda workdir: training.fit(small_config(), workdir),
+    lambda workdir: training.fit_population(small_config(), [{"seed": 1}], workdir)])
+def test_a_workdir_is_a_local_path(tmp_path, monkeypatch, train):
+    monkeypatch.chdir(tmp_path)
+    for workdir in ("", "gs://bucket/run", "run\\a"):
+        with pytest.raises(ValueError, match=r"workdir must (name a path|be a path on|not contain a backslash)"):
+            train(workdir)
+    assert not os.listdir(tmp_path)
+    # The home folder's run is refused in its own place: it has lost its config.
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for folder in ("run/checkpoints/last/7", "run/seed=1/checkpoints/last/7"):
+        (tmp_path / folder).mkdir(parents=True)
+    with pytest.raises(ValueError, match=f"{tmp_path}/run has .* but no (config|sweep).json"):
+        train("~/run")
+    assert os.listdir(tmp_path) == ["run"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("moment", ["step", "validation"])
 def test_a_signal_saves_and_the_resumed_run_is_bitwise_the_same(unbroken, tmp_path, monkeypatch, number, moment):
@@ -104,6 +123,35 @@ def test_a_signal_saves_and_the_resumed_run_is_bitwise_the_same(unbroken, tmp_pa
     state, history = training.fit(small_config(), tmp_path, progress=False)
     chex.assert_trees_all_equal(state, unbroken[0])
     assert judged(history) == judged(unbroken[1])
+
+
+def test_nothing_is_told_of_an_epoch_before_its_checkpoint_is_on_disk(unbroken, tmp_path, monkeypatch):
+    """The kill comes as the checkpoint of the second epoch is put in place, long after its last step."""
+    commit = Checkpoints._commit
+
+    def killed(self, which, position):
+        if which == "last" and position == 14:
+            raise KeyboardInterrupt
+        commit(self, which, position)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "_commit", killed)
+        with pytest.raises(KeyboardInterrupt):
+            training.fit(small_config(), tmp_path, progress=False)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines == load_record(tmp_path, "last")["history"]
+    assert [line["epoch"] for line in lines] == [1]
+    state, history = training.fit(small_config(), tmp_path, progress=False)
+    chex.assert_trees_all_equal(state, unbroken[0])
+    assert judged(history) == judged(unbroken[1])
+
+
+def test_records_are_what_fit_returns(unbroken):
+    _, history, workdir = unbroken
+    assert load_record(workdir, "last") == {"step": 12, "history": history, "seconds": 0.0,
+                                            "best": max(line["robust_accuracy"] for line in history)}
+    best = max(history, key=lambda line: (line["robust_accuracy"], line["epoch"]))
+    assert load_record(workdir, "best")["history"][-1] == best
 
 
 def test_streaming_from_the_host_is_bitwise_the_same(unbroken, tmp_path):

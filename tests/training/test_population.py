@@ -142,10 +142,10 @@ def test_members_that_were_saved_at_different_positions_go_on_from_a_common_one(
 
 def test_a_members_failed_write_stops_all_at_a_position_that_all_have(unbroken, tmp_path, monkeypatch):
     """The error comes to light at that member's next save; by then no other may have dropped what it still has."""
-    finish, written = checkpoint.Checkpoints._finish, []
+    commit, written = checkpoint.Checkpoints._commit, []
 
     def failing(self, which, position):
-        finish(self, which, position)
+        commit(self, which, position)
         if which == "last" and self._folder.parent.name == NAMES[2]:
             written.append(position)
             if len(written) == 2:
@@ -153,11 +153,30 @@ def test_a_members_failed_write_stops_all_at_a_position_that_all_have(unbroken, 
                 raise OSError("no space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.Checkpoints, "_finish", failing)
+        patch.setattr(checkpoint.Checkpoints, "_commit", failing)
         with pytest.raises(OSError, match="could not be written"):
             training.fit_population(small_config(checkpoint__every_seconds=1e-6), SETTINGS, tmp_path, progress=False)
     assert len(written) == 2
     assert_same(training.fit_population(small_config(), SETTINGS, tmp_path, progress=False), unbroken[0])
+
+
+def test_nothing_is_told_of_a_member_before_it_is_on_disk(tmp_path, monkeypatch):
+    """Neither an epoch's metrics nor that it diverged; the kill comes as its last good state is put in place."""
+    commit = checkpoint.Checkpoints._commit
+
+    def killed(self, which, position):
+        if self._folder.parent.name.startswith("drop_epochs") and which == "last":
+            raise KeyboardInterrupt
+        commit(self, which, position)
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "_commit", killed)
+    settings = [{"seed": 1}, {"optimizer.drop_epochs": [2], "optimizer.drop_factors": [1e38]}]
+    with pytest.raises(KeyboardInterrupt):
+        training.fit_population(small_config(), settings, tmp_path, progress=False)
+    (folder,) = tmp_path.glob("drop_epochs*")
+    assert not (folder / "metrics.jsonl").exists()
+    assert not (folder / "diverged.json").exists()
+    assert len((tmp_path / "seed=1" / "metrics.jsonl").read_text().splitlines()) == 1
 
 
 def test_a_member_that_diverges_leaves_the_others_as_they_are(unbroken, tmp_path, monkeypatch):

@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from morel_jax.training.workdir import MetricsWriter, load_config, open_sweep, open_workdir
+from morel_jax.files import DamagedFileError
+from morel_jax.training.workdir import MetricsWriter, load_config, load_divergence, open_sweep, open_workdir
 from tests.small import small_config
 
 
@@ -67,14 +68,86 @@ def test_not_a_runs_folder(tmp_path):
         load_config(tmp_path)
 
 
+@pytest.mark.parametrize("checkpoint", ["last/12", "best/7", "damaged/last-7"])
+def test_checkpoints_without_their_config_are_refused(tmp_path, checkpoint):
+    folder = open_workdir(small_config(), tmp_path / "run")
+    (folder / "checkpoints" / "last").mkdir(parents=True)
+    (folder / "checkpoints" / "last" / "12.tmp").mkdir()
+    (folder / "config.json").unlink()
+    open_workdir(small_config(epochs=9), folder)  # Nothing was trained with the first.
+    (folder / "config.json").unlink()
+    (folder / "checkpoints" / checkpoint).mkdir(parents=True)
+    with pytest.raises(ValueError, match=f"{folder} has checkpoints but no config.json, .*put back a copy"):
+        open_workdir(small_config(), folder)
+    assert not (folder / "config.json").exists()
+
+
+@pytest.mark.parametrize("left", ["config.json", "checkpoints/last/12"])
+def test_members_without_their_sweep_are_refused(tmp_path, left):
+    (tmp_path / "seed=1" / left).mkdir(parents=True)
+    with pytest.raises(ValueError, match=f"{tmp_path} has runs in its folders but no sweep.json, .*put back a copy"):
+        open_sweep({"seed=1": {"seed": 1}}, tmp_path)
+    assert not (tmp_path / "sweep.json").exists()
+
+
+@pytest.mark.parametrize(("damage", "fault"), [
+    (lambda content: "", "is not valid JSON"),
+    (lambda content: json.dumps(content)[:100], "is not valid JSON"),
+    (lambda content: "[1]", "must hold a JSON object; got list"),
+    (lambda content: json.dumps({**content, "config": 3}), "must have a field 'config' of type dict; got int"),
+    (lambda content: json.dumps({name: value for name, value in content.items() if name != "versions"}),
+     "must have a field 'versions' of type dict; got nothing"),
+    (lambda content: json.dumps({**content, "own": [1]}), "what the run was given of its own"),
+    (lambda content: json.dumps({**content, "own": {"dataset": {"name": "x"}}}), "what the run was given of its own"),
+    (lambda content: json.dumps({**content, "config": content["config"] | {"epochs": "2"}}),
+     r"config\.epochs must be of type int; got '2'"),
+    (lambda content: json.dumps({**content, "config": content["config"] | {"data": 5}}),
+     r"config\.data is not a field"),
+    (lambda content: json.dumps({**content, "config": content["config"] | {"model": {"name": None}}}),
+     r"config\.model\.name must be of type str; got None"),
+])
+def test_a_damaged_config_is_one_line_with_a_remedy(tmp_path, damage, fault):
+    path = open_workdir(small_config(), tmp_path) / "config.json"
+    path.write_text(damage(json.loads(path.read_text())))
+    for read in (load_config, lambda workdir: open_workdir(small_config(), workdir)):
+        with pytest.raises(DamagedFileError, match=f"{path} .*{fault}.* Put back a copy of it") as error:
+            read(tmp_path)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+def test_a_damaged_sweep_is_one_line_with_a_remedy(tmp_path, content):
+    (tmp_path / "sweep.json").write_text(content)
+    with pytest.raises(DamagedFileError, match=f"{tmp_path}/sweep.json .*Put back a copy"):
+        open_sweep({}, tmp_path)
+
+
+def test_a_divergence_is_read_or_one_line(tmp_path):
+    assert load_divergence(tmp_path) is None
+    (tmp_path / "diverged.json").write_text('{"epoch": 1, "step": 7}')
+    assert load_divergence(tmp_path) == {"epoch": 1, "step": 7}
+    for content in ("", "7", '{"step": "7", "epoch": 1}'):
+        (tmp_path / "diverged.json").write_text(content)
+        with pytest.raises(DamagedFileError, match=f"{tmp_path}/diverged.json .*Put back a copy"):
+            load_divergence(tmp_path)
+
+
+def test_the_home_folder_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert open_workdir(small_config(), "~/a/run") == tmp_path / "a" / "run"
+    assert load_config("~/a/run").to_dict() == small_config().to_dict()
+    assert open_sweep({}, "~/sweep") == tmp_path / "sweep"
+
+
 def test_metrics_are_what_the_history_says(tmp_path):
-    writer = MetricsWriter(tmp_path, [])
     history = [{"epoch": 1, "step": 6, "loss": 0.1 + 0.2}]
-    writer.write(history)
-    writer.close()
+    with MetricsWriter(tmp_path) as writer:
+        writer.start([])
+        writer.write(history)
     # A resumed run knows less than the file: the file follows.
     (tmp_path / "metrics.jsonl").write_text("{}\n{}\n{}\n")
-    MetricsWriter(tmp_path, history).close()
+    with MetricsWriter(tmp_path) as writer:
+        writer.start(history)
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == history
     assert list(tmp_path.glob("events.out.tfevents.*"))
