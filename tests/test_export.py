@@ -85,7 +85,7 @@ def test_model_card(workdir, exported):
 
 
 @pytest.mark.slow
-def test_a_summary_of_other_weights_is_left_out(workdir, tmp_path):
+def test_a_summary_of_another_network_is_left_out(workdir, tmp_path):
     path = workdir / "evaluation" / "best" / "summary.json"
     before = path.read_text()
     summary = json.loads(before)
@@ -94,7 +94,7 @@ def test_a_summary_of_other_weights_is_left_out(workdir, tmp_path):
     outcome = command("export", f"--workdir={workdir}", f"--out={tmp_path}", "--platforms=cpu")
     path.write_text(before)
     assert outcome.returncode == 0
-    assert outcome.stderr == f"warning: {path} judges other weights than these; the model card leaves it out.\n"
+    assert outcome.stderr == f"warning: {path} judges another network than this one; the model card leaves it out.\n"
     assert "evaluation" not in json.loads((tmp_path / "model_card.json").read_text())
     assert jax.export.deserialize(bytearray((tmp_path / "model.stablehlo").read_bytes())).platforms == ("cpu",)
 
