@@ -92,7 +92,7 @@ def test_model_card(workdir, exported):
 
 
 @pytest.mark.slow
-def test_a_summary_of_other_weights_is_left_out(workdir, tmp_path):
+def test_a_summary_of_another_network_is_left_out(workdir, tmp_path):
     path = workdir / "evaluation" / "best" / "summary.json"
     before = path.read_text()
     summary = json.loads(before)

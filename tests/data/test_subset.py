@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from morel_jax.data.subset import stratified_order
+from morel_jax.data.subset import stratified_order, stratified_rows
 
 
 @pytest.mark.parametrize("counts", [(20,) * 10, (90, *[1] * 9), (1, 2, 4, 8, 16, 32), (7,), (50, 50, 3)])
@@ -29,3 +29,10 @@ def test_within_a_class_rows_come_from_everywhere():
     assert np.sum(first < 500) == 50
     assert 200 < np.mean(first[first < 500]) < 300
     assert not np.array_equal(np.diff(stratified_order(np.zeros(100, int))), np.ones(99))
+
+
+def test_a_part_keeps_the_data_sets_order_and_0_is_all():
+    labels = np.repeat([0, 1], 10)
+    np.testing.assert_array_equal(stratified_rows(labels, 0), np.arange(20))
+    np.testing.assert_array_equal(stratified_rows(labels, 20), np.arange(20))
+    np.testing.assert_array_equal(stratified_rows(labels, 6), np.sort(stratified_order(labels)[:6]))
