@@ -115,7 +115,8 @@ def _values_of(text, field, flag, default):
     values = [round(float(value), _DIGITS) for value in np.linspace(start, stop, count)]
     if isinstance(default, int):
         if not all(value.is_integer() for value in values):
-            raise ValueError(f"--sweep must give whole numbers for config.{field}; got {flag!r:.100}, which is {values!r:.100}.")
+            raise ValueError(f"--sweep must give whole numbers for config.{field}; got {flag!r:.100}, which is "
+                             f"{values!r:.100}.")
         values = [int(value) for value in values]
     return values
 
