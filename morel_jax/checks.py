@@ -6,6 +6,8 @@ import numpy as np
 
 # A key of JAX holds 32 bits of its seed: a larger one, or a negative one, would be another seed without a word.
 LARGEST_SEED = 2**32 - 1
+# A smaller one is lost in the rounding of an image's float32: an attack with it would break nothing.
+SMALLEST_RADIUS = 1e-6
 
 
 def whole_number(name, value, low, high=math.inf):
@@ -36,8 +38,8 @@ def seed(value, name="seed"):
     return whole_number(name, value, 0, LARGEST_SEED)
 
 
-def positive(name, value, largest, why=""):
-    """``value`` as a float in (0, largest], and not 0 in float32 either.
+def radius(name, value, largest, why=""):
+    """``value`` as a float in [1e-6, largest]: a radius or step, in pixel units of images in [0, 1].
 
     Args:
         name: of the argument or flag.
@@ -52,6 +54,6 @@ def positive(name, value, largest, why=""):
         number = float("nan") if isinstance(value, (bool, str, bytes)) or np.ndim(value) else float(value)
     except (TypeError, OverflowError):
         number = float("nan")
-    if not float(np.finfo(np.float32).tiny) <= number <= largest:  # False for NaN too.
-        raise ValueError(f"{name} must be in (0, {largest:.4g}]{why}; got {value!r}.")
+    if not SMALLEST_RADIUS <= number <= largest:  # False for NaN too.
+        raise ValueError(f"{name} must be in [{SMALLEST_RADIUS:.0e}, {largest:.4g}]{why}; got {value!r}.")
     return number

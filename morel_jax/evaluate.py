@@ -6,7 +6,7 @@ from absl import flags
 from morel_jax import checks, command
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.")
-_CHECKPOINTS = ("best", "last")
+_CHECKPOINTS = ["best", "last"]
 _WHICH = flags.DEFINE_list("which", _CHECKPOINTS, "Checkpoints to judge: best, last.")
 flags.register_validator("which", lambda names: names and set(names) <= set(_CHECKPOINTS),
                          f"must be {', '.join(_CHECKPOINTS)} or both")

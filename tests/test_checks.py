@@ -27,18 +27,18 @@ def test_whole_numbers_without_an_upper_end():
         checks.whole_number("width", 0, 1)
 
 
-@pytest.mark.parametrize("value", [0.5, 1, np.float32(0.25), jnp.float32(0.25), np.array(0.5)])
-def test_positive_numbers(value):
-    assert checks.positive("epsilon", value, 1.0) == float(value)
+@pytest.mark.parametrize("value", [0.5, 1, 1e-6, np.float32(0.25), jnp.float32(0.25), np.array(0.5)])
+def test_radii(value):
+    assert checks.radius("epsilon", value, 1.0) == float(value)
 
 
-@pytest.mark.parametrize("value", [0, -0.1, 1.01, np.nan, np.inf, 1e-50, True, "0.1", b"1", np.array([0.1])])
-def test_what_is_no_positive_number(value):
-    with pytest.raises(ValueError, match=r"epsilon must be in \(0, 1\], all there is; got"):
-        checks.positive("epsilon", value, 1.0, ", all there is")
+@pytest.mark.parametrize("value", [0, -0.1, 1.01, np.nan, np.inf, 9e-7, True, "0.1", b"1", np.array([0.1])])
+def test_what_is_no_radius(value):
+    with pytest.raises(ValueError, match=r"epsilon must be in \[1e-06, 1\], all there is; got"):
+        checks.radius("epsilon", value, 1.0, ", all there is")
 
 
 @pytest.mark.parametrize("value", [None, [], {}, object(), 10**400])
 def test_what_is_no_number_at_all(value):
     with pytest.raises(ValueError, match="epsilon must be in"):
-        checks.positive("epsilon", value, 1.0)
+        checks.radius("epsilon", value, 1.0)

@@ -204,11 +204,15 @@ class Images:
 
 def _mapped(path, dtype, shape):
     if path.exists():
-        array = np.load(path, mmap_mode="r+")
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)  # With "r+" a cut file grows by zeros.
+        except (ValueError, EOFError) as error:
+            raise DamagedFileError(f"{path} is not an array as it was written ({error}). Move the folder away, and "
+                                   "evaluate anew to save the images of all rows.") from None
         if array.shape != tuple(shape) or array.dtype != dtype:
             raise ValueError(f"{path} holds {array.dtype}{array.shape}, not {np.dtype(dtype)}{tuple(shape)}; "
                              "move it away, or save the images of as many examples as before.")
-        return array
+        return np.load(path, mmap_mode="r+")
     temporary = path.with_name(path.name + ".tmp")
     np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=tuple(shape)).flush()
     os.replace(temporary, path)

@@ -80,7 +80,7 @@ def _check_attacks(entries, image_shape, count):
             raise ValueError(f"attack {entry.name}, on {count} classes: {error}") from error
 
 
-def _clean_predictions(logits_fn, images, index, width):
+def _clean_predictions(logits_fn, images, index, width, name="logits_fn"):
     """int32[m] of the examples ``index``.
 
     Raises:
@@ -89,7 +89,7 @@ def _clean_predictions(logits_fn, images, index, width):
     logits = clean_logits(logits_fn, lambda rows: floats(images, rows), index, width)
     wild = np.flatnonzero(~np.isfinite(logits).all(axis=-1))
     if len(wild):
-        raise ValueError(f"logits_fn must give finite logits on the images; got NaN or infinite ones for {len(wild)} "
+        raise ValueError(f"{name} must give finite logits on the images; got NaN or infinite ones for {len(wild)} "
                          f"of {len(index)}, the first for image {index[wild[0]]}.")
     return logits.argmax(-1).astype(np.int32)
 
@@ -157,6 +157,7 @@ def evaluate(logits_fn, images, labels, attacks, folder, *, epsilon, step_size=N
         "width": width, "platform": jax.default_backend(), "data": fingerprint([images, labels]),
     } | network_record(logits_fn, images, labels, width)
     if surrogate is not None:
+        _clean_predictions(surrogate, images, index, width, "surrogate")
         settings |= network_record(surrogate, images, labels, width, "surrogate")
     run = _Evaluation(as_argument(logits_fn), as_argument(surrogate) if surrogate is not None else None,
                       lambda rows: floats(images, rows), labels.astype(np.int32), width, batch_size,

@@ -111,7 +111,7 @@ def report_card(logits_fn, key, x, y, epsilon, norm="linf", *, batch_size=100, p
     known_norm(norm)
     x, y = _checked_images(x, y)
     largest = largest_epsilon(x.shape[1:], norm)
-    epsilon = checks.positive("epsilon", epsilon, largest, ", the whole box")
+    epsilon = checks.radius("epsilon", epsilon, largest, ", the whole box")
     batch_size = checks.whole_number("batch_size", batch_size, 1)
     square_queries = checks.whole_number("square_queries", square_queries, 1)
     _check_gain(square_gain)

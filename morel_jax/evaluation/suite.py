@@ -59,14 +59,15 @@ def checked_threat(epsilon, step_size, norm, variant, image_shape):
         image_shape: (h, w, c).
 
     Raises:
-        ValueError: an unknown norm or variant, or a radius or step that is no number in (0, what the box allows].
+        ValueError: an unknown norm or variant, or a radius or step that is no number from 1e-6 to what the
+            box allows.
     """
     known_norm(norm)
     if variant not in VARIANTS:
         raise ValueError(f"variant must be one of {', '.join(VARIANTS)}; got {variant!r}.")
     largest, why = largest_epsilon(image_shape, norm), f", the whole box in {norm}"
-    epsilon = checks.positive("epsilon", epsilon, largest, why)
-    step_size = epsilon / 10 if step_size is None else checks.positive("step_size", step_size, largest, why)
+    epsilon = checks.radius("epsilon", epsilon, largest, why)
+    step_size = epsilon / 10 if step_size is None else checks.radius("step_size", step_size, largest, why)
     return Threat(epsilon, step_size, norm, variant)
 
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from morel_jax import builders
+from morel_jax.files import local_path
 from morel_jax.models.outputs import in_float32
 from morel_jax.training.checkpoint import load_classifier
 from morel_jax.training.own import Own
@@ -28,6 +29,7 @@ def load_variables(workdir, which="best", model=None):
         FileNotFoundError: not a run's folder, or no such checkpoint in it.
         ValueError: an unknown ``which``, or not the model that was trained.
     """
+    workdir = local_path(workdir, "workdir")
     config, own = load_config(workdir), load_own(workdir)
     given = Own(model=model).record()
     if given.get("model") != own.get("model"):

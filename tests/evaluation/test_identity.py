@@ -100,6 +100,9 @@ def test_a_network_behind_a_callback_is_told_by_its_answers():
 def test_answers_agree_up_to_rounding():
     assert agree("network_answers", [1.0, 1e-9], [1.0005, 0.0])
     assert not agree("network_answers", [1.0, 0.0], [1.002, 0.0])
+    assert agree("network_answers", [1.0, np.nan, np.inf], [1.0005, np.nan, np.inf])
+    assert not agree("network_answers", [1.0, np.nan], [1.002, np.nan])
+    assert not agree("network_answers", [1.0, np.nan], [1.0, 1.0])
     assert not agree("network_answers", [1.0], [1.0, 1.0])
     assert not agree("network_answers", [1.0], ["x"])
     assert not agree("epsilon", [1.0], [1.0000001])

@@ -86,6 +86,16 @@ def test_images_are_kept_by_index_and_added_to(tmp_path):
         Images(tmp_path, "fgsm", (4, 2, 2, 1))
 
 
+@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:100], lambda content: content[:-4],
+                                    lambda content: b"x" + content])
+def test_damaged_images_are_one_line(tmp_path, damage):
+    Images(tmp_path, "fgsm", (3, 2, 2, 1)).add([finished(2, 0.2)])
+    path = tmp_path / "fgsm.npy"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(DamagedFileError, match=r"fgsm\.npy is not an array as it was written"):
+        Images(tmp_path, "fgsm", (3, 2, 2, 1))
+
+
 def written(folder, settings=SETTINGS):
     """``ledger.csv`` with rows for images 0 and 1."""
     ledger = Ledger(folder, settings)

@@ -176,8 +176,10 @@ MODEL, LARGER = Linear(count=4), Linear(count=30)
     (dict(attacks=["transfer"]), "transfer attacks need a surrogate"),
     (dict(attacks=["transfer"], surrogate=lambda x: MODEL.logits(x)[:, :3]),
      "the surrogate must have the network's 5 classes; got one with 3"),
+    (dict(attacks=["transfer"], surrogate=lambda x: MODEL.logits(x) * np.nan),
+     "surrogate must give finite logits on the images; got NaN or infinite ones for 4 of 4"),
     (dict(examples=5), r"examples must be in 0 .. 4; got 5"),
-    (dict(epsilon=0.0), r"epsilon must be in \(0, 1\], the whole box in linf; got 0.0"),
+    (dict(epsilon=0.0), r"epsilon must be in \[1e-06, 1\], the whole box in linf; got 0.0"),
     (dict(norm="l1"), "norm"),
     (dict(batch_size=0), "batch_size must be at least 1; got 0"),
     (dict(batch_size=2.0), r"batch_size must be an integer; got 2.0"),
@@ -188,14 +190,14 @@ MODEL, LARGER = Linear(count=4), Linear(count=30)
     (dict(seed=2**32), r"seed must be in 0 .. 4294967295; got 4294967296"),
     (dict(seed=-1), r"seed must be in 0 .. 4294967295; got -1"),
     (dict(seed=0.5), r"seed must be an integer; got 0.5"),
-    (dict(epsilon=np.nan), r"epsilon must be in \(0, 1\], the whole box in linf; got nan"),
-    (dict(epsilon=100), r"epsilon must be in \(0, 1\], the whole box in linf; got 100"),
-    (dict(epsilon=1e-50), r"epsilon must be in \(0, 1\], the whole box in linf; got 1e-50"),
-    (dict(epsilon="0.1"), r"epsilon must be in \(0, 1\], the whole box in linf; got '0.1'"),
-    (dict(epsilon=5.7, norm="l2"), r"epsilon must be in \(0, 5.657\], the whole box in l2; got 5.7"),
-    (dict(step_size=0), r"step_size must be in \(0, 1\], the whole box in linf; got 0"),
-    (dict(step_size=np.nan), r"step_size must be in \(0, 1\].*; got nan"),
-    (dict(step_size=-0.01), r"step_size must be in \(0, 1\].*; got -0.01"),
+    (dict(epsilon=np.nan), r"epsilon must be in \[1e-06, 1\], the whole box in linf; got nan"),
+    (dict(epsilon=100), r"epsilon must be in \[1e-06, 1\], the whole box in linf; got 100"),
+    (dict(epsilon=1e-50), r"epsilon must be in \[1e-06, 1\], the whole box in linf; got 1e-50"),
+    (dict(epsilon="0.1"), r"epsilon must be in \[1e-06, 1\], the whole box in linf; got '0.1'"),
+    (dict(epsilon=5.7, norm="l2"), r"epsilon must be in \[1e-06, 5.657\], the whole box in l2; got 5.7"),
+    (dict(step_size=0), r"step_size must be in \[1e-06, 1\], the whole box in linf; got 0"),
+    (dict(step_size=np.nan), r"step_size must be in \[1e-06, 1\].*; got nan"),
+    (dict(step_size=-0.01), r"step_size must be in \[1e-06, 1\].*; got -0.01"),
     (dict(variant="papers"), "variant must be one of paper, reference; got 'papers'"),
     (dict(folder=""), "folder must name a path; got an empty string"),
     (dict(folder="gs://a/b"), "folder must be a path on a mounted file system, not a URL"),
@@ -234,6 +236,21 @@ def test_some_examples_have_the_classes_in_proportion(tmp_path):
     assert set(rows) < set(grown)
     evaluate(**arguments, folder=tmp_path / "b", examples=20)
     assert files(tmp_path / "a") == files(tmp_path / "b")
+
+
+@pytest.mark.slow
+def test_double_precision_enabled_changes_no_verdict(tmp_path):
+    """JAX_ENABLE_X64=1 is some users' default; arrays without a type are then float64 and int64."""
+    attacks = ["fgsm", "pgd2x2", "cw"]
+    script = ("import sys; from morel_jax.evaluation import evaluate; from tests.attacks.linear import Linear; "
+              "model = Linear(count=4); "
+              "evaluate(model.logits, model.x, model.y, sys.argv[2:], sys.argv[1], epsilon=0.05)")
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "a"), *attacks], check=True,
+                   env=os.environ | {"JAX_ENABLE_X64": "1"})
+    evaluate(MODEL.logits, MODEL.x, MODEL.y, attacks, tmp_path / "b", epsilon=0.05)
+    one, other = ([row.split(",")[:6] for row in (tmp_path / name / "ledger.csv").read_text().splitlines()]
+                  for name in "ab")
+    assert one == other
 
 
 def test_a_changed_row_does_not_count(tmp_path):
