@@ -79,6 +79,8 @@ def _main():
     root = local_path(_WORKDIR.value, "--workdir")
     config = _CONFIG.value
     runs = {"MOREL": config, "undefended": _undefended(config)}
+    for run_config in runs.values():
+        builders.check(run_config)  # The second too, before the first trains.
     workdirs = {name: root / name.lower() for name in runs}
     histories = {}
     for name, run_config in runs.items():

@@ -69,7 +69,7 @@ def _main():
     root, configs = local_path(_ROOT.value, "--root"), local_path(_CONFIGS.value, "--configs")
     data = {"data_dir": _DATA_DIR.value, "archive_dir": _ARCHIVE_DIR.value}
     grid = Grid(scale(_SCALE.value), _VARIANT.value, configs, {k: v for k, v in data.items() if v})
-    if _EXPLAIN.value:
+    if _EXPLAIN.value is not None:
         print(explain(Plan(grid, root, cells.TABLES, FIGURES), cells.parse(_EXPLAIN.value)))
         return
     plan = Plan(grid, root, *_selection(), study=_STUDY.value)

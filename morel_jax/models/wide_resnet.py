@@ -49,7 +49,7 @@ class WideResNet(nn.Module):
             `morel_jax.models.resnet.ResNet`.
 
     Raises:
-        ValueError: depth is not 6n + 4, or width is below 1 (when called).
+        ValueError: depth or width is none that :func:`check_size` allows (when called).
     """
     num_classes: int
     depth: int
@@ -80,9 +80,15 @@ class WideResNet(nn.Module):
         return Outputs(features, head(features))
 
 
+# The deepest residual networks that were ever trained have about so many layers; and the last group's kernels,
+# 9 (64 width)**2 weights, are fewer than 2**31.
+_DEEPEST, _WIDEST = 1000, 241
+
+
 def check_size(depth, width):
-    """Raises ValueError unless depth is 6n + 4 with n >= 1, and width >= 1."""
-    if depth < 10 or depth % 6 != 4:
-        raise ValueError(f"wide_resnet's depth must be 6n + 4 (10, 16, 22, 28, 34, ...); got {depth}.")
-    if width < 1:
-        raise ValueError(f"wide_resnet's width must be at least 1; got {width}.")
+    """Raises ValueError unless depth is 6n + 4 with 1 <= n <= 166, and width in 1 .. 241."""
+    if not 10 <= depth <= _DEEPEST or depth % 6 != 4:
+        raise ValueError("wide_resnet's depth must be 6n + 4 (10, 16, 22, 28, 34, ...), "
+                         f"at most {_DEEPEST}; got {depth}.")
+    if not 1 <= width <= _WIDEST:
+        raise ValueError(f"wide_resnet's width must be in 1 .. {_WIDEST}; got {width}.")

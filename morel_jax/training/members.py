@@ -107,15 +107,16 @@ def _values_of(text, field, flag, default):
         start, stop, count = float(steps[1]), float(steps[2]), int(steps[3])
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):  # literal_eval's, of what is no literal.
         raise ValueError(f"--sweep must be FIELD:VALUE,VALUE,... or FIELD:START..STOP:COUNT, in numbers; "
-                         f"got {flag!r}.") from None
+                         f"got {flag!r:.100}.") from None
     if count < 2 or not np.isfinite([start, stop]).all():
         raise ValueError(f"--sweep=FIELD:START..STOP:COUNT must have finite ends and a COUNT of at least 2; "
-                         f"got {flag!r}.")
+                         f"got {flag!r:.100}.")
     _check_count(count)
     values = [round(float(value), _DIGITS) for value in np.linspace(start, stop, count)]
     if isinstance(default, int):
         if not all(value.is_integer() for value in values):
-            raise ValueError(f"--sweep must give whole numbers for config.{field}; got {flag!r}, which is {values}.")
+            raise ValueError(f"--sweep must give whole numbers for config.{field}; got {flag!r:.100}, which is "
+                             f"{values!r:.100}.")
         values = [int(value) for value in values]
     return values
 
@@ -138,7 +139,7 @@ def parse_sweeps(flags):
         name, _, text = flag.partition(":")
         field = _full_name(name.strip())
         if not text.strip():
-            raise ValueError(f"--sweep must be FIELD:VALUE,VALUE,... or FIELD:START..STOP:COUNT; got {flag!r}.")
+            raise ValueError(f"--sweep must be FIELD:VALUE,VALUE,... or FIELD:START..STOP:COUNT; got {flag!r:.100}.")
         _check_field(field)
         if field in swept:
             raise ValueError(f"--sweep must name a field once; got config.{field} twice.")

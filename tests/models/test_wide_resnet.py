@@ -69,7 +69,9 @@ def test_a_block_is_the_shortcut_plus_two_convolutions():
 @pytest.mark.parametrize(("name", "message"), [
     ("wide_resnet27_10", r"depth must be 6n \+ 4 .*got 27"),
     ("wide_resnet4_10", r"depth must be 6n \+ 4 .*got 4"),
-    ("wide_resnet28_0", "width must be at least 1; got 0"),
+    ("wide_resnet99999999994_10", r"depth must be 6n \+ 4 .*, at most 1000; got 99999999994"),
+    ("wide_resnet28_999999999", r"width must be in 1 \.\. 241; got 999999999"),
+    ("wide_resnet28_0", r"width must be in 1 \.\. 241; got 0"),
     ("wide_resnet28", "wide_resnet<depth>_<width>; got 'wide_resnet28'"),
 ])
 def test_errors(name, message):
