@@ -89,7 +89,7 @@ def read_summary(path):
     Raises:
         DamagedFileError: it is not that.
     """
-    remedy = "Evaluate again, which writes it anew from the ledger."
+    remedy = "Delete it, and give the command again, which writes it anew from the ledger."
     summary = read_json(path, remedy, fields={"settings": dict, "clean": dict, "attacks": dict})
     averages = {name: summary[name] for name in ("average", "transfer_average", "worst_case") if name in summary}
     for name, entry in ({"clean": summary["clean"]} | averages | summary["attacks"]).items():

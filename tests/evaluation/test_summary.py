@@ -94,7 +94,7 @@ def test_some_of_the_data_set(tmp_path):
 ])
 def test_a_damaged_summary_is_one_line(tmp_path, content, message):
     (tmp_path / "summary.json").write_text(content)
-    with pytest.raises(DamagedFileError, match=message + ".* Evaluate again"):
+    with pytest.raises(DamagedFileError, match=message + ".* Delete it, and give the command again"):
         read_summary(tmp_path / "summary.json")
 
 
