@@ -26,8 +26,8 @@ _LARGEST_INT = 2**31 - 1
 _POSITIVE = (lambda value: value > 0, "be positive")
 _NOT_NEGATIVE = (lambda value: value >= 0, "be 0 or more")
 _AT_LEAST_1 = (lambda value: value >= 1, "be at least 1")
-# A smaller one is lost in the rounding of an image's float32.
-_RADIUS = (lambda value: 1e-6 <= value <= 1, "be in [1e-6, 1], the units of images in [0, 1]")
+_RADIUS = (lambda value: checks.SMALLEST_RADIUS <= value <= 1,
+           f"be in [{checks.SMALLEST_RADIUS:.0e}, 1], the units of images in [0, 1]")
 _SHARE = (lambda value: 0 <= value and np.float32(value) < 1, "be in [0, 1), also when rounded to float32")
 _KINDS = ("natural", "adversarial")
 

@@ -5,7 +5,7 @@ from morel_jax import data
 from morel_jax.configuration import recipe
 
 # Of XLA_FLAGS, for programs that run for less time than their compilation takes.
-COMPILE_QUICKLY = "--xla_backend_optimization_level=1"
+COMPILE_QUICKLY = "--xla_backend_optimization_level=0"
 
 
 def small_dataset(train=96, test=40):

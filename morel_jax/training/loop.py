@@ -16,6 +16,7 @@ from morel_jax.training.checkpoint import Checkpoints
 from morel_jax.training.feed import build_feed
 from morel_jax.training.interruption import Interrupted, InterruptionRequest
 from morel_jax.training.lock import hold
+from morel_jax.training.members import shared_config
 from morel_jax.training.own import NO_OWN, Own, check_model
 from morel_jax.training.progress import Progress
 from morel_jax.training.state import create_state
@@ -104,14 +105,37 @@ def compile_new_state(config, parts, image_shape, key, shardings=None):
         key: one like those it will be called with.
         shardings: function of a tree of shapes that gives the state's shardings; None: where the key is.
     """
-    hparams = build_hparams(config, epoch=1)
+    like = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=key.sharding)
+    return _compiled_new_state(shared_config(config), builders.keeps_average(config), parts, image_shape, like,
+                               shardings)
+
+
+@functools.lru_cache(maxsize=1)
+def _compiled_new_state(shared, average, parts, image_shape, key, shardings):
+    hparams = build_hparams(shared, epoch=1)
 
     def create(key):
-        return create_state(parts, key, image_shape, hparams, builders.keeps_average(config))
+        return create_state(parts, key, image_shape, hparams, average)
 
     create = jax.jit(create, out_shardings=shardings(jax.eval_shape(create, key)) if shardings else None)
     # Run once: what optimising would save is far less than the seconds that it takes.
     return create.lower(key).compile(compiler_options={"xla_backend_optimization_level": 0})
+
+
+@functools.lru_cache(maxsize=1)
+def _programs(shared, num_classes, layout):
+    """(parts, train_epoch, correct); kept, so that the next run in this process compiles nothing if it is like this.
+
+    Args:
+        shared: of :func:`~morel_jax.training.members.shared_config`.
+        num_classes: of the data set.
+        layout: of the run.
+    """
+    return _compiled(build_parts(shared, num_classes), layout)
+
+
+def _compiled(parts, layout):
+    return parts, compile_train_epoch(parts, layout), compile_correct(parts.model, layout)
 
 
 def placed_key(seed, purpose, layout):
@@ -145,10 +169,10 @@ class _Trainer:
         self.images, self.train = len(train.labels), builders.with_extra(config, train, dataset.num_classes)
         if own.model is not None:
             check_model(own.model, dataset.image_shape, dataset.num_classes)
-        self.parts = build_parts(config, dataset.num_classes, own)
+        self.parts, self.train_epoch, self.correct = (
+            _programs(shared_config(config), dataset.num_classes, layout) if own.model is None and own.loss is None
+            else _compiled(build_parts(config, dataset.num_classes, own), layout))
         self.feed = build_feed(self.train, config.data.placement, layout)
-        self.train_epoch = compile_train_epoch(self.parts, layout)
-        self.correct = compile_correct(self.parts.model, layout)
         self.step_key = self.key(STEP)
         self.steps_per_epoch = self.images // config.batch_size
         self.saved_at = time.monotonic()

@@ -162,8 +162,10 @@ def test_streaming_from_the_host_is_bitwise_the_same(unbroken, tmp_path):
 
 def test_one_compilation_for_all_epochs_and_pieces(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(loop, "next_size", lambda size, seconds: 1)  # An epoch in several calls.
+    loop._programs.cache_clear()
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
-        training.fit(small_config("standard"), tmp_path, progress=False)
+        for seed in range(2):  # The second run is another one of the same program.
+            training.fit(small_config("standard", seed=seed), tmp_path / str(seed), progress=False)
     compiled = [record for record in caplog.records if record.getMessage().startswith("Compiling jit(train_epoch)")]
     assert len(compiled) == 1
 

@@ -1,4 +1,5 @@
-import dataclasses
+import functools
+import itertools
 from functools import partial
 
 import chex
@@ -10,20 +11,40 @@ import pytest
 from morel_jax import builders, losses
 from morel_jax.configuration import METHODS
 from morel_jax.training.assemble import build_hparams, build_parts
+from morel_jax.training.members import shared_config
 from morel_jax.training.state import create_state
 from morel_jax.training.step import Batch, compile_train_epoch, empty_totals, perturbed, train_epoch, train_step
 from tests.small import images_and_labels, small_config
 
 KEY = jax.random.key(7)
+COUNT = 8
 
 
-def setup(config, count=8, size=8, channels=1, classes=4):
-    images, labels = images_and_labels(count, size, channels, classes)
-    parts = build_parts(config, classes)
+def still(method="morel_mart", **changes):
+    """A config whose images are not augmented, so that tests of one method share its compiled step."""
+    return small_config(method, data__crop_padding=0, data__flip=False, **changes)
+
+
+@functools.cache
+def _parts(shared, classes):
+    return build_parts(shared, classes)
+
+
+def setup(config, size=8, channels=1, classes=4):
+    """(parts, hparams, state, batch); configs that differ in traced numbers alone have one ``parts``."""
+    images, labels = images_and_labels(COUNT, size, channels, classes)
+    parts = _parts(shared_config(config), classes)
     hparams = build_hparams(config, epoch=1)
-    state = create_state(parts, jax.random.key(config.seed), images.shape[1:], hparams,
-                         builders.keeps_average(config))
-    return parts, hparams, state, Batch(jnp.asarray(images), jnp.asarray(labels), jnp.arange(count))
+    key = jax.random.key(config.seed)
+    create = jax.jit(lambda key: create_state(parts, key, images.shape[1:], hparams, builders.keeps_average(config)))
+    state = create.lower(key).compile(compiler_options={"xla_backend_optimization_level": 0})(key)
+    return parts, hparams, state, Batch(jnp.asarray(images), jnp.asarray(labels), jnp.arange(COUNT))
+
+
+@functools.cache
+def compiled(parts):
+    """``train_step`` of ``parts``, jitted once for all tests."""
+    return jax.jit(partial(train_step, parts=parts))
 
 
 def once(function, parts, **options):
@@ -37,24 +58,26 @@ def once(function, parts, **options):
     return jax.jit(traced, **options)
 
 
-def run(config, steps, cuts=(), epoch_images=24):
-    """`steps` steps by the loop, compiled once however it is cut at `cuts`."""
+def run(config, steps, cuts=((),), epoch_images=24):
+    """`steps` steps by the loop, for each of `cuts` into pieces: compiled once for all of them."""
     parts, hparams, state, batch = setup(config)
     images, labels = images_and_labels(epoch_images, channels=1)
     rows = np.arange(steps * 8, dtype=np.int32).reshape(steps, 8) % epoch_images
     totals = empty_totals(state, hparams, batch, KEY, parts=parts)
-    loop = once(train_epoch, parts, donate_argnums=(0, 1))
-    for first, stop in zip((0, *cuts), (*cuts, steps), strict=True):
-        state, totals = loop(state, totals, hparams, images, labels, rows, rows, KEY, np.int32(first), np.int32(stop))
-    return state, totals
+    loop, found = once(train_epoch, parts, donate_argnums=(0, 1)), []
+    for stops in cuts:
+        reached = jax.tree.map(jnp.copy, (state, totals))
+        for first, stop in itertools.pairwise((0, *stops, steps)):
+            reached = loop(*reached, hparams, images, labels, rows, rows, KEY, np.int32(first), np.int32(stop))
+        found.append(reached)
+    return found
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_loss_falls_on_one_batch(method):
-    config = small_config(method, optimizer__learning_rate=0.05, data__crop_padding=0, data__flip=False,
-                          loss__loat_last_epoch=100)
+    config = still(method, optimizer__learning_rate=0.05, loss__loat_last_epoch=100)
     parts, hparams, state, batch = setup(config)
-    step = jax.jit(partial(train_step, parts=parts))
+    step = compiled(parts)
     found = []
     for _ in range(25):
         state, metrics = step(state, hparams, batch, KEY)
@@ -64,20 +87,18 @@ def test_loss_falls_on_one_batch(method):
 
 
 def test_cuts_do_not_change_a_bit():
-    config = small_config()
-    whole_state, whole_totals = run(config, 6)
-    for cuts in ((1,), (2, 5), (1, 2, 3, 4, 5)):
-        state, totals = run(config, 6, cuts=cuts)
+    (whole_state, whole_totals), *in_pieces = run(small_config(), 6, cuts=((), (1,), (2, 5), (1, 2, 3, 4, 5)))
+    for state, totals in in_pieces:
         chex.assert_trees_all_equal(state, whole_state)
         chex.assert_trees_all_equal(totals, whole_totals)
 
 
 def test_loop_equals_single_steps():
-    config = small_config()
+    config = still()
     parts, hparams, state, _ = setup(config)
     images, labels = images_and_labels(24, channels=1)
-    looped, totals = run(config, 3)
-    step = jax.jit(partial(train_step, parts=parts))
+    ((looped, totals),) = run(config, 3)
+    step = compiled(parts)
     losses = []
     for i in range(3):
         rows = jnp.arange(8 * i, 8 * i + 8)
@@ -89,7 +110,7 @@ def test_loop_equals_single_steps():
 
 
 def test_swept_numbers_compile_once():
-    config = small_config("morel_loat")
+    config = still("morel_loat")
     parts, hparams, state, batch = setup(config)
     step = once(train_step, parts)
     first = step(state, hparams, batch, KEY)
@@ -108,9 +129,9 @@ def test_swept_numbers_compile_once():
 
 
 def test_sgd_is_pytorchs_by_hand():
-    config = small_config("standard", data__crop_padding=0, data__flip=False, optimizer__weight_decay=0.01)
+    config = still("standard", optimizer__weight_decay=0.01)
     parts, hparams, state, batch = setup(config)
-    step = jax.jit(partial(train_step, parts=parts))
+    step = compiled(parts)
 
     def gradient(state):
         free = hparams.replace(weight_decay=np.float32(0), momentum=np.float32(0), learning_rate=np.float32(1))
@@ -128,10 +149,10 @@ def test_sgd_is_pytorchs_by_hand():
 
 def test_running_statistics_move_once_for_each_name():
     def moved(moves):
-        parts, hparams, state, batch = setup(small_config("trades", batch_norm__moves=moves))
-        return jax.jit(partial(train_step, parts=parts))(state, hparams, batch, KEY)[0].batch_stats
+        parts, hparams, state, batch = setup(still("trades", batch_norm__moves=moves))
+        return compiled(parts)(state, hparams, batch, KEY)[0].batch_stats
 
-    start = setup(small_config("trades"))[2].batch_stats
+    start = setup(still("trades"))[2].batch_stats
     natural, adversarial = moved(("natural",)), moved(("adversarial",))
     batch = {name: jax.tree.map(lambda m, r: (m - 0.9 * r) / 0.1, stats, start)
              for name, stats in (("natural", natural), ("adversarial", adversarial))}
@@ -143,9 +164,9 @@ def test_running_statistics_move_once_for_each_name():
 
 
 def test_average_of_weights():
-    config = small_config(ema_decay=0.75)
+    config = still(ema_decay=0.75)
     parts, hparams, state, batch = setup(config)
-    after, _ = jax.jit(partial(train_step, parts=parts))(state, hparams, batch, KEY)
+    after, _ = compiled(parts)(state, hparams, batch, KEY)
     expected = jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, state.params["classifier"], after.params["classifier"])
     chex.assert_trees_all_close(after.inference_variables()["params"], expected, rtol=1e-6)
     plain = setup(small_config())[2]
@@ -182,13 +203,13 @@ def test_perturbed_weights_by_hand():
 
 
 def test_awp_descends_from_the_old_weights_with_the_perturbed_gradient():
-    config = small_config("trades", loss__awp=True, loss__awp_gamma=0.05, optimizer__weight_decay=0.0,
-                          optimizer__momentum=0.0)
+    config = still("trades", loss__awp=True, loss__awp_gamma=0.05, optimizer__weight_decay=0.0,
+                   optimizer__momentum=0.0)
     parts, hparams, state, batch = setup(config)
     # Images are crafted on the weights as they were; at radius 0 they are the same on the perturbed ones.
     hparams = hparams.replace(attack=hparams.attack.replace(epsilon=np.float32(0), step_size=np.float32(0)))
-    with_awp = jax.jit(partial(train_step, parts=parts))
-    without = jax.jit(partial(train_step, parts=dataclasses.replace(parts, awp=False)))
+    with_awp = compiled(parts)
+    without = compiled(setup(still("trades"))[0])
 
     def gradient(state):
         return jax.tree.map(lambda a, b: (a - b) / hparams.learning_rate, state.params,
@@ -203,10 +224,10 @@ def test_awp_descends_from_the_old_weights_with_the_perturbed_gradient():
 
 
 def test_cutmix_reaches_attack_and_update():
-    config = small_config("trades", data__cutmix=True)
+    config = still("trades", data__cutmix=True)
     parts, hparams, state, batch = setup(config)
     _, mixed = once(train_step, parts)(state, hparams, batch, KEY)
-    _, plain = jax.jit(partial(train_step, parts=dataclasses.replace(parts, cutmix=False)))(state, hparams, batch, KEY)
+    _, plain = compiled(setup(still("trades"))[0])(state, hparams, batch, KEY)
     assert np.isfinite(mixed["loss"])
     assert float(mixed["loss"]) != float(plain["loss"])
 
@@ -239,17 +260,17 @@ def test_attack_computes_no_kernel_gradient():
 
 @pytest.mark.parametrize("batch_norm", ["running", "batch"])
 def test_batch_norm_mode_of_the_attack(batch_norm):
-    parts, hparams, state, batch = setup(small_config("pgd_at", attack__batch_norm=batch_norm))
+    parts, hparams, state, batch = setup(still("pgd_at", attack__batch_norm=batch_norm))
     # Running statistics far from any batch: only an attack that uses them is changed by them.
     far = state.replace(batch_stats=jax.tree.map(lambda r: 30 * r + 3, state.batch_stats))
-    step = jax.jit(partial(train_step, parts=parts))
+    step = compiled(parts)
     near_loss, far_loss = (float(step(s, hparams, batch, KEY)[1]["loss"]) for s in (state, far))
     assert (near_loss == far_loss) == (batch_norm == "batch")
 
 
 def test_noise_depends_on_step_and_example_not_on_place():
     parts, hparams, state, batch = setup(small_config("pgd_at", optimizer__learning_rate=0.0))
-    step = jax.jit(partial(train_step, parts=parts))
+    step = compiled(parts)
     order = jnp.array([3, 0, 7, 5, 1, 2, 6, 4])
     moved = Batch(batch.images[order], batch.labels[order], batch.index[order])
     loss = float(step(state, hparams, batch, KEY)[1]["loss"])
@@ -259,19 +280,19 @@ def test_noise_depends_on_step_and_example_not_on_place():
 
 
 def test_first_bad_step_is_named():
-    config = small_config(optimizer__learning_rate=1e30)
-    state, totals = run(config, 5)
+    config = still(optimizer__learning_rate=1e30)
+    ((state, totals),) = run(config, 5)
     assert not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
     parts, hparams, single, _ = setup(config)
     images, labels = images_and_labels(24, channels=1)
-    step = jax.jit(partial(train_step, parts=parts))
+    step = compiled(parts)
     for expected in range(5):
         rows = jnp.arange(8 * expected, 8 * expected + 8) % 24
         single, metrics = step(single, hparams, Batch(images[rows], labels[rows], rows), KEY)
         if not (np.isfinite(metrics["loss"]) and all(np.isfinite(p).all() for p in jax.tree.leaves(single.params))):
             break
     assert int(totals.first_bad_step) == expected
-    assert int(run(small_config(), 2)[1].first_bad_step) == -1
+    assert int(run(still(), 2)[0][1].first_bad_step) == -1
 
 
 def test_state_is_donated():
@@ -283,21 +304,21 @@ def test_state_is_donated():
 
 
 def test_step_vmaps_over_hyper_parameters():
-    parts, hparams, state, batch = setup(small_config())
+    parts, hparams, state, batch = setup(still())
     preferences = jnp.array([[0.1, 0.9], [0.5, 0.5], [0.9, 0.1]])
     axes = jax.tree.map(lambda _: None, hparams).replace(preference=0)
     step = partial(train_step, parts=parts)
     together, _ = jax.jit(jax.vmap(step, in_axes=(None, axes, None, None)))(
         state, hparams.replace(preference=preferences), batch, KEY)
     for member, preference in enumerate(preferences):
-        alone, _ = jax.jit(step)(state, hparams.replace(preference=preference), batch, KEY)
+        alone, _ = compiled(parts)(state, hparams.replace(preference=preference), batch, KEY)
         chex.assert_trees_all_close(jax.tree.map(lambda leaf, m=member: leaf[m], together.params), alone.params,
                                     rtol=1e-3, atol=1e-5)
 
 
 def test_bfloat16_keeps_parameters_and_statistics_in_float32():
     parts, hparams, state, batch = setup(small_config(model__dtype="bfloat16"))
-    after, metrics = jax.jit(partial(train_step, parts=parts))(state, hparams, batch, KEY)
+    after, metrics = compiled(parts)(state, hparams, batch, KEY)
     chex.assert_tree_all_finite(metrics)
     for leaf in jax.tree.leaves((after.params, after.batch_stats, after.opt_state)):
         assert leaf.dtype == jnp.float32
@@ -310,9 +331,9 @@ def test_bfloat16_keeps_parameters_and_statistics_in_float32():
 def test_gradient_methods_combine_the_losses_gradients(name):
     """Against the gradients of both losses taken alone, by weighted sums with preferences (1, 0) and (0, 1)."""
     options = dict(optimizer__weight_decay=0.0, optimizer__momentum=0.0)
-    parts, hparams, state, batch = setup(small_config(morel__scalarization=name, **options))
-    summed = setup(small_config(morel__scalarization="weighted_sum", **options))[0]
-    step = jax.jit(partial(train_step, parts=summed))
+    parts, hparams, state, batch = setup(still(morel__scalarization=name, **options))
+    summed = setup(still(morel__scalarization="weighted_sum", **options))[0]
+    step = compiled(summed)
 
     def gradient(preference):
         moved, _ = step(state, hparams.replace(preference=np.float32(preference)), batch, KEY)
@@ -323,7 +344,7 @@ def test_gradient_methods_combine_the_losses_gradients(name):
     weights = losses.GRADIENT_METHODS[name](np.array([[a @ b for b in flat] for a in flat], np.float32))
     expected = jax.tree.map(lambda p, a, b: p - hparams.learning_rate * (weights[0] * a + weights[1] * b),
                             state.params, *both)
-    got, metrics = jax.jit(partial(train_step, parts=parts))(state, hparams, batch, KEY)
+    got, metrics = compiled(parts)(state, hparams, batch, KEY)
     chex.assert_trees_all_close(got.params, expected, rtol=1e-3, atol=2e-5)
     assert float(metrics["loss"]) == pytest.approx(
         float(metrics["representation_loss"] + metrics["classification_loss"]), rel=1e-6)
