@@ -283,6 +283,7 @@ def fit_population(config, settings, workdir, progress=True, mode=None):
     members = build_members(config, settings)
     mode = mode or default_mode()
     _check(config, mode)
+    builders.check_images(config)
     with contextlib.ExitStack() as stack:
         stack.enter_context(hold(workdir))
         workdir = open_sweep({member.name: member.changes for member in members}, workdir)
