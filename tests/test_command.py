@@ -1,6 +1,7 @@
 import os
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -209,6 +210,15 @@ def test_a_platform_that_is_not_there_is_one_line(capsys, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(AssertionError):  # Where the devices are there, it is another one.
         command.exit_status(absent)
+
+
+@pytest.mark.parametrize("usual", [TRAIN, (*TRAIN, "--dry_run"), (*SWEEP, "--sweep=seed:1,2")])
+def test_without_compiling_there_is_no_run(usual, monkeypatch, tmp_path):
+    with jax.disable_jit():
+        status, _, err = call(monkeypatch, *(one.format(folder=tmp_path) for one in usual))
+    assert (status, err.count("\n")) == (2, 1)
+    assert err.startswith("error: JAX_DISABLE_JIT (jax_disable_jit) must be off for a run")
+    assert not any(tmp_path.iterdir())
 
 
 def test_importing_a_command_leaves_no_flags(monkeypatch):

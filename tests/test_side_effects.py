@@ -9,7 +9,8 @@ import orbax.checkpoint  # Whose import logs something, at which absl gives the 
 matplotlib.use("svg")
 def settings():
     return (matplotlib.get_backend(), dict(os.environ), signal.getsignal(signal.SIGINT),
-            signal.getsignal(signal.SIGTERM), logging.getLogger().level, list(logging.getLogger().handlers), dict(jax.config.values))
+            signal.getsignal(signal.SIGTERM), logging.getLogger().level, list(logging.getLogger().handlers),
+            dict(jax.config.values))
 before = settings()
 import absl.logging
 level = absl.logging.get_verbosity(), logging.getLogger("absl").level
