@@ -223,7 +223,7 @@ def _check_combinations(config):
     if any(later <= earlier for earlier, later in itertools.pairwise(drops)):
         raise _error("optimizer.drop_epochs", "rise", drops)
     if max(config.optimizer.drop_factors, default=0) * config.optimizer.learning_rate > _LARGEST_FLOAT:
-        raise _error("optimizer.drop_factors", "times optimizer.learning_rate be at most 3.4e38, as float32 has it",
+        raise _error("optimizer.drop_factors", "give rates of at most 3.4e38 with optimizer.learning_rate",
                      config.optimizer.drop_factors)
     if not config.batch_norm.moves or not set(config.batch_norm.moves) <= set(forwards(config)):
         raise _error("batch_norm.moves", f"name some of {', '.join(forwards(config))}, "
@@ -334,6 +334,17 @@ def splits(config, dataset):
     if config.model.mean and len(config.model.mean) != channels:
         raise _error("model.mean", f"have one entry a channel ({channels})", config.model.mean)
     return train, validation
+
+
+def check_images(config, dataset=None):
+    """Raises as :func:`splits` does, from what is known of the images before they are read.
+
+    Args:
+        config: checked ConfigDict.
+        dataset: the caller's own; None: the config's, of which nothing is known in a ``config.data.data_dir``.
+    """
+    if dataset is not None or not config.data.data_dir:
+        splits(config, blank_dataset(config) if dataset is None else dataset)
 
 
 def with_extra(config, train, num_classes):

@@ -178,6 +178,29 @@ def test_command_line_refuses(monkeypatch, override):
     (dict(loss__awp=True, method="mart", accumulate=2), r"config\.accumulate must be 1 with config\.loss\.awp.*got 2"),
     (dict(morel__scalarization="sum"), r"config\.morel\.scalarization must be one of conic, .*mgda, .*'sum'"),
     (dict(morel__scalarization="nash", loss__awp=True), r"config\.loss\.awp must be False with .*nash: weights"),
+    (dict(optimizer__drop_epochs=(75.5, 90)), r"config\.optimizer\.drop_epochs\[0\] must be of type int; got 75\.5"),
+    (dict(optimizer__drop_epochs=(-1, 90)), r"config\.optimizer\.drop_epochs must be at least 1, .*; got \(-1, 90\)"),
+    (dict(optimizer__drop_factors=(-0.1, 0.1)), r"config\.optimizer\.drop_factors must be 0 or more; got \(-0\.1"),
+    (dict(optimizer__drop_factors=(0.1, float("nan"))), r"config\.optimizer\.drop_factors\[1\] must be finite"),
+    (dict(optimizer__learning_rate=1e38, optimizer__drop_factors=(0.1, 100.0)), "drop_factors must give rates of"),
+    (dict(loss__beta=1e39), r"config\.loss\.beta must be finite, and at most 3\.4e38 as float32 has it; got 1e\+39"),
+    (dict(loss__beta=10**400), r"config\.loss\.beta must be finite"),
+    (dict(loss__beta=1e-40), r"config\.loss\.beta must be 0 or at least 1\.2e-38 in size"),
+    (dict(optimizer__momentum=0.99999999), r"config\.optimizer\.momentum must be in \[0, 1\), also when rounded"),
+    (dict(attack__step_size=1e-9), r"config\.attack\.step_size must be in \[1e-6, 1\]"),
+    (dict(validation__epsilon=100.0), r"config\.validation\.epsilon must be in \[1e-6, 1\]"),
+    (dict(validation__num_steps=3 * 10**9), r"config\.validation\.num_steps must be less than 2\*\*31 in size"),
+    (dict(morel__temperature=1e-30), r"config\.morel\.temperature must be at least 1e-6"),
+    (dict(morel__preference=(0.1, float("inf"))), r"config\.morel\.preference\[1\] must be finite"),
+    (dict(morel__scalarization="weighted_sum", morel__preference=(0.0, 0.0)), r"preference must be .* one of them p"),
+    (dict(embedding__embed_dim=10**9), r"config\.embedding\.embed_dim must be .* fewer than 2\*\*31; got 1000000000"),
+    (dict(data__cutmix_alpha=1e30), r"config\.data\.cutmix_alpha must be in \[1e-3, 1e3\]"),
+    (dict(data__cache_dir="s3://a/b"), r"config\.data\.cache_dir must be a path on a mounted file system"),
+    (dict(data__extra="a\\b", data__extra_share=0.5), r"config\.data\.extra must not contain a backslash"),
+    (dict(model__mean=(125.3, 123.0, 113.9), model__std=(0.2,) * 3), r"config\.model\.mean must be in \[0, 1\], the"),
+    (dict(model__mean=(float("nan"),), model__std=(0.2,)), r"config\.model\.mean\[0\] must be finite"),
+    (dict(model__mean=(0.5,), model__std=(63.0,)), r"config\.model\.std must be in \[1e-4, 1\]"),
+    (dict(model__name="wide_resnet99999999994_10"), r"depth must be 6n \+ 4 .*, at most 1000"),
     (dict(validation__split="train"), r"config\.validation\.split must be one of test, holdout; got 'train'"),
     (dict(checkpoint__every_seconds=0.0), r"config\.checkpoint\.every_seconds must be positive; got 0\.0"),
 ])
@@ -185,6 +208,29 @@ def test_check_names_field_rule_and_value(change, message):
     builders.check(defaults())
     with pytest.raises(ValueError, match=message):
         builders.check(changed(**change))
+
+
+def test_every_number_is_one_that_the_program_holds():
+    """Of every field: no NaN, infinity, or number that float32 or int32 does not hold, alone or in a tuple."""
+    for field, default in builders.flatten(defaults()).items():
+        if isinstance(default, (bool, str)) or field == "batch_norm.moves":
+            continue
+        for number in (float("nan"), float("inf"), 1e39, -1e39, 1e-39, 10**400):
+            value = (number,) * max(len(default), 1) if isinstance(default, tuple) else number
+            with pytest.raises(ValueError, match=field.replace(".", r"\.")):
+                builders.check(changed(**{field.replace(".", "__"): value}))
+
+
+def test_own_models_may_have_any_name():
+    builders.check(changed(model__name="mine"), own_model=object())
+    with pytest.raises(ValueError, match="model name must be one of"):
+        builders.check(changed(model__name="mine"))
+
+
+@pytest.mark.parametrize("given", [{"seed": 0}, None, "configs/small.py"])
+def test_only_a_config_is_a_config(given):
+    with pytest.raises(ValueError, match=r"config must be an ml_collections\.ConfigDict, .*; got (dict|NoneType|str)"):
+        builders.check(given)
 
 
 def test_unknown_and_missing_fields():

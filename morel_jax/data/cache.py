@@ -34,7 +34,13 @@ def default_dir():
     The variable is taken only where it is absolute, as the XDG base directory specification has it.
     """
     home = os.environ.get("XDG_CACHE_HOME", "")
-    return (pathlib.Path(home) if os.path.isabs(home) else pathlib.Path.home() / ".cache") / "morel_jax"
+    if os.path.isabs(home):
+        return pathlib.Path(home) / "morel_jax"
+    try:
+        return pathlib.Path.home() / ".cache" / "morel_jax"
+    except RuntimeError:
+        raise ValueError("cache_dir (config.data.cache_dir) must be given where HOME is not set and no home folder is "
+                         "known.") from None
 
 
 def sha256(array):

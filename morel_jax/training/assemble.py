@@ -1,6 +1,7 @@
 """Config to what a step needs: the static parts and the traced numbers."""
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -66,12 +67,20 @@ def build_parts(config, num_classes, own=NO_OWN):
     )
 
 
+def check_compiled():
+    """Raises ValueError where JAX is told not to compile: a run is compiled ahead, for its shapes."""
+    if jax.config.jax_disable_jit:
+        raise ValueError("JAX_DISABLE_JIT (jax_disable_jit) must be off for a run, which is compiled as a whole; to "
+                         "look into a step, call morel_jax.training.step.train_step with it on.")
+
+
 def build_layout(config):
     """The run's devices and what lies where on them: :class:`~morel_jax.sharding.Layout`.
 
     Raises:
         ValueError: the devices are not there, or do not divide what they are to work on together.
     """
+    check_compiled()
     layout = sharding.Layout(sharding.make_mesh(config.mesh.data, config.mesh.fsdp), config.mesh.fsdp_min_size)
     field = "config.batch_size" if config.accumulate == 1 else "config.batch_size / config.accumulate"
     layout.check_batch(config.batch_size // config.accumulate, field)

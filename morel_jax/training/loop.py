@@ -297,9 +297,10 @@ def fit(config, workdir, progress=True, *, dataset=None, model=None, loss=None, 
         Diverged: a loss or parameter stopped being finite.
         Interrupted: SIGINT or SIGTERM came, and the run was saved.
     """
-    builders.check(config)
+    builders.check(config, own_model=model)
     workdir = local_path(workdir, "workdir")
     own = Own(dataset, model, loss, attack)
+    builders.check_images(config, own.dataset)
     layout = build_layout(config)
     first = sharding.is_first_process()
     with contextlib.ExitStack() as stack:

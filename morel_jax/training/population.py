@@ -13,7 +13,7 @@ from morel_jax import builders
 from morel_jax.files import write_atomically
 from morel_jax.metrics import accuracies
 from morel_jax.training import loop
-from morel_jax.training.assemble import build_hparams, build_parts
+from morel_jax.training.assemble import build_hparams, build_parts, check_compiled
 from morel_jax.training.checkpoint import Checkpoints
 from morel_jax.training.interruption import Interrupted, InterruptionRequest
 from morel_jax.training.lock import hold
@@ -242,6 +242,7 @@ class _Population:
 
 
 def _check(config, mode):
+    check_compiled()
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}; got {mode!r}.")
     if jax.process_count() > 1:
@@ -282,6 +283,7 @@ def fit_population(config, settings, workdir, progress=True, mode=None):
     members = build_members(config, settings)
     mode = mode or default_mode()
     _check(config, mode)
+    builders.check_images(config)
     with contextlib.ExitStack() as stack:
         stack.enter_context(hold(workdir))
         workdir = open_sweep({member.name: member.changes for member in members}, workdir)

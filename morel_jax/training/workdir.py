@@ -74,6 +74,10 @@ def open_workdir(config, workdir, write=True, own=None):
         stored, given = load_own(workdir), own or {}
         different += [f"  own {part}: {stored.get(part)!r} there, {given.get(part)!r} given"
                       for part in sorted(stored.keys() | given.keys()) if stored.get(part) != given.get(part)]
+        takes_part = config.validation.split == "holdout" or config.validation.examples
+        if takes_part and json.loads(path.read_text()).get("splits_revision") != builders.SPLITS_REVISION:
+            different.append("  the images of config.validation.holdout and examples: the last and first rows there, "
+                             "which this version no longer takes; it takes each class in proportion")
         if different:
             raise ValueError(f"{workdir} holds a run with another config; give another workdir, or these values:\n"
                              + "\n".join(different))
@@ -83,6 +87,7 @@ def open_workdir(config, workdir, write=True, own=None):
     elif write:
         content = {"config": config.to_dict(), "own": own or {}, "commit": _commit(),
                    "versions": {name: metadata.version(name) for name in _VERSIONS_OF}}
+        content["splits_revision"] = builders.SPLITS_REVISION
         if config.data.extra:
             content["extra_sha256"] = _sha256(config.data.extra)
         write_atomically(path, json.dumps(content, indent=1))

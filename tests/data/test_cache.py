@@ -1,5 +1,6 @@
 import json
 import logging
+import pathlib
 import re
 import threading
 
@@ -156,3 +157,10 @@ def test_default_dir(monkeypatch, tmp_path):
     for value in ("", "relative/path"):
         monkeypatch.setenv("XDG_CACHE_HOME", value)
         assert cache.default_dir() == tmp_path / ".cache" / "morel_jax"
+
+
+def test_no_home_is_one_clear_error(monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(pathlib.Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    with pytest.raises(ValueError, match=r"config\.data\.cache_dir.* must be given where HOME is not set"):
+        cache.default_dir()

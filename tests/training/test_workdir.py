@@ -63,6 +63,19 @@ def test_a_run_from_before_a_field_was_added_goes_on(tmp_path):
         open_workdir(small_config(loss__awp=True), tmp_path)
 
 
+@pytest.mark.parametrize("changes", [dict(validation__examples=8), dict(validation__split="holdout")])
+def test_a_run_that_validated_on_other_images_is_refused(tmp_path, changes):
+    config = small_config(**changes)
+    open_workdir(config, tmp_path)
+    open_workdir(config, tmp_path)
+    path = tmp_path / "config.json"
+    content = json.loads(path.read_text())
+    del content["splits_revision"]  # As the versions wrote it that took first and last rows.
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"images of config\.validation\.holdout and examples: the last"):
+        open_workdir(config, tmp_path)
+
+
 def test_not_a_runs_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match="not a run's folder"):
         load_config(tmp_path)
