@@ -128,7 +128,7 @@ class Checkpoints:
         if sharding.is_first_process():
             for which in _KEPT:
                 make_folder(self._folder / which)
-                for path in (self._folder / which).glob(f"*{_UNFINISHED}*"):  # What a kill left.
+                for path in (self._folder / which).glob("*tmp*"):  # What a kill left, here or in Orbax.
                     shutil.rmtree(path, ignore_errors=True)
         self._positions = {which: _positions(self._folder / which) for which in _KEPT}
         self._orbax = _orbax()

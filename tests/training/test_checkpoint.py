@@ -184,6 +184,14 @@ def test_a_kill_while_a_checkpoint_is_put_in_place_loses_nothing(workdir, moment
         {"20", "40"} if moment == "checksums.write" else {"30", "40"})
 
 
+def test_what_a_kill_left_half_written_is_removed(workdir):
+    last = workdir / "checkpoints" / "last"
+    for name in ("30.tmp", "30.tmp.orbax-checkpoint-tmp", "30.orbax-checkpoint-tmp", "10.removed.tmp"):
+        (last / name / "training").mkdir(parents=True)
+    assert restored(workdir) == 20
+    assert {path.name for path in last.iterdir()} == {"10", "20"}
+
+
 def test_a_whole_checkpoint_of_another_network_is_not_called_damaged(workdir):
     other = state(0).replace(params={"classifier": {"kernel": jnp.zeros((3, 3))}, "embedding": {}})
     with Checkpoints(workdir) as checkpoints, pytest.raises(ValueError, match="Requested shape") as error:
