@@ -85,21 +85,27 @@ _LEAST = {"num_steps": 0, "num_restarts": 1, "num_targets": 1, "eot": 1, "num_qu
 def check_fields(attack):
     """Raises ValueError if a number of ``attack`` is known and makes no sense; the message names field, rule and value.
 
-    A radius in Linf is at most 1, the width of the box that all images are in.
+    A radius in Linf is at most 1, the width of the box that all images are in. Only in a ball of radius 0 may a step
+    have length 0.
     """
     linf = getattr(attack, "norm", "linf") == "linf"
     for field in fields(attack):
         value = getattr(attack, field.name)
         if field.name in _LEAST:
-            if not isinstance(value, int | np.integer) or value < _LEAST[field.name]:
-                raise ValueError(f"{field.name} must be an integer of at least {_LEAST[field.name]}; got {value!r}.")
+            if not isinstance(value, int | np.integer):
+                raise ValueError(f"{field.name} must be an integer; got {value!r}.")
+            if value < _LEAST[field.name]:
+                raise ValueError(f"{field.name} must be at least {_LEAST[field.name]}; got {value}.")
         elif field.name in _RULES and value is not None and _concrete(value):
             rule, holds = _RULES[field.name]
-            if np.ndim(value):
-                raise ValueError(f"{field.name} must be one number; got shape {np.shape(value)}.")
-            if not jnp.issubdtype(np.asarray(value).dtype, np.number) or not holds(value):
+            number = np.asarray(value)
+            if number.ndim:
+                raise ValueError(f"{field.name} must be one number; got shape {number.shape}.")
+            still = (field.name == "step_size" and number == 0 and _concrete(attack.epsilon)
+                     and np.asarray(attack.epsilon) == 0)
+            if not still and not (jnp.issubdtype(number.dtype, np.number) and holds(float(number))):
                 raise ValueError(f"{field.name} must be {rule}; got {value}.")
-            if field.name == "epsilon" and linf and value > 1:
+            if field.name == "epsilon" and linf and float(number) > 1:
                 raise ValueError(f"epsilon must be at most 1 in Linf, in pixel units of images in [0, 1]; got {value}.")
 
 

@@ -69,8 +69,6 @@ class PGD:
         if self.loss == "kl" and self.start == "clean":
             raise ValueError("loss 'kl' needs a random start: its gradient is zero at the clean image; "
                              "got start 'clean'.")
-        if self.num_restarts < 1:
-            raise ValueError(f"num_restarts must be at least 1; got {self.num_restarts}.")
         if self.num_restarts > 1 and self.start == "clean":
             raise ValueError("num_restarts must be 1 for start 'clean', from where all climbs are the same; "
                              f"got {self.num_restarts}.")

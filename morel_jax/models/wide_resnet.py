@@ -13,6 +13,8 @@ from morel_jax.models.convolution import Conv
 from morel_jax.models.linear import Linear
 from morel_jax.models.outputs import Outputs, global_average_pool, standardise
 
+_DEEPEST, _WIDEST = 1000, 100  # Beyond any network that was ever trained, and within what a compiler can do.
+
 # Normal with variance 2 / (kernel height * kernel width * output channels), not truncated.
 normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -81,8 +83,9 @@ class WideResNet(nn.Module):
 
 
 def check_size(depth, width):
-    """Raises ValueError unless depth is 6n + 4 with n >= 1, and width >= 1."""
-    if depth < 10 or depth % 6 != 4:
-        raise ValueError(f"wide_resnet's depth must be 6n + 4 (10, 16, 22, 28, 34, ...); got {depth}.")
-    if width < 1:
-        raise ValueError(f"wide_resnet's width must be at least 1; got {width}.")
+    """Raises ValueError unless depth is 6n + 4 in 10 .. 1000, and width in 1 .. 100."""
+    if not 10 <= depth <= _DEEPEST or depth % 6 != 4:
+        raise ValueError("wide_resnet's depth must be 6n + 4 (10, 16, 22, 28, 34, ...) and at most "
+                         f"{_DEEPEST}; got {depth}.")
+    if not 1 <= width <= _WIDEST:
+        raise ValueError(f"wide_resnet's width must be at least 1 and at most {_WIDEST}; got {width}.")

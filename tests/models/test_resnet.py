@@ -176,11 +176,18 @@ def test_population_of_models_is_a_loop_over_them():
 
 @pytest.mark.parametrize(("options", "message"), [
     (dict(name="resnet9"), r"resnet8, .*wide_resnet<depth>_<width>; got 'resnet9'"),
-    (dict(num_classes=0), "num_classes must be at least 1; got 0"),
+    (dict(num_classes=0), "num_classes must be an integer, at least 1 .*; got 0"),
     (dict(dtype="int32"), "dtype must be a floating type; got int32"),
     (dict(batch_norm_momentum=1.5), r"batch_norm_momentum must be in \[0, 1\]; got 1.5"),
     (dict(mean=(0.5,)), r"mean and std go together; got mean=\(0.5,\) and std=None"),
     (dict(mean=(0.5,), std=(0.0,)), r"std must be positive.*std=\(0.0,\)"),
+    (dict(mean=(0.5,), std=(float("nan"),)), r"std must be positive.*std=\(nan,\)"),
+    (dict(mean=(float("nan"),), std=(0.5,)), r"mean and std must be in \[0, 1\].*mean=\(nan,\)"),
+    (dict(mean=(125.3,), std=(63.0,)), r"the units of the images, not in 0 .. 255; got mean=\(125.3,\)"),
+    (dict(num_classes=10**9), "at most 100000; got 1000000000"),
+    (dict(num_classes=2.5), "at most 100000; got 2.5"),
+    (dict(name="wide_resnet99999999994_10"), "at most 1000; got 99999999994"),
+    (dict(name="wide_resnet10_999999"), "width must be at least 1 and at most 100; got 999999"),
 ])
 def test_errors_of_create(options, message):
     with pytest.raises(ValueError, match=message):
