@@ -1,8 +1,14 @@
-"""Runs that repeat bit for bit on a GPU."""
+"""XLA's flags: runs that repeat bit for bit on a GPU, and sums that are right on a CPU."""
 import os
+from importlib import metadata
 
 # Only kernels that add in a fixed order, and none chosen by a stopwatch: two processes might choose differently.
-_FLAGS = ("--xla_gpu_deterministic_ops=true",)
+_GPU_FLAGS = ("--xla_gpu_deterministic_ops=true",)
+
+# From jaxlib 0.11 on XLA:CPU gives reductions to YNNPACK, whose kernels read past the end of operands that are
+# broadcast along the last axis: other garbage at each call (jax-ml/jax#39741).
+_CPU_FLAGS = ("--xla_cpu_experimental_ynn_fusion_type=-reduce",)
+_FIRST_JAXLIB_WITH_WRONG_SUMS = (0, 11)
 
 
 def use_deterministic_kernels():
@@ -11,5 +17,20 @@ def use_deterministic_kernels():
     Without it two runs on a GPU, and a resumed and an unbroken one, may differ in last bits, which training amplifies.
     On a CPU nothing changes: results repeat there anyway. What JAX itself draws at random always repeats.
     """
+    _add(_GPU_FLAGS)
+
+
+def avoid_wrong_sums():
+    """Keeps XLA:CPU from kernels that give wrong sums, where jaxlib has them; must come before JAX has used a device.
+
+    `morel_jax` calls it when it is imported. A choice of YNNPACK's kernels that ``XLA_FLAGS`` makes already stays.
+    """
+    version = tuple(map(int, metadata.version("jaxlib").split(".")[:2]))
+    if version >= _FIRST_JAXLIB_WITH_WRONG_SUMS:
+        _add(_CPU_FLAGS)
+
+
+def _add(flags):
     present = os.environ.get("XLA_FLAGS", "").split()
-    os.environ["XLA_FLAGS"] = " ".join([*present, *(flag for flag in _FLAGS if flag not in present)])
+    names = {flag.partition("=")[0] for flag in present}
+    os.environ["XLA_FLAGS"] = " ".join([*present, *(flag for flag in flags if flag.partition("=")[0] not in names)])

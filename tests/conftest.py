@@ -23,6 +23,18 @@ def pytest_configure(config):
         subprocess.run([sys.executable, "-c", "import art"], check=True)
 
 
+# What guards numbers: it runs with the fast tests, and as users compile with `-m "slow or parity or numbers"`.
+_NUMBERS = ("losses", "attacks", "evaluation/test_judge.py", "evaluation/test_pool.py", "training/test_step.py",
+            "training/test_loop.py")
+
+
+def pytest_itemcollected(item):
+    path = item.path.relative_to(ROOT / "tests")
+    guards = path.as_posix() in _NUMBERS or path.parts[0] in _NUMBERS
+    if guards and not item.get_closest_marker("gpu"):
+        item.add_marker("numbers")
+
+
 def _shared_folder(tmp_path_factory, worker_id):
     """A folder of this run that all of its workers see."""
     folder = tmp_path_factory.getbasetemp()

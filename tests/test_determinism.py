@@ -2,10 +2,13 @@ import os
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from morel_jax.determinism import use_deterministic_kernels
+from morel_jax import determinism
+from morel_jax.determinism import avoid_wrong_sums, use_deterministic_kernels
 
 
 def test_flags_are_added_once(monkeypatch):
@@ -21,6 +24,29 @@ def test_xla_knows_the_flags():
               "import jax\nprint(jax.numpy.ones(3).sum())")
     outcome = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (outcome.returncode, outcome.stdout) == (0, "3.0\n"), outcome.stderr
+
+
+def test_sums_of_broadcast_operands_are_right():
+    """Not on jaxlib 0.11 and 0.12 without the flag that importing the package sets: garbage, another at each call."""
+    @jax.jit
+    def total(matrix, row):
+        return jnp.sum(row[None, :, None] * jnp.broadcast_to(matrix[:, :, None], (3, 3, 2187)), axis=1)
+
+    for _ in range(3):
+        found = total(jnp.arange(1.0, 10.0).reshape(3, 3), jnp.array([1.0, 0.0, -1.0]))
+        np.testing.assert_array_equal(found, np.full((3, 2187), -2.0))
+
+
+@pytest.mark.parametrize(("version", "set_before", "expected"), [
+    ("0.10.2", "", ""),
+    ("0.11.0", "--a=1", "--a=1 --xla_cpu_experimental_ynn_fusion_type=-reduce"),
+    ("0.12.0.1", "--xla_cpu_experimental_ynn_fusion_type=", "--xla_cpu_experimental_ynn_fusion_type="),
+])
+def test_wrong_sums_are_avoided_where_jaxlib_has_them(monkeypatch, version, set_before, expected):
+    monkeypatch.setattr(determinism.metadata, "version", lambda name: version)
+    monkeypatch.setenv("XLA_FLAGS", set_before)
+    avoid_wrong_sums()
+    assert os.environ["XLA_FLAGS"] == expected
 
 
 @pytest.mark.gpu

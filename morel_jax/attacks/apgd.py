@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from morel_jax.attacks.inputs import misclassified
 from morel_jax.attacks.iterative import AttackState, IterativeAttack, begin, select
 from morel_jax.attacks.keys import fold_in_rows
 from morel_jax.attacks.norms import norm
@@ -119,9 +120,8 @@ class _AutoPGD(IterativeAttack):
         """See :class:`IterativeAttack`."""
         gradient, (logits, loss) = self._evaluate(logits_fn, keys, y, state)
         runs = self._runs(logits.shape[-1])
-        # The argmax of NaN says nothing.
-        found = (jnp.argmax(logits, axis=-1) != y) & jnp.all(jnp.isfinite(logits), axis=-1)
-        run = self._ascend(x, state.run, gradient, loss)
+        found = misclassified(logits, y)
+        run = self._ascend(x, state.run, gradient, loss.astype(x.dtype))
         ended = state.run.time == self.num_steps
         number = state.number + ended
         more = ended & (number < runs)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from morel_jax.attacks.inputs import misclassified
 from morel_jax.attacks.norms import norm
 from morel_jax.losses.classification import cross_entropy, margin
 
@@ -132,7 +133,7 @@ def ascend(logits_fn, keys, x, y, epsilon, num_steps, norm_name="linf", random_s
 
     def objective(point):
         logits = jnp.asarray(logits_fn(point), jnp.float32)
-        return cross_entropy(logits, y).sum(), (margin(logits, y), jnp.argmax(logits, axis=-1) != y)
+        return cross_entropy(logits, y).sum(), (margin(logits, y), misclassified(logits, y))
 
     def step(time, carry):
         margins, wrong, point = carry  # As far as known; the last step evaluates its point and stays.
@@ -170,6 +171,6 @@ def noise_breaks(logits_fn, keys, x, y, epsilon, draws, norm_name="linf"):
         signs = jax.vmap(lambda key: jax.random.rademacher(key, x.shape[1:], x.dtype))(fresh)
         corner = ball.project(x + epsilon * ball.direction(signs), x, epsilon)
         point = jnp.where(number % 2 == 0, ball.random_boundary(fresh, x, epsilon), corner)
-        return broken | (jnp.argmax(logits_fn(point), axis=-1) != y)
+        return broken | misclassified(logits_fn(point), y)
 
     return jax.lax.fori_loop(0, draws, draw, jnp.zeros(x.shape[0], bool))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from morel_jax.attacks import linf
+from morel_jax.attacks.inputs import misclassified
 from morel_jax.attacks.iterative import AttackState, IterativeAttack, begin, select
 from morel_jax.losses.classification import margin
 
@@ -124,7 +125,7 @@ class CWLinf(IterativeAttack):
         def classification(image):
             logits = logits_fn(image)
             lead = -margin(logits, y)
-            return lead.sum(), (lead, jnp.argmax(logits, axis=-1) != y)
+            return lead.sum(), (lead, misclassified(logits, y))
 
         gradient, (lead, wrong) = jax.grad(classification, has_aux=True)(image)
         moved = self._judge(x, image, lead, wrong, self._gradient(x, image, state, gradient), state)
@@ -137,6 +138,7 @@ class CWLinf(IterativeAttack):
         change = image - x
         outside = jnp.abs(change) > _like(state.tau, x)
         slope = (1 - jnp.tanh(state.descent.point) ** 2) / (2 * _SMOOTHER)
+        gradient = jnp.where(jnp.isfinite(gradient), gradient, 0)
         return (gradient + jnp.where(outside, jnp.sign(change), 0)) * slope
 
     def _judge(self, x, image, lead, wrong, gradient, state):

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from morel_jax.attacks.hyperplane import PROJECTIONS
+from morel_jax.attacks.inputs import misclassified, prepare
 from morel_jax.attacks.iterative import AttackState, IterativeAttack, begin, select
 from morel_jax.attacks.keys import fold_in_rows
 from morel_jax.attacks.norms import norm
@@ -76,7 +77,8 @@ class _BoundaryAttack(IterativeAttack):
         # many places that use it.
         moved = jax.lax.cond(jnp.all(state.done), lambda *_: state.point, self._move, x, state.point,
                              *self._boundary(difference, num_classes, y, state))
-        hit = jnp.argmax(logits_fn(moved), axis=-1) != y
+        moved = jnp.where(jnp.isfinite(moved), moved, state.point)
+        hit = misclassified(logits_fn(moved), y)
         distance = norm(self.norm).distance(moved, x)
         nearer = hit & (distance < state.best_distance)
         best, best_distance = select(nearer, (moved, distance), (state.best, state.best_distance))
@@ -133,7 +135,7 @@ class _BoundaryAttack(IterativeAttack):
             example, and infinity, with the image unchanged, where no adversarial image was found.
         """
         state = self.replace(thorough=True).run(logits_fn, key, x, y)
-        return state.best, state.best_distance
+        return prepare(self, logits_fn, x, y)[-1](state.best), state.best_distance
 
 
 @struct.dataclass

@@ -3,6 +3,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from morel_jax.attacks import linf
+from morel_jax.attacks.inputs import prepare
 from morel_jax.losses.classification import cross_entropy
 
 
@@ -31,8 +33,12 @@ class FGSM:
             y: int[n], labels.
 
         Returns:
-            float[n, h, w, c] in the ball and in [0, 1]; no gradient flows through it.
+            Like ``x``, in the ball and in [0, 1]; no gradient flows through it.
+
+        Raises:
+            ValueError: images, labels, logits or ``epsilon`` that make no sense, where their values are known.
         """
         del key
+        attack, logits_fn, x, y, finish = prepare(self, logits_fn, x, y)
         gradient = jax.grad(lambda x: cross_entropy(logits_fn(x), y).sum())(x)
-        return jax.lax.stop_gradient(jnp.clip(x + self.epsilon * jnp.sign(gradient), 0.0, 1.0))
+        return jax.lax.stop_gradient(finish(jnp.clip(x + attack.epsilon * linf.direction(gradient), 0.0, 1.0)))

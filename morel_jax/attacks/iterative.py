@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from morel_jax.attacks.inputs import check_finite, misclassified, prepare
 from morel_jax.attacks.keys import example_keys
 
 
@@ -38,8 +39,13 @@ def select(mask, chosen, other):
 
 
 def begin(x, clean_logits, y):
-    """The fields of a fresh :class:`AttackState`, as a dict: misclassified examples are found already, and done."""
-    wrong = jnp.argmax(clean_logits, axis=-1) != y
+    """The fields of a fresh :class:`AttackState`, as a dict: misclassified examples are found already, and done.
+
+    Raises:
+        ValueError: logits that are not finite, where they are known.
+    """
+    check_finite(clean_logits)
+    wrong = misclassified(clean_logits, y)
     return {"done": wrong, "found": wrong, "x_adv": x, "steps": jnp.zeros(x.shape[0], jnp.int32)}
 
 
@@ -83,18 +89,22 @@ class IterativeAttack:
 
         Returns:
             The attack's :class:`AttackState`, every example done.
+
+        Raises:
+            ValueError: images, labels, logits or numbers that make no sense, where their values are known.
         """
+        attack, logits_fn, x, y, finish = prepare(self, logits_fn, x, y)
         keys = example_keys(key, x.shape[0])
-        first = self.first(logits_fn, keys, x, y)
+        first = attack.first(logits_fn, keys, x, y)
         state = jax.lax.while_loop(
             lambda state: ~jnp.all(state.done),
-            lambda state: self.advance(logits_fn, keys, x, y, state),
+            lambda state: attack.advance(logits_fn, keys, x, y, state),
             first.replace(done=first.done | skip),
         )
-        return jax.lax.stop_gradient(state)
+        return jax.lax.stop_gradient(state.replace(x_adv=finish(state.x_adv)))
 
     def __call__(self, logits_fn, key, x, y):
-        """Adversarial images float[n, h, w, c]; an example for which none was found comes back unchanged.
+        """Adversarial images like ``x``; an example for which none was found comes back unchanged.
 
         Arguments as in :meth:`run`.
         """

@@ -22,7 +22,8 @@ def dual(gradient):
 
 
 def direction(gradient):
-    """The steepest ascent of unit length: the gradient itself, normalised; 0 where it is 0."""
+    """The steepest ascent of unit length: the gradient itself, normalised; 0 where it is 0, NaN or infinite."""
+    gradient = jnp.where(jnp.isfinite(gradient), gradient, 0)
     return gradient / (norm(gradient) + _TINY)
 
 

@@ -33,8 +33,8 @@ def dual(gradient):
 
 
 def direction(gradient):
-    """The steepest ascent of unit length: the gradient's signs."""
-    return jnp.sign(gradient)
+    """The steepest ascent of unit length: the gradient's signs; 0 where it is NaN."""
+    return jnp.where(jnp.isnan(gradient), 0, jnp.sign(gradient))
 
 
 def random_boundary(keys, x, epsilon):

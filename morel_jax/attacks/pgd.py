@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from morel_jax.attacks import linf
+from morel_jax.attacks.inputs import misclassified, prepare
 from morel_jax.attacks.iterative import select
 from morel_jax.attacks.keys import example_keys, fold_in_rows
 from morel_jax.losses.classification import cross_entropy, difference_of_logits_ratio, kl_divergence, margin
@@ -56,33 +57,34 @@ class PGD:
             y: int[n], labels.
 
         Returns:
-            float[n, h, w, c] in the ball and in [0, 1]; no gradient flows through it.
+            Like ``x``, in the ball and in [0, 1]; no gradient flows through it.
 
         Raises:
             ValueError: unknown ``start`` or ``loss``; ``kl`` from a ``clean`` start, where its gradient is zero; too
-                few classes for the loss; no restarts, or several from a ``clean`` start, which would all be the same.
+                few classes for the loss; no restarts, or several from a ``clean`` start, which would all be the same;
+                images, labels, logits or numbers that make no sense, where their values are known.
         """
         if self.loss not in LOSSES:
             raise ValueError(f"loss must be one of {sorted(LOSSES)}; got {self.loss!r}.")
         if self.loss == "kl" and self.start == "clean":
             raise ValueError("loss 'kl' needs a random start: its gradient is zero at the clean image; "
                              "got start 'clean'.")
-        if self.num_restarts < 1:
-            raise ValueError(f"num_restarts must be at least 1; got {self.num_restarts}.")
         if self.num_restarts > 1 and self.start == "clean":
             raise ValueError("num_restarts must be 1 for start 'clean', from where all climbs are the same; "
                              f"got {self.num_restarts}.")
+        attack, logits_fn, x, y, finish = prepare(self, logits_fn, x, y)
         loss = LOSSES[self.loss](logits_fn, x, y)
         if self.num_restarts == 1:
-            return jax.lax.stop_gradient(self._climb(logits_fn, loss, key, x))
-        return jax.lax.stop_gradient(self._best_climb(logits_fn, loss, example_keys(key, x.shape[0]), x, y))
+            return jax.lax.stop_gradient(finish(attack._climb(logits_fn, loss, key, x)))
+        found = attack._best_climb(logits_fn, loss, example_keys(key, x.shape[0]), x, y)
+        return jax.lax.stop_gradient(finish(found))
 
     def _climb(self, logits_fn, loss, key, x):
         # A sum, as a mean would divide each gradient by the batch size.
         gradient = jax.grad(lambda x_adv: loss(logits_fn(x_adv)).sum())
 
         def step(_, x_adv):
-            return linf.project(x_adv + self.step_size * jnp.sign(gradient(x_adv)), x, self.epsilon)
+            return linf.project(x_adv + self.step_size * linf.direction(gradient(x_adv)), x, self.epsilon)
 
         start = linf.start_point(self.start, key, x, self.epsilon)
         return jax.lax.fori_loop(0, self.num_steps, step, start)
@@ -91,7 +93,8 @@ class PGD:
         def judged(keys):
             x_adv = self._climb(logits_fn, loss, keys, x)
             logits = logits_fn(x_adv)
-            return x_adv, loss(logits), jnp.argmax(logits, axis=-1) != y
+            reached = loss(logits)
+            return x_adv, jnp.where(jnp.isnan(reached), -jnp.inf, reached), misclassified(logits, y)
 
         def again(carry):
             number, best = carry

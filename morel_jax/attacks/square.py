@@ -10,6 +10,7 @@ import numpy as np
 from flax import struct
 
 from morel_jax.attacks import norms, square_l2
+from morel_jax.attacks.inputs import misclassified
 from morel_jax.attacks.iterative import AttackState, IterativeAttack, begin, select
 from morel_jax.attacks.keys import fold_in_rows
 from morel_jax.losses.classification import margin
@@ -84,7 +85,7 @@ class Square(IterativeAttack):
         proposal = _SEARCHES[self.norm].propose(self, keys, x, state, number)
         point, tried = select(number == 0, (state.best, jnp.ones_like(number)), proposal)
         logits = logits_fn(point)
-        found = jnp.argmax(logits, axis=-1) != y
+        found = misclassified(logits, y)
         loss = -margin(logits, y)
         best, loss = select(found | (loss < state.loss), (point, loss), (state.best, state.loss))
 
@@ -193,7 +194,7 @@ def _linf_propose(attack, keys, x, state, number):
     low, high = _extreme(False, x, epsilon=attack.epsilon), _extreme(True, x, epsilon=attack.epsilon)
     differs = jnp.where(raised[:, :, None, None, :], (state.best != high)[:, None], (state.best != low)[:, None])
     changes = jnp.any(_window(top, left, side, h, w) & differs, axis=(2, 3, 4)) & (numbers <= attack.num_queries)
-    first = jnp.argmax(changes, axis=1)
+    first = jnp.argmax(changes, axis=1).astype(jnp.int32)
     tried = jnp.where(jnp.any(changes, axis=1), first + 1, jnp.minimum(_LOOKAHEAD, attack.num_queries + 1 - number))
 
     def of_first(values):

@@ -33,8 +33,8 @@ def _lead_and_slope(logits_fn, x, y, rival):
 
 
 def _ratio(lead, slope):
-    """lead / slope; infinite, with the lead's sign, where the slope is zero, and 0 where both are."""
-    flat = jnp.where(lead == 0, 0, jnp.copysign(jnp.inf, lead))
+    """lead / slope; infinite, with the lead's sign, where the slope is zero, and 0 where both are; of NaN it is NaN."""
+    flat = jnp.where((lead == 0) | jnp.isnan(lead), lead, jnp.copysign(jnp.inf, lead))
     return jnp.where(slope == 0, flat, lead / jnp.where(slope == 0, 1, slope))
 
 

@@ -3,8 +3,11 @@
 Logits are float32 or float64; the result has their dtype.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def label_mask(logits, labels):
@@ -46,6 +49,16 @@ def check_pair(name, array, other_name, other):
                          f"got {array.shape} and {other.shape}.")
 
 
+def check_number(name, value, least=0.0, most=math.inf):
+    """Raises ValueError unless ``value`` is finite and in [least, most], where it is known: no tracer."""
+    if isinstance(value, jax.core.Tracer):
+        return
+    numbers = np.asarray(value, np.float64)  # Not jnp: in a program that is being traced it would not compute.
+    if not np.all(np.isfinite(numbers) & (numbers >= least) & (numbers <= most)):
+        bound = f"at least {least:g}" if most == math.inf else f"in [{least:g}, {most:g}]"
+        raise ValueError(f"{name} must be finite and {bound}; got {value}.")
+
+
 def cross_entropy(logits, labels, label_smoothing=0.0):
     """Cross-entropy of softmax(logits) against the labels, smoothed on demand.
 
@@ -61,11 +74,13 @@ def cross_entropy(logits, labels, label_smoothing=0.0):
         range scores NaN.
 
     Raises:
-        ValueError: shapes do not fit, or labels are not integers (found while tracing).
+        ValueError: shapes do not fit, or labels are not integers (found while tracing); label_smoothing is known and
+            not in [0, 1].
 
     Reference: the L_ce of Eq. 11, Hotegni and Peitz, arXiv:2410.01697. Smoothing is uniform over all c
     classes (Szegedy et al., arXiv:1512.00567).
     """
+    check_number("label_smoothing", label_smoothing, most=1.0)
     own = label_mask(logits, labels)
     log_p = jax.nn.log_softmax(logits)
     smoothing = jnp.asarray(label_smoothing, log_p.dtype)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from morel_jax.losses.classification import check_pair
+from morel_jax.losses.classification import check_number, check_pair
 
 
 def _unit(z, tiny=1e-12):
@@ -58,13 +58,17 @@ def multi_positive_contrastive(embeddings, labels, temperature=0.1, mask=None):
         Finite with finite gradients at zero rows, identical rows and small temperatures (tried to 1e-6).
 
     Raises:
-        ValueError: shapes do not fit (found while tracing).
+        ValueError: shapes do not fit, or labels are not integers (found while tracing); temperature is known and not
+            a finite number above 0.
 
     Reference: Eq. 9, Hotegni and Peitz, arXiv:2410.01697.
     """
     if embeddings.ndim != 2 or labels.shape != embeddings.shape[:1]:
         raise ValueError("embeddings must have shape [n, embed_dim] and labels [n]; "
                          f"got embeddings {embeddings.shape}, labels {labels.shape}.")
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(f"labels must be integers; got {labels.dtype}.")
+    check_number("temperature", temperature, least=jnp.finfo(jnp.float32).tiny)
     if mask is None:
         mask = jnp.ones(labels.shape, bool)
     check_pair("mask", mask, "labels", labels)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from morel_jax.losses.classification import (
+    check_number,
     check_pair,
     cross_entropy,
     kl_divergence,
@@ -62,11 +63,13 @@ def trades(logits, logits_adv, labels, beta=6.0, label_smoothing=0.0):
         Finite with finite gradients at logits of 1e4 in size.
 
     Raises:
-        ValueError: shapes do not fit, or labels are not integers (found while tracing).
+        ValueError: shapes do not fit, or labels are not integers (found while tracing); beta is known and negative or
+            not finite.
 
     Reference: Eq. 11, Hotegni and Peitz, arXiv:2410.01697; Zhang et al., arXiv:1901.08573.
     """
     check_pair("logits", logits, "logits_adv", logits_adv)
+    check_number("beta", beta)
     natural = cross_entropy(logits, labels, label_smoothing)
     return natural + jnp.asarray(beta, natural.dtype) * kl_divergence(logits, logits_adv)
 
@@ -93,7 +96,7 @@ def mart(logits, logits_adv, labels, beta=6.0):
 
     Raises:
         ValueError: shapes do not fit, labels are not integers, or there is one class only (found while
-            tracing).
+            tracing); beta is known and negative or not finite.
 
     Reference: Eq. 12, Hotegni and Peitz, arXiv:2410.01697, which prints the boosted cross-entropy on natural
     outputs; as MART's authors and MOREL's implementation do, this uses the adversarial ones. The constants
@@ -101,6 +104,7 @@ def mart(logits, logits_adv, labels, beta=6.0):
     misclassified examples", ICLR 2020.
     """
     check_pair("logits", logits, "logits_adv", logits_adv)
+    check_number("beta", beta)
     own = label_mask(logits, labels)
     log_p, log_p_adv = jax.nn.log_softmax(logits), jax.nn.log_softmax(logits_adv)
     runner_up = jnp.exp(pick(log_p_adv, runner_up_mask(logits_adv, own)))
@@ -199,7 +203,7 @@ def loat(logits, logits_adv, labels, phase, beta=6.0, theta=1.0, gamma=0.05, kin
 
     Raises:
         ValueError: unknown kind or base, shapes do not fit, labels are not integers, or there is one class
-            only (all found while tracing).
+            only (all found while tracing); beta, theta or gamma is known and negative or not finite.
 
     Reference: L_2 of MOREL(<-LOAT), Hotegni and Peitz, arXiv:2410.01697; Yin and Ruan, "Boosting adversarial
     training via Fisher-Rao norm-based regularization", CVPR 2024, in the form of the code published with it.
@@ -210,6 +214,8 @@ def loat(logits, logits_adv, labels, phase, beta=6.0, theta=1.0, gamma=0.05, kin
     if logits.ndim != 2:
         raise ValueError(f"logits must have shape [n, c]; got {logits.shape}.")
     check_pair("logits", logits, "logits_adv", logits_adv)
+    check_number("theta", theta)
+    check_number("gamma", gamma)
     if mask is None:
         mask = jnp.ones(labels.shape, bool)
     check_pair("mask", mask, "labels", labels)

@@ -3,6 +3,7 @@
 import re
 
 import jax.numpy as jnp
+import numpy as np
 
 from morel_jax.models import resnet
 from morel_jax.models.batch_norm import BatchNorm
@@ -30,6 +31,10 @@ _MODELS = {
 }
 
 
+# ImageNet's full set has 21,841: a larger number is a slip, which would fail only when memory ends.
+_MOST_CLASSES = 100_000
+
+
 def create(name, num_classes, *, dtype=jnp.float32, mean=None, std=None, batch_norm_momentum=0.9, **options):
     """A classifier, as a Flax module: ``apply(variables, images, train=False)`` -> `Outputs`.
 
@@ -41,15 +46,16 @@ def create(name, num_classes, *, dtype=jnp.float32, mean=None, std=None, batch_n
             ``wide_resnet34_10``.
         num_classes: logits.
         dtype: compute type, or its name; parameters, statistics and outputs are float32 whatever it is.
-        mean, std: a number a channel each, to normalise images inside the model; or both None.
+        mean, std: a number a channel each, in units of images in [0, 1], to normalise images inside the model; or
+            both None.
         batch_norm_momentum: weight of the old running statistics; one minus PyTorch's.
         **options: further attributes of the module, such as ``width`` for ``convnet_small``.
 
     Raises:
         ValueError: unknown name, impossible number of classes, dtype, momentum or normalisation.
     """
-    if num_classes < 1:
-        raise ValueError(f"num_classes must be at least 1; got {num_classes}.")
+    if not isinstance(num_classes, int | np.integer) or not 1 <= num_classes <= _MOST_CLASSES:
+        raise ValueError(f"num_classes must be an integer, at least 1 and at most {_MOST_CLASSES}; got {num_classes}.")
     dtype = jnp.dtype(dtype)
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"dtype must be a floating type; got {dtype}.")

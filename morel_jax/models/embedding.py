@@ -6,6 +6,9 @@ import jax.numpy as jnp
 
 from morel_jax.models.linear import Linear
 
+# Its square, the attention's weights, fits no memory beyond.
+_WIDEST = 65536
+
 
 class EmbeddingSpace(nn.Module):
     """Projects features, then lets each image attend to the images of its own class.
@@ -22,12 +25,12 @@ class EmbeddingSpace(nn.Module):
     implementation's. All in float32; there is no dropout.
 
     Attributes:
-        embed_dim: width of both results.
+        embed_dim: width of both results, at most 65536.
         num_heads: attention heads; divides embed_dim.
 
     Raises:
-        ValueError: num_heads does not divide embed_dim, or features, labels and mask differ in their rows
-            (when called).
+        ValueError: num_heads does not divide embed_dim, embed_dim is too large, labels are not integers, or features,
+            labels and mask differ in their rows (when called).
 
     Reference: Hotegni and Peitz, arXiv:2410.01697, Algorithm 1.
     """
@@ -50,6 +53,10 @@ class EmbeddingSpace(nn.Module):
         if self.num_heads < 1 or self.embed_dim % self.num_heads:
             raise ValueError("embed_dim must be a multiple of num_heads; "
                              f"got embed_dim={self.embed_dim} and num_heads={self.num_heads}.")
+        if self.embed_dim > _WIDEST:
+            raise ValueError(f"embed_dim must be at most {_WIDEST}; got {self.embed_dim}.")
+        if not jnp.issubdtype(labels.dtype, jnp.integer):
+            raise ValueError(f"labels must be integers; got {labels.dtype}.")
         n = features.shape[0]
         for name, rows in (("labels", labels), ("mask", mask)):
             if rows is not None and rows.shape != (n,):

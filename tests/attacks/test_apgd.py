@@ -142,7 +142,7 @@ def test_nan_is_no_success():
 
 def test_errors():
     model = Linear()
-    call = lambda attack, logits=model.logits: attack(logits, jax.random.key(0), model.x, model.y)  # noqa: E731
+    call = lambda attack, logits=model.logits: attack(logits, jax.random.key(0), model.x, model.y % 2)  # noqa: E731
     with pytest.raises(ValueError, match=r"loss must be one of ce, dlr; got 'kl'"):
         call(APGD(0.1, loss="kl"))
     with pytest.raises(ValueError, match=r"norm must be one of linf, l2; got 'l1'"):

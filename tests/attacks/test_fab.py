@@ -213,8 +213,8 @@ def test_no_gradient_flows_through_an_attack():
 @pytest.mark.parametrize(("attack", "message"), [
     (FAB(0.1, norm="l1"), "norm must be one of linf, l2; got 'l1'"),
     (FAB(0.1, num_steps=0), "at least one step and one run; got num_steps=0 and 1 runs"),
-    (FAB(0.1, num_restarts=0), "got num_steps=100 and 0 runs"),
-    (FABTargeted(0.1, num_targets=0), "got num_steps=100 and 0 runs"),
+    (FAB(0.1, num_restarts=0), "num_restarts must be at least 1; got 0"),
+    (FABTargeted(0.1, num_targets=0), "num_targets must be at least 1; got 0"),
 ])
 def test_errors(attack, message):
     with pytest.raises(ValueError, match=message):

@@ -132,7 +132,7 @@ def test_restarts_keep_the_first_success_or_the_highest_loss(loss):
 
 def test_restarts_begin_with_the_single_run():
     x, y = images()
-    keep_first = PGD(0.1, 0.0, num_steps=1, num_restarts=3)  # The climbs end where they start.
+    keep_first = PGD(0.1, 0.1, num_steps=0, num_restarts=3)  # The climbs end where they start.
     single = keep_first.replace(num_restarts=1)(linear, jax.random.key(0), x, 0 * y)
     broken = np.argmax(linear(single), -1) != 0
     assert broken.any()

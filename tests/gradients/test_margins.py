@@ -105,3 +105,9 @@ def test_errors():
         gradients.linearised_margins(LINEAR.logits, LINEAR.x, LINEAR.y, "l1")
     with pytest.raises(ValueError, match="logits_fn must give at least two classes; got 1"):
         gradients.linearised_margins(lambda x: LINEAR.logits(x)[:, :1], LINEAR.x, np.zeros(6, np.int32))
+
+
+def test_nan_logits_have_no_margin():
+    """Their gradient is zero, and no boundary is then infinitely far: that would look robust."""
+    margins = gradients.linearised_margins(lambda x: LINEAR.logits(x) * 0 + jnp.nan, LINEAR.x, LINEAR.y).margin
+    assert np.all(np.isnan(margins))

@@ -222,3 +222,8 @@ def test_errors_name_the_shapes():
         jax.eval_shape(multi_positive_contrastive, jnp.zeros(4), jnp.zeros(4, int))
     with pytest.raises(ValueError, match=r"mask and labels must have the same shape; got \(1,\) and \(4,\)"):
         multi_positive_contrastive(jnp.zeros((4, 3)), jnp.zeros(4, int), mask=jnp.ones(1, bool))
+    with pytest.raises(ValueError, match="labels must be integers; got float32"):
+        multi_positive_contrastive(jnp.zeros((4, 3)), jnp.zeros(4))
+    for temperature in (0.0, -0.1, np.nan, 1e-300):
+        with pytest.raises(ValueError, match=f"temperature must be finite and at least .*; got {temperature}"):
+            multi_positive_contrastive(jnp.zeros((4, 3)), jnp.zeros(4, int), temperature)

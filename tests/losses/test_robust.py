@@ -341,3 +341,14 @@ def test_errors_of_loat():
         loat(*batch, LOAT_FIRST, mask=jnp.ones(5, bool))
     with pytest.raises(ValueError, match=r"logits must have shape \[n, c\]; got \(5,\)"):
         loat(batch[0][0], batch[1][0], batch[2][0], LOAT_FIRST)
+
+
+@pytest.mark.parametrize("value", [-1.0, np.nan, np.inf])
+def test_weights_that_make_no_sense_are_refused_where_they_are_known(value):
+    batch = random_batch()
+    for loss, name in ((trades, "beta"), (mart, "beta"), (functools.partial(loat, phase=LOAT_FIRST), "beta"),
+                       (functools.partial(loat, phase=LOAT_FIRST), "theta"),
+                       (functools.partial(loat, phase=LOAT_FIRST), "gamma"), (pgd_at, "label_smoothing")):
+        with pytest.raises(ValueError, match=f"{name} must be finite and .*; got {value}"):
+            loss(*batch, **{name: value})
+    jax.eval_shape(trades, *batch, jnp.float32(value))  # Traced: not known.

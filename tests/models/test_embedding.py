@@ -114,6 +114,8 @@ def test_is_float32_on_narrow_features(space):
 @pytest.mark.parametrize(("module", "labels", "mask", "message"), [
     (EmbeddingSpace(128, 3), LABELS, None, "embed_dim=128 and num_heads=3"),
     (EmbeddingSpace(8, 0), LABELS, None, "embed_dim=8 and num_heads=0"),
+    (EmbeddingSpace(10**9), LABELS, None, "embed_dim must be at most 65536; got 1000000000"),
+    (EmbeddingSpace(), LABELS + 0.5, None, "labels must be integers; got float"),
     (EmbeddingSpace(), LABELS[:6], None, r"labels must .* 7 rows of features; got shape \(6,\)"),
     (EmbeddingSpace(), LABELS, LABELS[:, None] > 0, r"mask must .* 7 rows of features; got shape \(7, 1\)"),
 ])

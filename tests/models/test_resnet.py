@@ -176,7 +176,7 @@ def test_population_of_models_is_a_loop_over_them():
 
 @pytest.mark.parametrize(("options", "message"), [
     (dict(name="resnet9"), r"resnet8, .*wide_resnet<depth>_<width>; got 'resnet9'"),
-    (dict(num_classes=0), "num_classes must be at least 1; got 0"),
+    (dict(num_classes=0), "num_classes must be an integer, at least 1 .*; got 0"),
     (dict(dtype="int32"), "dtype must be a floating type; got int32"),
     (dict(batch_norm_momentum=1.5), r"batch_norm_momentum must be in \[0, 1\]; got 1.5"),
     (dict(mean=(0.5,)), r"mean and std go together; got mean=\(0.5,\) and std=None"),
@@ -186,6 +186,8 @@ def test_population_of_models_is_a_loop_over_them():
     (dict(mean=(np.nan,), std=(0.5,)), r"mean must be in \[0, 1\].*got mean=\(nan,\)"),
     (dict(mean=(0.5,), std=(np.nan,)), r"std must be positive.*got std=\(nan,\)"),
     (dict(mean=(0.5, 0.5), std=(0.5,)), "mean and std must have a number for each channel"),
+    (dict(num_classes=10**9), "at most 100000; got 1000000000"),
+    (dict(num_classes=2.5), "at most 100000; got 2.5"),
 ])
 def test_errors_of_create(options, message):
     with pytest.raises(ValueError, match=message):

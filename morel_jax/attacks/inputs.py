@@ -1,0 +1,160 @@
+"""What every attack checks and prepares before it begins: images, labels, its own numbers, and what a network returns.
+
+Values are checked where they are concrete. Inside a compiled program they are tracers, and only shapes and types are.
+"""
+import math
+from dataclasses import fields
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def _concrete(array):
+    """Whether the values of ``array`` can be read here."""
+    return not isinstance(array, jax.core.Tracer) and getattr(array, "is_fully_addressable", True)
+
+
+def check_images(x, name="x"):
+    """Raises ValueError unless ``x`` is float[n, ...], with all values in [0, 1] where they are known."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        hint = "; divide uint8 images by 255" if x.dtype == np.uint8 else ""
+        raise ValueError(f"{name} must be floats in [0, 1]; got {x.dtype}{hint}.")
+    if x.ndim < 2:
+        raise ValueError(f"{name} must have shape [n, ...], one image a row; got {x.shape}.")
+    if x.size and _concrete(x):
+        values = np.asarray(x)  # Not jnp: in a program that is being traced it would not compute.
+        low, high = float(values.min()), float(values.max())
+        if not (low >= 0 and high <= 1):  # Of NaN neither holds.
+            raise ValueError(f"{name} must be in [0, 1]; got values from {low:.9g} to {high:.9g}.")
+
+
+def check_labels(y, count, num_classes=None, name="y"):
+    """Raises ValueError unless ``y`` is int[count], in 0 .. ``num_classes`` - 1 where both are known."""
+    if y.shape != (count,):
+        hint = "; of one-hot labels take the argmax" if y.ndim == 2 and y.shape[1] > 1 else ""
+        raise ValueError(f"{name} must have shape [{count}], a class for each image; got {y.shape}{hint}.")
+    if not jnp.issubdtype(y.dtype, jnp.integer):
+        raise ValueError(f"{name} must be integers; got {y.dtype}.")
+    if num_classes is not None and y.size and _concrete(y):
+        low, high = np.asarray(y).min(), np.asarray(y).max()
+        if low < 0 or high >= num_classes:
+            raise ValueError(f"{name} must be in 0 .. {num_classes - 1}, the network's classes; "
+                             f"got values from {low} to {high}.")
+
+
+def check_logits(logits, count):
+    """Raises ValueError unless ``logits``, which a network returned, is float[count, classes]."""
+    if not hasattr(logits, "dtype"):
+        hint = "; return its logits alone" if hasattr(logits, "logits") else ""
+        raise ValueError(f"logits_fn must return one array of logits; got {type(logits).__name__}{hint}.")
+    if logits.ndim != 2 or logits.shape[0] != count or not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise ValueError(f"logits_fn must return floats of shape [{count}, classes]; "
+                         f"got {logits.dtype}{list(logits.shape)}.")
+
+
+def check_finite(logits):
+    """Raises ValueError if logits on clean images are known and not all finite: no attack could say anything."""
+    if _concrete(logits):
+        bad = np.sum(~np.all(np.isfinite(np.asarray(logits, np.float64)), axis=-1))
+        if bad:
+            raise ValueError(f"logits_fn must give finite logits on x; got NaN or infinity on {bad} of {len(logits)} "
+                             "images.")
+
+
+def misclassified(logits, y):
+    """bool[n]; False where a logit is NaN or infinite, as the argmax of such a row says nothing."""
+    return (jnp.argmax(logits, axis=-1) != y) & jnp.all(jnp.isfinite(logits), axis=-1)
+
+
+_RADIUS = "a finite number of at least 0", lambda value: math.isfinite(value) and value >= 0
+_POSITIVE = "a finite number above 0", lambda value: math.isfinite(value) and value > 0
+_FINITE = "a finite number", math.isfinite
+_SHARE = "in [0, 1]", lambda value: 0 <= value <= 1
+# Of the attacks' numbers, by field.
+_RULES = {
+    "epsilon": _RADIUS, "step_size": _POSITIVE, "confidence": _FINITE, "learning_rate": _POSITIVE,
+    "decrease_factor": ("in (0, 1)", lambda value: 0 < value < 1), "initial_const": _POSITIVE, "largest_const": _RADIUS,
+    "const_factor": _FINITE, "alpha_max": _SHARE, "eta": _POSITIVE, "beta": _SHARE,
+    "p_init": ("in (0, 1]", lambda value: 0 < value <= 1),
+}
+# Counts, which are static, with the least of each.
+_LEAST = {"num_steps": 0, "num_restarts": 1, "num_targets": 1, "eot": 1, "num_queries": 1, "max_iter": 0}
+
+
+def check_fields(attack):
+    """Raises ValueError if a number of ``attack`` is known and makes no sense; the message names field, rule and value.
+
+    A radius in Linf is at most 1, the width of the box that all images are in. Only in a ball of radius 0 may a step
+    have length 0.
+    """
+    linf = getattr(attack, "norm", "linf") == "linf"
+    for field in fields(attack):
+        value = getattr(attack, field.name)
+        if field.name in _LEAST:
+            if not isinstance(value, int | np.integer):
+                raise ValueError(f"{field.name} must be an integer; got {value!r}.")
+            if value < _LEAST[field.name]:
+                raise ValueError(f"{field.name} must be at least {_LEAST[field.name]}; got {value}.")
+        elif field.name in _RULES and value is not None and _concrete(value):
+            rule, holds = _RULES[field.name]
+            number = np.asarray(value)
+            if number.ndim:
+                raise ValueError(f"{field.name} must be one number; got shape {number.shape}.")
+            still = (field.name == "step_size" and number == 0 and _concrete(attack.epsilon)
+                     and np.asarray(attack.epsilon) == 0)
+            if not still and not (jnp.issubdtype(number.dtype, np.number) and holds(float(number))):
+                raise ValueError(f"{field.name} must be {rule}; got {value}.")
+            if field.name == "epsilon" and linf and float(number) > 1:
+                raise ValueError(f"epsilon must be at most 1 in Linf, in pixel units of images in [0, 1]; got {value}.")
+
+
+def prepare(attack, logits_fn, x, y):
+    """Checks an attack's call, and has the attack compute in float32 at least.
+
+    Half-precision images become float32 for the attack, and the network sees its points rounded towards ``x`` in the
+    images' own type: so what was judged is what is returned, in the ball and in the box.
+
+    Args:
+        attack, logits_fn, x, y: of the call.
+
+    Returns:
+        (attack, logits_fn, x, y, finish): the same as arrays and in the type of computation; and the function that
+        takes a found image to the type of ``x``.
+
+    Raises:
+        ValueError: in one line, whatever of the call makes no sense.
+    """
+    check_fields(attack)
+    x, y = (array if hasattr(array, "dtype") else np.asarray(array) for array in (x, y))
+    check_images(x)
+    check_labels(y, len(x))
+    x, labels = jnp.asarray(x), jnp.asarray(y)
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    half = wide != x.dtype
+
+    def finish(point):
+        return _towards(point, x) if half else point
+
+    def logits_of(point, *keys):
+        seen = point
+        if half:  # Rounding has no gradient; without it the point's is that of the rounded one.
+            seen = point.astype(x.dtype)
+            seen = seen + jax.lax.stop_gradient(finish(jax.lax.stop_gradient(point)) - seen)
+        logits = logits_fn(seen, *keys)
+        check_logits(logits, len(point))
+        check_labels(y, len(point), logits.shape[-1])
+        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+
+    def like_images(value):
+        typed = hasattr(value, "astype") and jnp.result_type(value) != wide
+        return value.astype(wide) if typed else value
+
+    return jax.tree.map(like_images, attack), logits_of, x.astype(wide), labels, finish
+
+
+def _towards(point, x):
+    """``point`` in the type of ``x``, each pixel rounded towards its ``x``."""
+    near = point.astype(x.dtype)
+    beyond = jnp.abs(near.astype(point.dtype) - x) > jnp.abs(point - x)
+    return jnp.where(beyond, jnp.nextafter(near, x), near)
