@@ -8,15 +8,11 @@ import argparse
 import collections
 import concurrent.futures
 import json
-import os
+import random
 import sys
 import tempfile
 import time
 from pathlib import Path
-
-# Before JAX is imported here and in the children.
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 from benchmarks.faults import config_values, damaged, flag_values, hostile, kills
 from benchmarks.faults.children import Children
@@ -115,7 +111,8 @@ class Campaign:
 
     def hostile(self, number):
         """Part: dict with ``counts`` and ``cases``."""
-        files = list(range(min(number, len(hostile.corpus()))))
+        there = range(len(hostile.corpus()))
+        files = sorted(random.Random(f"{self.options.seed} hostile").sample(there, min(number, len(there))))
         found = self.each("hostile", lambda file, index, folder: hostile.case(self.children, folder.parent, file),
                           files)
         return {"counts": hostile.count(found), "cases": found,
@@ -127,10 +124,10 @@ class Campaign:
         flags = flag_values.choose(flag_values.generate(self.children), round(_FLAGS * number), seed)
         pairs = config_values.choose(config_values.generate(config_values.base()), number - len(flags), seed)
         found = config_values.cases(self.children, self.root, pairs) if self.options.case is None else []
-        folder = self.root / "flags"
-        flag_values.prepare(self.unbroken(("evaluate", "reproduce")), folder)
-        found += self.each("flag", lambda triple, index, _: flag_values.case(self.children, folder, triple, index),
-                           flags)
+        prepared = self.root / "prepared"
+        flag_values.prepare(self.unbroken(("evaluate", "reproduce")), prepared)
+        found += self.each("flag", lambda triple, index, folder: flag_values.case(self.children, prepared, folder,
+                                                                                  triple), flags)
         outcomes = collections.Counter(result["outcome"] for result in found)
         return {"counts": {"values": len(found), "config": len(pairs), "flags": len(flags),
                            "outcomes": dict(sorted(outcomes.items()))},
@@ -183,7 +180,6 @@ def main(arguments=None):
     with tempfile.TemporaryDirectory() as folder:
         root = (options.root or Path(folder)).resolve()
         root.mkdir(parents=True, exist_ok=True)
-        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(root / "compiled"))
         campaign = Campaign(options, root)
         found = json.loads(options.out.read_text()) if options.out and options.out.exists() else {}
         for part in PARTS:

@@ -1,6 +1,7 @@
 """Commands in processes of their own, forked from one that has the imports done: quick to start, and to kill."""
 import contextlib
 import dataclasses
+import itertools
 import multiprocessing
 import os
 import resource
@@ -12,12 +13,13 @@ from pathlib import Path
 
 # Address space that a command may take beyond what the imports have, in bytes.
 MEMORY = 12 * 2**30
-# Relative imports of what the commands import inside their functions; the commands' own modules define flags, and a
-# process can hold those of one command only.
-PRELOADED = ("morel_jax.training", "morel_jax.evaluation.trained", "morel_jax.evaluation.progress",
-             "morel_jax.evaluation.figures", "morel_jax.reproduction.work", "morel_jax.reproduction.page",
-             "morel_jax.reproduction.report", "morel_jax.interop.stablehlo", "morel_jax.interop.model_card",
-             "morel_jax.data.tfds_builders", "ml_collections.config_flags", "scipy.stats")
+# What the commands import inside their functions. Their own modules define flags, and a process can hold those of one
+# command only.
+_PRELOADED = (
+    "morel_jax.training", "morel_jax.evaluation.trained", "morel_jax.evaluation.progress",
+    "morel_jax.evaluation.figures", "morel_jax.reproduction.work", "morel_jax.reproduction.page",
+    "morel_jax.reproduction.report", "morel_jax.interop.stablehlo", "morel_jax.interop.model_card",
+    "morel_jax.data.tfds_builders", "ml_collections.config_flags", "scipy.stats")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,13 +56,18 @@ def _redirect(folder, name):
     os.close(file)
 
 
-def _become(target, arguments, folder, said):
-    """In the child: a working folder, redirected output, bounded memory; then the work."""
+def _become(target, arguments, folder, said, compiled):
+    """In the child: a working folder, redirected output, bounded memory, compiled programs at hand; then the work."""
     os.setsid()  # A command's own children, if it has any, die with it.
     os.chdir(folder)
     for name in ("stdout", "stderr"):
         _redirect(said, name)
+    os.environ["HOME"] = str(folder)  # For flags that begin with ~.
     allow_memory(MEMORY)
+    import jax
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_compilation_cache_dir", str(compiled))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     # The traceback of an exception that nobody catches is what Python itself would print.
     target(*arguments)
 
@@ -68,6 +75,7 @@ def _become(target, arguments, folder, said):
 def run_module(module, arguments):
     """``python -m module arguments``, in this process."""
     sys.argv = [module, *arguments]
+    sys.orig_argv = [sys.executable, "-m", module, *arguments]  # By which a command starts itself again.
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
@@ -76,21 +84,21 @@ class Children:
 
     Args:
         said: folder for what they print; made when it is not there.
-        preloaded: modules to import there.
+        compiled: folder of compiled programs, by default that of ``JAX_COMPILATION_CACHE_DIR``, or else in ``said``.
     """
 
-    def __init__(self, said, preloaded=PRELOADED):
+    def __init__(self, said, compiled=None):
         self._said = Path(said)
-        self._count = 0
+        self._compiled = compiled or os.environ.get("JAX_COMPILATION_CACHE_DIR") or self._said / "compiled"
+        self._numbers = itertools.count()
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload([__name__, *preloaded])
+        self._context.set_forkserver_preload([__name__, *_PRELOADED])
 
     def start(self, target, arguments, folder):
         """A :class:`Child` that calls ``target(*arguments)``, both picklable, in ``folder``."""
-        self._count += 1
-        said = self._said / str(self._count)
+        said = self._said / str(next(self._numbers))
         said.mkdir(parents=True)
-        process = self._context.Process(target=_become, args=(target, arguments, Path(folder), said))
+        process = self._context.Process(target=_become, args=(target, arguments, Path(folder), said, self._compiled))
         process.start()
         return Child(process, said)
 

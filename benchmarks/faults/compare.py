@@ -86,6 +86,8 @@ def _content(path):
     try:
         if path.name == "metrics.jsonl":
             return [without_clocks(json.loads(line)) for line in path.read_text().splitlines()]
+        if path.name == "config.json":  # The checkout may have moved on since the run began.
+            return json.loads(path.read_text()) | {"commit": ""}
         if path.name == "manifest.json":  # Of the cache: where the arrays came from is for people.
             manifest = json.loads(path.read_text())
             return manifest | {"metadata": manifest["metadata"] | {"prepared_in": ""}}

@@ -27,10 +27,16 @@ _ENTRIES = {str: ("", "nothing", 3, None),
             float: (math.nan, math.inf, -math.inf, -1.0, 1e39, _LARGE, True, "1", None, ())}
 # Values that cannot work although their kind is right.
 _CANNOT_WORK = {
-    "data.crop_padding": (10**8,), "embedding.embed_dim": (10**9,), "morel.temperature": (1e-30,),
-    "model.name": ("wide_resnet99999999994_10", "wide_resnet34_100000"), "optimizer.drop_epochs": ((0.5,), (-1,)),
-    "optimizer.drop_factors": ((-0.1,),), "model.mean": ((125.3,),), "attack.num_steps": (2**31,), "epochs": (2**62,),
+    "data.crop_padding": (10**8,), "embedding.embed_dim": (10**9,), "epochs": (2**62,),
+    "model.name": ("wide_resnet99999999994_10", "wide_resnet34_100000"), "model.mean": ((125.3,),),
+    "optimizer.drop_epochs": ((0.5,), (-1,)), "optimizer.drop_factors": ((-0.1,),),
+    "attack.num_steps": (2**31,), "validation.num_steps": (2**31,),
+    # 1e-46 is 0 in float32, which the program computes in.
+    "morel.temperature": (1e-30, 1e-46), "data.cutmix_alpha": (1e-46,), "attack.step_size": (1e-46,),
+    "validation.step_size": (1e-46,),
 }
+# Numbers that the compiled programs never see, so that they need not fit float32.
+_ON_HOST = ("checkpoint.every_seconds",)
 # Fields of the same length: what the other one is then.
 _COMPANIONS = {"optimizer.drop_epochs": ("optimizer.drop_factors", lambda n: (0.5,) * n),
                "optimizer.drop_factors": ("optimizer.drop_epochs", lambda n: tuple(range(1, n + 1))),
@@ -89,6 +95,8 @@ def is_nonsense(field, value, default):
         return True
     if isinstance(default, int):
         return not isinstance(value, int) or abs(value) >= 2**63
+    if field in _ON_HOST:
+        return not abs(value) < _LARGE or not math.isfinite(value)
     with np.errstate(over="ignore"):
         return abs(value) > 1e300 or not np.isfinite(np.float32(value))
 
@@ -137,7 +145,7 @@ def judge(field, value):
         message = str(error)
         if len(message.splitlines()) != 1:
             return "more than one line", message
-        if field not in message and str(value) not in message:
+        if field.rpartition(".")[2] not in message and repr(value) not in message:
             return "names no field", message
         return "refused", message
     except _Hung:

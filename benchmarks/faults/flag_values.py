@@ -36,16 +36,17 @@ _NONSENSE = ("nan", "inf", "-inf")
 _FILES = {"syntax.py": "def get_config(:\n", "raises.py": "def get_config():\n    raise RuntimeError('on purpose')\n",
           "empty.py": "", "deep.json": "[" * 100_000, "text.json": "text", "number.json": "3",
           "members.json": '[{"seed": "0"}, 3]'}
-# {command: (arguments, flags whose folder is a new one each time)}.
+# {command: its flags but for the bad one}, of those that end soon.
 _COMMANDS = {
-    "train": ({"config": CONFIG.partition("=")[2], "workdir": "trained"}, ()),
-    "sweep": ({"config": CONFIG.partition("=")[2], "workdir": "swept", "sweep": "seed:0"}, ("workdir",)),
-    "evaluate": ({"workdir": "trained", "which": "best", "attacks": "fgsm", "examples": "20", "report_card": "0",
-                  "output": "judged"}, ("output",)),
-    "export": ({"workdir": "trained", "platforms": "cpu", "out": "exported"}, ("out",)),
-    "reproduce": ({"configs": str(CONFIGS), "scale": "smoke", "table": "3", "root": "reproduced"}, ()),
-    "quickstart": ({"config": CONFIG.partition("=")[2], "workdir": "quick"}, ()),
+    "train": {"config": CONFIG.partition("=")[2], "workdir": "trained"},
+    "sweep": {"config": CONFIG.partition("=")[2], "workdir": "swept", "sweep": "seed:0"},
+    "evaluate": {"workdir": "trained", "which": "best", "attacks": "fgsm", "examples": "20", "report_card": "0",
+                 "output": "judged"},
+    "export": {"workdir": "trained", "platforms": "cpu", "out": "exported"},
+    "reproduce": {"configs": str(CONFIGS), "scale": "smoke", "table": "3", "root": "reproduced"},
+    "quickstart": {"config": CONFIG.partition("=")[2], "workdir": "quick"},
 }
+_SILENT = ("train", "sweep", "evaluate", "reproduce")  # Those with --noprogress.
 
 
 def list_flags(module):
@@ -103,18 +104,15 @@ def judge(ended, name, text):
     return "refused" if name in lines[0] or (text.strip() and text[:50] in lines[0]) else "names nothing"
 
 
-def case(children, folder, triple, number):
-    """One value: dict of plain values."""
+def case(children, prepared, folder, triple):
+    """One value, given in a copy of a prepared folder: dict of plain values."""
     command, name, text = triple
-    arguments, fresh = _COMMANDS[command]
-    arguments = arguments | {flag: f"{arguments[flag]}{number}" for flag in fresh} | {name: text}
+    copy(prepared, folder)
+    arguments = ({"progress": "false"} if command in _SILENT else {}) | _COMMANDS[command] | {name: text}
     if name == "sweep_file":
         del arguments["sweep"]
     given = [f"--{flag}={value}" for flag, value in arguments.items()]
-    quiet = [] if command == "quickstart" or name == "progress" else ["--noprogress"]
-    if command == "export":
-        quiet = []
-    ended = children.command(f"morel_jax.{command}", given + quiet, folder).wait(_TIMEOUT)
+    ended = children.command(f"morel_jax.{command}", given, folder).wait(_TIMEOUT)
     outcome = judge(ended, name, text)
     return {"command": command, "flag": name, "value": text[:200], "outcome": outcome, "status": ended.status,
             "message": ended.stderr.strip()[-500:] if outcome != "accepted" else ended.stdout.strip()[-200:]}

@@ -15,7 +15,7 @@ _TIMEOUT = 60
 
 
 def corpus():
-    """The entries of ``tests/hostile.py``: name, make(folder) -> path, load(path)."""
+    """The files of ``tests/hostile.py``, each with a ``name``, ``make(folder) -> path`` and ``load(path)``."""
     from tests.hostile import FILES
     return list(FILES)
 
@@ -27,18 +27,19 @@ def _peak():
 
 def load(number):
     """In the child: makes a file, loads it, and prints what came of it as a line of JSON."""
-    name, make, load_file = corpus()[number]
+    file = corpus()[number]
     with tempfile.TemporaryDirectory() as folder:
-        path = make(Path(folder))
+        path = file.make(Path(folder))
         allow_memory(_ADDRESS_SPACE)
         before, began = _peak(), time.process_time()
         try:
-            load_file(path)
+            file.load(path)
             outcome, message = "loaded", ""
         except (ValueError, OSError, ImportError) as error:
             # What the commands print as one line.
             message = str(error)
-            outcome = "refused" if len(message.splitlines()) == 1 else "not one line"
+            outcome = ("not one line" if len(message.splitlines()) != 1 else
+                       "refused" if str(path) in message else "names no file")
         except BaseException as error:  # What a user sees as a traceback, exhausted memory and recursion among it.
             outcome, message = "traceback", f"{type(error).__name__}: {error}"[:500]
         seconds, grown = time.process_time() - began, _peak() - before
@@ -46,13 +47,13 @@ def load(number):
         outcome = "slow"
     if outcome == "refused" and grown > MEMORY:
         outcome = "takes memory"
-    print(json.dumps({"name": name, "outcome": outcome, "message": message, "seconds": round(seconds, 2),
+    print(json.dumps({"name": file.name, "outcome": outcome, "message": message, "seconds": round(seconds, 2),
                       "bytes": grown}))
 
 
 def case(children, folder, number):
     """One file: dict of plain values."""
-    name = corpus()[number][0]
+    name = corpus()[number].name
     ended = children.start(load, (number,), folder).wait(_TIMEOUT)
     try:
         return json.loads(ended.stdout.splitlines()[-1])

@@ -223,3 +223,17 @@ def test_a_command_with_another_end_is_reported(tmp_path, monkeypatch, children,
         assert failures[0]["differences"] == ["end: other sha256"]
     else:
         assert not failures
+
+
+@pytest.mark.slow
+def test_a_miniature_campaign(tmp_path):
+    """Every part once, of the commands that take least."""
+    out = tmp_path / "faults.json"
+    status = campaign.main(["--kills=2", "--damage=5", "--hostile=3", "--values=20", "--scenarios=cache,train",
+                            f"--root={tmp_path / 'work'}", f"--out={out}"])
+    found = json.loads(out.read_text())
+    assert [found[part]["counts"][tried] for part, tried in
+            (("kills", "ends"), ("damage", "damages"), ("hostile", "files"), ("values", "values"))] == [2, 5, 3, 20]
+    assert [found[part]["failures"] for part in campaign.PARTS] == [[]] * 4
+    assert status == 0
+    assert {"processor", "packages", "commit"} <= set(found["kills"]["environment"])
