@@ -10,6 +10,7 @@ import ml_collections
 import numpy as np
 
 from benchmarks.faults.scenarios import CONFIGS
+from morel_jax import builders
 from morel_jax.builders import flatten
 from morel_jax.reproduction.scales import load_config
 
@@ -116,11 +117,13 @@ def _hang(*_):
 def _check(values):
     """All checks of a run, which end where its step would be compiled."""
     dry_run = importlib.import_module("morel_jax.training.dry_run")
+    config = ml_collections.ConfigDict(values).lock()
     with mock.patch.object(dry_run, "compile_step", side_effect=_Checked):
         try:
-            dry_run.dry_run(ml_collections.ConfigDict(values).lock())
+            dry_run.dry_run(config)
         except _Checked:
-            return
+            if config.data.name == base().data.name:  # Its images are at hand; of another, the network's business.
+                builders.dataset(config)
 
 
 def _with(field, value):
@@ -137,6 +140,12 @@ def _with(field, value):
     return values
 
 
+def _names(field, value):
+    """By what a message may name the fault: the field, the one that goes with it, or the value."""
+    names = [name.rpartition(".")[2] for name in (field, *_COMPANIONS.get(field, ())[:1])]
+    return [*names, repr(value), *([value] if isinstance(value, str) and value else [])]
+
+
 def judge(field, value):
     """(outcome, message) of one value: ``refused``, ``accepted``, or what is wrong."""
     try:
@@ -145,7 +154,7 @@ def judge(field, value):
         message = str(error)
         if len(message.splitlines()) != 1:
             return "more than one line", message
-        if field.rpartition(".")[2] not in message and repr(value) not in message:
+        if not any(name in message for name in _names(field, value)):
             return "names no field", message
         return "refused", message
     except _Hung:
