@@ -62,7 +62,8 @@ def _export(workdir, which, out):
             name = "model.stablehlo"
             files[name] = (f"for `jax.export.deserialize`, on {', '.join(_PLATFORMS.value)}, batches of any size, "
                            f"weights inside{', differentiable once' if _GRADIENTS.value else ''}")
-            (out / name).write_bytes(stablehlo.serialise(logits_fn, image_shape, _PLATFORMS.value, _GRADIENTS.value))
+            content = stablehlo.serialise(logits_fn, image_shape, _PLATFORMS.value, _GRADIENTS.value)
+            write_atomically(out / name, content)
         else:
             name = {"safetensors": "model.safetensors", "torch": "model.pt"}[form]
             files[name] = _STATE_DICT

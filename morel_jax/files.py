@@ -1,4 +1,5 @@
 """Paths as a user gives them, files written whole and durably, and JSON read with one clear error."""
+import contextlib
 import json
 import os
 import re
@@ -36,6 +37,31 @@ def local_path(path, name):
         return Path(text).expanduser()
     except RuntimeError:
         raise ValueError(f"{name} begins with ~, but no home folder is known for it; got {text!r}.") from None
+
+
+@contextlib.contextmanager
+def reading(path, fault):
+    """Names the file in whatever a reader of some format raises inside the ``with`` block.
+
+    Args:
+        path: of a file or folder that others made.
+        fault: what is then said of it, such as "is not a whole gzip file".
+
+    Raises:
+        ValueError: the reader raised anything; the message is one line, its own where that names the file already.
+        FileNotFoundError: there is no such file.
+    """
+    if not Path(path).exists():
+        raise FileNotFoundError(f"no file {path}.")
+    try:
+        yield
+    except Exception as error:  # Of many kinds: zip's, pickle's, zlib's, numpy's, PIL's own.
+        if isinstance(error, ValueError) and str(path) in str(error):
+            raise
+        reason = str(error).strip().partition("\n")[0][:500]
+        if not reason or isinstance(error, LookupError):  # Whose text is the key alone.
+            reason = f"{type(error).__name__} {reason}".strip()
+        raise ValueError(f"{path} {fault}: {reason.rstrip('.')}.") from error
 
 
 def sync(path):

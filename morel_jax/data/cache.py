@@ -5,6 +5,7 @@ its place and renamed, so a reader sees a whole entry or none. The cache may be 
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import logging
@@ -15,8 +16,11 @@ import tempfile
 
 import numpy as np
 
+from morel_jax.files import read_json
+
 _FORMAT = 1
 _MANIFEST = "manifest.json"
+_FIELDS = {"format": int, "source": dict, "arrays": dict, "metadata": dict}
 _logger = logging.getLogger(__name__)
 
 
@@ -64,18 +68,17 @@ def _read(folder, source):
     if not folder.exists():
         return None
     try:
-        manifest = json.loads((folder / _MANIFEST).read_text())
+        manifest = read_json(folder / _MANIFEST, "Delete it.", _FIELDS)
         if manifest["format"] != _FORMAT or manifest["source"] != source:
             return None
         arrays = {name: _read_array(folder, entry) for name, entry in manifest["arrays"].items()}
         return arrays, manifest["metadata"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        # Each of these can come of a manifest that was cut or altered.
-        raise _DamagedError(str(error)) from error
+    except Exception as error:  # Of many kinds can come of a manifest or a header that was cut or altered.
+        raise _DamagedError(str(error).partition("\n")[0]) from error
 
 
 def _read_array(folder, entry):
-    path = folder / entry["file"]
+    path = folder / pathlib.PurePath(entry["file"]).name
     if path.stat().st_size != entry["bytes"]:
         raise _DamagedError(f"{path.name} must have {entry['bytes']} bytes; got {path.stat().st_size}.")
     array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -107,10 +110,8 @@ def build(folder, source):
         source: see `read`.
     """
     folder = pathlib.Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        fresh, metadata = scratch / "new", {}
+    with scratch(folder) as beside:
+        fresh, metadata = beside / "new", {}
         fresh.mkdir()
         yield fresh, metadata
         arrays = {}
@@ -122,11 +123,50 @@ def build(folder, source):
         (fresh / _MANIFEST).write_text(json.dumps(manifest, indent=1))
         if not _is_good(folder, source):
             with contextlib.suppress(FileNotFoundError):
-                folder.rename(scratch / "old")
+                folder.rename(beside / "old")
             try:
                 fresh.rename(folder)
             except OSError:
                 if not _is_good(folder, source):  # Else another process was faster.
                     raise
+
+
+@contextlib.contextmanager
+def scratch(place):
+    """A new folder beside ``place``, removed when the ``with`` block ends.
+
+    It is locked while it is in use, and a lock ends with its process: so the folders that killed processes left beside
+    ``place`` are known, and removed too.
+    """
+    place.parent.mkdir(parents=True, exist_ok=True)
+    for path in place.parent.glob(".*.scratch"):
+        with _locked(path) as is_ours:
+            if is_ours:
+                shutil.rmtree(path, ignore_errors=True)
+    with contextlib.ExitStack() as held:
+        path = None
+        # Another process may take a folder for abandoned, and remove it, before this one has locked it.
+        while path is None or not path.exists():
+            path = pathlib.Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".scratch", dir=place.parent))
+            held.enter_context(_locked(path))
+        held.callback(shutil.rmtree, path, ignore_errors=True)
+        yield path
+
+
+@contextlib.contextmanager
+def _locked(folder):
+    """Tries to lock a folder while the ``with`` block lasts; yields whether it is."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        yield False
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_ours = True
+    except OSError:  # In use; or a file system without such locks, where nothing is known and nothing removed.
+        is_ours = False
+    try:
+        yield is_ours
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        os.close(descriptor)

@@ -6,14 +6,14 @@ file.
 """
 
 import argparse
-import gzip
 import hashlib
 import pathlib
 
 import numpy as np
 
-from morel_jax.data import embedded, fashion_mnist
+from morel_jax.data import archives, embedded, fashion_mnist
 from morel_jax.data.dataset import Split
+from morel_jax.files import local_path, write_atomically
 
 SEED = 0
 TRAIN_PER_CLASS = 1000
@@ -56,7 +56,7 @@ def read(path):
         FileNotFoundError: no such file.
         ValueError: what it decompresses to has not the SHA-256 of the original.
     """
-    content = gzip.decompress(path.read_bytes())
+    content = archives.gunzip(path)
     expected, got = fashion_mnist.CONTENT_SHA256[path.name], hashlib.sha256(content).hexdigest()
     if got != expected:
         raise ValueError(f"{path} must decompress to SHA-256 {expected}; got {got}.")
@@ -83,7 +83,7 @@ def embed(source, output, train_per_class=TRAIN_PER_CLASS, test_per_class=TEST_P
         rows = choose(labels, per_class, purpose)
         splits.append(Split(images[rows][..., None], labels[rows].astype(np.int32)))
     packed = embedded.pack(*splits)
-    pathlib.Path(output).write_bytes(packed)
+    write_atomically(local_path(output, "output"), packed)
     return hashlib.sha256(packed).hexdigest()
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from morel_jax.data import fashion_mnist
 from morel_jax.data.dataset import Dataset, Split
+from morel_jax.files import reading
 
 NAME = "fashion_mnist_small"
 FILE = "fashion_mnist_small.xz"
@@ -68,5 +69,7 @@ def load():
 
     Source: Fashion-MNIST, arXiv:1708.07747; MIT licence, in `fashion_mnist_small.LICENSE` beside the images.
     """
-    train, test = unpack(importlib.resources.files(__package__).joinpath(FILE).read_bytes())
+    path = importlib.resources.files(__package__).joinpath(FILE)
+    with reading(path, "is not the file that this package brings; install it again"):
+        train, test = unpack(path.read_bytes())
     return Dataset(NAME, train, test, len(fashion_mnist.CLASS_NAMES), fashion_mnist.CLASS_NAMES)

@@ -4,11 +4,12 @@ Xiao, Rasul and Vollgraf, "Fashion-MNIST: a Novel Image Dataset for Benchmarking
 arXiv:1708.07747; MIT licence, Zalando SE.
 """
 
-import gzip
 import math
-import pathlib
 
 import numpy as np
+
+from morel_jax.data.archives import gunzip
+from morel_jax.files import reading
 
 # In the order of the labels; spelled as in TFDS.
 CLASS_NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
@@ -60,5 +61,10 @@ def format_idx(array):
 
 
 def read_idx(path):
-    """Returns the one array of a gzipped IDX file as uint8, read-only."""
-    return parse_idx(gzip.decompress(pathlib.Path(path).read_bytes()))[0]
+    """Returns the one array of a gzipped IDX file as uint8, read-only.
+
+    Raises:
+        ValueError: it is no such file, or damaged; names the file.
+    """
+    with reading(path, "is not a gzipped IDX file"):
+        return parse_idx(gunzip(path))[0]

@@ -1,12 +1,13 @@
 """Image-label data sets that TFDS has prepared on disk in ArrayRecord form, whichever they are."""
 
-import json
-import pathlib
 import re
 
 import numpy as np
 
+from morel_jax.files import local_path, read_json, reading
+
 _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
+_MOST_PIXELS = 2**22  # Of one image; a few bytes can claim a hundred times more, which Pillow would take memory for.
 _CHUNK = 512  # Examples decoded at a time; ArrayRecord reads a list of rows faster than one by one.
 
 
@@ -30,16 +31,17 @@ def find(name, data_dir):
         data_dir: folder that holds `name/[config/]version`, or is such a version's folder itself.
 
     Returns:
-        pathlib.Path, or None.
+        Path, or None.
 
     Raises:
         ValueError: `data_dir` is a version's folder of another data set, or there are several configs and
             none is named.
     """
-    data_dir = pathlib.Path(data_dir).expanduser().resolve()
+    data_dir = local_path(data_dir, "data_dir").resolve()
     name, _, version = name.partition(":")
     if _is_version_folder(data_dir):
-        found = json.loads((data_dir / "dataset_info.json").read_text()).get("name")
+        remedy = "Have TFDS prepare the data set again."
+        found = read_json(data_dir / "dataset_info.json", remedy, {"name": str})["name"]
         if found != name.partition("/")[0]:
             raise ValueError(f"data_dir {data_dir} holds the data set {found!r}; got the name {name!r}.")
         return data_dir
@@ -83,15 +85,19 @@ def decode(folder, output, test_split=None):
             several shapes; a split is missing. The message names what there is.
     """
     import absl.logging
+    import PIL.Image
     import tensorflow_datasets as tfds  # Takes a second, and a start from the cache needs none of it.
 
     # TFDS recommends OpenCV at the first image. Pillow, which we depend on, is fast enough to be used once.
-    verbosity = absl.logging.get_verbosity()
+    verbosity, most = absl.logging.get_verbosity(), PIL.Image.MAX_IMAGE_PIXELS
     absl.logging.set_verbosity(absl.logging.ERROR)
+    PIL.Image.MAX_IMAGE_PIXELS = _MOST_PIXELS
     try:
-        return _decode(folder, output, test_split, tfds)
+        with reading(folder, "holds no data set that can be read"):
+            return _decode(folder, output, test_split, tfds)
     finally:
         absl.logging.set_verbosity(verbosity)
+        PIL.Image.MAX_IMAGE_PIXELS = most
 
 
 def _decode(folder, output, test_split, tfds):
@@ -103,10 +109,20 @@ def _decode(folder, output, test_split, tfds):
                          f"{', '.join(formats)}. Prepare it elsewhere with "
                          "download_and_prepare(file_format='array_record').")
     image_key, label_key = _feature_keys(folder, info, tfds)
+    _check_claims(folder, info, label_key)
     for purpose, split in _splits(folder, info.splits, test_split).items():
         source = builder.as_data_source(split=split, file_format="array_record")
         _decode_split(source, image_key, label_key, f"{folder} split {split!r}", output, purpose)
     return {"class_names": list(info.features[label_key].names)}
+
+
+def _check_claims(folder, info, label_key):
+    """The metadata may claim no more than the folder can hold, before any memory is taken on their word."""
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    claims = {f"images in the split {name!r}": split.num_examples for name, split in info.splits.items()}
+    for name, number in (claims | {"classes": info.features[label_key].num_classes}).items():
+        if not 0 <= number <= size:
+            raise ValueError(f"The metadata in {folder} claim {number} {name}; the folder has {size} bytes.")
 
 
 def sizes(folder, test_split=None):
@@ -124,8 +140,10 @@ def sizes(folder, test_split=None):
     """
     import tensorflow_datasets as tfds
 
-    info = tfds.builder_from_directory(folder).info
-    image_key, label_key = _feature_keys(folder, info, tfds)
+    with reading(folder, "holds no data set that can be read"):
+        info = tfds.builder_from_directory(folder).info
+        image_key, label_key = _feature_keys(folder, info, tfds)
+        _check_claims(folder, info, label_key)
     shape = info.features[image_key].shape
     if None in shape:
         raise ValueError(f"The metadata in {folder} must give the images' shape; it is {shape} there.")

@@ -14,6 +14,7 @@ import numpy as np
 
 from morel_jax.data import archives, cache, embedded, prepared
 from morel_jax.data.dataset import Dataset, Split
+from morel_jax.files import local_path
 
 # Data sets made from archives: module and class of the builder, imported only when one has to be made.
 _BUILDERS = {
@@ -81,14 +82,14 @@ def load(name, data_dir=None, archive_dir=None, cache_dir=None, test_split=None)
         if test_split not in (None, "test"):
             raise ValueError(f"{name} has the splits train, test; got test_split={test_split!r}.")
         return embedded.load()
-    cache_dir = pathlib.Path(cache_dir or cache.default_dir()).expanduser()
+    cache_dir = local_path(cache_dir or cache.default_dir(), "cache_dir")
     if data_dir is None:
         _check_known(name)
         # The archives' checksums fix the arrays, so a name finds them again, with or without prepared files.
         root, folder = cache_dir / "tensorflow_datasets", None
         source = {"name": name, "revision": _REVISION, "test_split": test_split}
     else:
-        root = pathlib.Path(data_dir).expanduser().resolve()
+        root = local_path(data_dir, "data_dir").resolve()
         folder = prepared.find(name, root) or _prepare(name, root, archive_dir)
         source = {**prepared.fingerprint(folder), "revision": _REVISION, "test_split": test_split}
     entry = _entry(name, cache_dir, source)
@@ -166,6 +167,7 @@ def _prepare(name, root, archive_dir):
     module, cls = _BUILDERS[name]
     cls = getattr(importlib.import_module(f"{__package__}.{module}"), cls)
     expected = cls.checksums()
+    archive_dir = None if archive_dir is None else local_path(archive_dir, "archive_dir")
     found = archives.find(cls.URLS, archive_dir)
     for url, path in found.items():
         archives.check(path, expected[url].checksum, cls.CONTENT_SHA256.get(path.name))
@@ -177,9 +179,17 @@ def _prepare(name, root, archive_dir):
     _logger.info("Preparing %s in %s; this happens once.", name, root)
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
-    with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints where it prepares to.
-        builder = cls(data_dir=root, archive_checksums=expected)
+    place = root / name / str(cls.VERSION)
+    # TFDS would leave its own scratch folder for ever when it is killed.
+    with cache.scratch(root / name) as beside, contextlib.redirect_stdout(io.StringIO()):  # TFDS prints where it works.
+        builder = cls(data_dir=beside, archive_checksums=expected)
         builder.download_and_prepare(
-            file_format="array_record",
+            download_dir=root / "downloads", file_format="array_record",
             download_config=tfds.download.DownloadConfig(manual_dir=archive_dir, try_download_gcs=False))
-    return pathlib.Path(builder.data_dir)
+        place.parent.mkdir(exist_ok=True)
+        try:
+            pathlib.Path(builder.data_dir).rename(place)
+        except OSError:
+            if not prepared.find(name, root):  # Else another process was faster.
+                raise
+    return place

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from art.estimators.classification.classifier import ClassGradientsMixin, ClassifierMixin
 from art.estimators.estimator import BaseEstimator, LossGradientsMixin, NeuralNetworkMixin
-from art.utils import check_and_transform_label_format
 
 from morel_jax.losses import cross_entropy
+
+# Attacks and smoothing may ask a little outside [0, 1]; images in 0 .. 255 are far outside.
+_FAR = 16.0
 
 
 @jax.jit
@@ -60,7 +62,8 @@ class JAXClassifier(ClassGradientsMixin, ClassifierMixin, LossGradientsMixin, Ne
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1; got {batch_size}.")
         image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-        logits = jax.eval_shape(logits_fn, image).shape
+        logits = jax.eval_shape(logits_fn, image)
+        logits = getattr(logits, "shape", type(logits).__name__)
         if num_classes < 2 or logits != (1, num_classes):
             raise ValueError(f"num_classes must be the network's, and at least 2; got {num_classes}, and for one image "
                              f"logits of shape {logits}.")
@@ -90,19 +93,19 @@ class JAXClassifier(ClassGradientsMixin, ClassifierMixin, LossGradientsMixin, Ne
             reduction: ``none``, or ``mean`` or ``sum`` over the images.
 
         Raises:
-            ValueError: another reduction.
+            ValueError: another reduction, or y are no labels of the images.
         """
         reductions = {"none": np.asarray, "mean": np.mean, "sum": np.sum}
         if reduction not in reductions:
             raise ValueError(f"reduction must be one of {', '.join(reductions)}; got {reduction!r}.")
-        return reductions[reduction](self._in_blocks(_losses, x, self._labels(y)))
+        return reductions[reduction](self._in_blocks(_losses, x, self._labels(y, len(x))))
 
     def loss_gradient(self, x, y, **_):
         """Gradient of each image's own cross-entropy, float32[n, h, w, c], whatever other images are there.
 
         (ART's own classifiers differentiate the batch's mean, so theirs is this divided by n.)
         """
-        return self._in_blocks(_loss_gradients, x, self._labels(y))
+        return self._in_blocks(_loss_gradients, x, self._labels(y, len(x)))
 
     def class_gradient(self, x, label=None, **_):
         """Gradients of logits with respect to images.
@@ -140,9 +143,16 @@ class JAXClassifier(ClassGradientsMixin, ClassifierMixin, LossGradientsMixin, Ne
         return (f"JAXClassifier(image_shape={self._input_shape}, num_classes={self.nb_classes}, "
                 f"batch_size={self._block})")
 
-    def _labels(self, y):
-        one_hot = check_and_transform_label_format(np.asarray(y), self.nb_classes)
-        return np.argmax(one_hot, axis=-1).astype(np.int32)
+    def _labels(self, y, count):
+        """int32[count] of classes or of one-hot rows."""
+        y = np.asarray(y)
+        if y.shape == (count, self.nb_classes):
+            return np.argmax(y, axis=-1).astype(np.int32)
+        if (y.shape not in ((count,), (count, 1)) or not np.issubdtype(y.dtype, np.number)
+                or not np.isin(y, np.arange(self.nb_classes)).all()):
+            raise ValueError(f"y must be one of 0 .. {self.nb_classes - 1} for each of the {count} images, or one-hot "
+                             f"[{count}, {self.nb_classes}]; got {y.dtype}{list(y.shape)}, such as {y.ravel()[:8]}.")
+        return y.reshape(count).astype(np.int32)
 
     def _in_blocks(self, function, x, *rows):
         """``function(logits_fn, x, *rows)`` with all arrays cut into blocks along their first axis."""
@@ -150,6 +160,9 @@ class JAXClassifier(ClassGradientsMixin, ClassifierMixin, LossGradientsMixin, Ne
         if arrays[0].shape[1:] != self._input_shape:
             raise ValueError(f"x must have the shape [n, {', '.join(map(str, self._input_shape))}]; got "
                              f"{arrays[0].shape}.")
+        if not np.issubdtype(np.asarray(x).dtype, np.floating) or np.any(np.abs(arrays[0]) > _FAR):
+            raise ValueError("x must be floats in [0, 1], not images in 0 .. 255 (divide them by 255); got "
+                             f"{np.asarray(x).dtype} up to {np.max(arrays[0]):g}.")
         results = []
         for start in range(0, max(len(arrays[0]), 1), self._block):  # No images make one block of nothing but filling.
             blocks = [array[start:start + self._block] for array in arrays]

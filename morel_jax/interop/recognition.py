@@ -11,6 +11,8 @@ _MEAN_AND_STD = (("mu", "sigma"), ("mean", "std"), ("normalize.mean", "normalize
                  ("normalizer.mean", "normalizer.std"), ("normalizer.new_mean", "normalizer.new_std"),
                  ("0.mean", "0.std"))
 _NORMALISATION = tuple(key for pair in _MEAN_AND_STD for key in pair)
+_MOST_CHANNELS = 1000  # Of images; a file can claim more.
+_BLOCK = 30  # Tensors that each block of a wide ResNet's first group implies: ten, in three groups.
 _RESNETS = ("resnet8", "resnet8_half", "resnet14", "resnet20", "resnet18", "resnet34", "resnet50", "resnet101",
             "resnet152")
 
@@ -38,13 +40,21 @@ def split(state_dict):
             raise ValueError(f"state dict: the images' mean and standard deviation go together, as {pair[0]!r} and "
                              f"{pair[1]!r}; got {present[0]!r} alone.")
         if present:
-            mean, std = (tuple(np.asarray(tensors[key], np.float64).ravel().tolist()) for key in pair)
+            mean, std = (_numbers(key, tensors[key]) for key in pair)
             break
     else:
         mean = std = None
     unused = re.compile(r"(.*\.)?num_batches_tracked|sub_block1\..*")
     own = {key: value for key, value in tensors.items() if key not in _NORMALISATION and not unused.fullmatch(key)}
     return own, (mean, std)
+
+
+def _numbers(key, value):
+    value = np.asarray(value)
+    if value.dtype.kind not in "fiu" or value.size > _MOST_CHANNELS:
+        raise ValueError(f"state dict: {key!r} must have a real number for each channel; got {value.dtype} of shape "
+                         f"{value.shape}.")
+    return tuple(map(float, value.ravel()))
 
 
 def _shared_prefix(tensors):
@@ -72,7 +82,10 @@ def detect(state_dict):
     if "hidden.weight" in shapes and "conv2.weight" in shapes:
         return "convnet_small"
     if "fc.weight" in shapes and (blocks := _count(shapes, r"block1\.layer\.(\d+)\.conv1\.weight")):
-        return f"wide_resnet{6 * blocks + 4}_{shapes['fc.weight'][-1] // 64}"
+        if len(shapes) < _BLOCK * blocks:  # Before a network of thousands of layers is built to find what is missing.
+            raise ValueError(f"state dict: {blocks} blocks in block1 need at least {_BLOCK * blocks} tensors in a wide "
+                             f"ResNet; got {len(shapes)}.")
+        return f"wide_resnet{6 * blocks + 4}_{(0, *shapes['fc.weight'])[-1] // 64}"
     if "linear.weight" in shapes and "layer1.0.conv1.weight" in shapes:
         if "bn1.weight" not in shapes:
             raise ValueError("state dict: this is a PreActResNet (there is no 'bn1.weight' after the first "
@@ -89,7 +102,7 @@ def _resnet(shapes):
     stages = 1 + max(int(key[5]) for key in shapes if re.match(r"layer\d\.", key))
     sizes = tuple(_count(shapes, rf"layer{stage}\.(\d+)\.conv1\.weight") for stage in range(1, stages))
     bottleneck = "layer1.0.conv3.weight" in shapes
-    first = shapes.get("conv1.weight", (0, 0, 0, 0))
+    first = (*shapes.get("conv1.weight", ()), 0, 0, 0, 0)[:4]
     for name in _RESNETS:
         model = models.create(name, 1)
         if (model.stage_sizes, model.widths[0], 2 + model.stem_stride, model.block.expansion == 4) == (

@@ -21,7 +21,7 @@ def serialise(logits_fn, image_shape, platforms=PLATFORMS, gradients=False):
         gradients: also put in what ``jax.grad`` of a function of the logits needs, as attacks do; doubles the size.
 
     Returns:
-        bytearray for ``jax.export.deserialize``.
+        bytearray for ``jax.export.deserialize``; the same for the same network, wherever this library lies.
 
     Raises:
         ValueError: image_shape is not three sizes, or an unknown platform or none.
@@ -32,5 +32,11 @@ def serialise(logits_fn, image_shape, platforms=PLATFORMS, gradients=False):
         raise ValueError(f"platforms must be one or more of {', '.join(_KNOWN)}; got {', '.join(platforms) or 'none'}.")
     batch, = export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)
-    exported = export.export(jax.jit(lambda images: logits_fn(images)), platforms=platforms)(images)
-    return exported.serialize(vjp_order=int(gradients))
+    # Of where each operation stands in the sources nothing is kept: the same network gives the same bytes anywhere.
+    limit = jax.config.jax_traceback_in_locations_limit
+    jax.config.update("jax_traceback_in_locations_limit", 0)
+    try:
+        exported = export.export(jax.jit(lambda images: logits_fn(images)), platforms=platforms)(images)
+        return exported.serialize(vjp_order=int(gradients))
+    finally:
+        jax.config.update("jax_traceback_in_locations_limit", limit)

@@ -1,17 +1,20 @@
 """Weights to and from PyTorch: the reference implementation, TRADES, MART, AWP, RobustBench.
 
-Needs PyTorch only for PyTorch's own files. `morel_jax.interop.layouts` says which tensor lies where.
+Needs PyTorch only to write PyTorch's own files. `morel_jax.interop.layouts` says which tensor lies where.
 """
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from morel_jax import models
+from morel_jax.files import local_path, reading
 from morel_jax.interop import torch_file
 from morel_jax.interop.layouts import check_same, create_options, layout, torch_key, torch_shape
 from morel_jax.interop.recognition import detect, split
+from morel_jax.models.outputs import check_normalisation
 
 __all__ = ["Imported", "detect", "export_state_dict", "import_model", "import_state_dict", "load_checkpoint",
            "save_checkpoint"]
@@ -47,8 +50,9 @@ def import_model(state_dict, name=None, num_classes=None, *, mean=None, std=None
 
     Raises:
         ValueError: the network cannot be told or has no PyTorch layout, or a tensor is missing, unexpected or of
-            another shape; names the first such tensor and both shapes. Or mean and std are given, and the state dict
-            has its own.
+            another shape; names the first such tensor and both shapes. Or one is not of a real floating type, or
+            holds NaN or infinity. Or mean and std are given, and the state dict has its own; or they are none of images
+            in [0, 1] with as many channels.
     """
     own, normalisation = split(state_dict)
     if normalisation[0] is not None:
@@ -56,13 +60,33 @@ def import_model(state_dict, name=None, num_classes=None, *, mean=None, std=None
             raise ValueError(f"mean must be None where the state dict has its own, {normalisation[0]}; got {mean}.")
         mean, std = normalisation
     name = detect(own) if name is None else name
-    tensors = {tensor: np.asarray(value) for tensor, value in own.items()}
+    tensors = {tensor: _as_numpy(tensor, value) for tensor, value in own.items()}
     shapes = {tensor: value.shape for tensor, value in tensors.items()}
     expected = layout(name, shapes, num_classes)
     check_same(shapes, expected, "state dict", name)
+    mean, std = check_normalisation(mean, std, shapes["conv1.weight"][1])
+    for tensor in expected:
+        _check_values(tensor, tensors[tensor])
     model = models.create(name, mean=mean, std=std, **create_options(name, shapes, num_classes))
     return Imported(name, model, unflatten_dict({
         place.path: place.from_torch(tensors[tensor]) for tensor, place in expected.items()}))
+
+
+def _as_numpy(tensor, value):
+    try:
+        return np.asarray(value)
+    except Exception as error:  # PyTorch's own, for sparse tensors and the like.
+        raise ValueError(f"state dict: {tensor!r} must be a dense tensor on the CPU that asks for no gradient; got "
+                         f"{type(value).__name__} ({str(error).partition(chr(10))[0]}).") from error
+
+
+def _check_values(tensor, value):
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise ValueError(f"state dict: {tensor!r} must be of a real floating type; got {value.dtype}.")
+    with np.errstate(over="ignore"):
+        value = value.astype(np.float32, copy=False)
+    if not np.isfinite([value.min(initial=0.0), value.max(initial=0.0)]).all():  # NaN is the least of all to numpy.
+        raise ValueError(f"state dict: {tensor!r} must be finite in float32; it holds NaN or infinite values.")
 
 
 def import_state_dict(state_dict, name=None, num_classes=None):
@@ -82,7 +106,7 @@ def load_checkpoint(path, name=None, num_classes=None, key=None, *, mean=None, s
     """A network from a file; nothing in the file is run.
 
     Args:
-        path: of a ``.pt``, ``.pth``, ``.tar`` or ``.ckpt`` file (needs PyTorch) or a ``.safetensors`` file (does not).
+        path: of a ``.pt``, ``.pth``, ``.tar`` or ``.ckpt`` file of PyTorch's, or of a ``.safetensors`` file.
         name, num_classes, mean, std: as for :func:`import_model`.
         key: entry of the file's dict to take, such as ``ema_state_dict``. None takes what is under ``state_dict``,
             ``model_state_dict``, ``model`` or ``net``, if there is one.
@@ -94,7 +118,10 @@ def load_checkpoint(path, name=None, num_classes=None, key=None, *, mean=None, s
         ValueError: as :func:`import_model` and :func:`morel_jax.interop.torch_file.read`.
         FileNotFoundError: no such file.
     """
-    return import_model(torch_file.read(path, key), name, num_classes, mean=mean, std=std)
+    path = local_path(path, "path")
+    state_dict = torch_file.read(path, key)
+    with reading(path, "cannot be imported"):
+        return import_model(state_dict, name, num_classes, mean=mean, std=std)
 
 
 def export_state_dict(variables, name, *, mean=None, std=None, sub_block1=False):
@@ -119,12 +146,11 @@ def export_state_dict(variables, name, *, mean=None, std=None, sub_block1=False)
     """
     if sub_block1 and not name.startswith("wide_resnet"):
         raise ValueError(f"sub_block1 must be False for networks other than wide_resnet…; got True for {name!r}.")
-    if (mean is None) != (std is None):
-        raise ValueError(f"mean and std go together; got mean={mean} and std={std}.")
     flat = flatten_dict({kind: variables[kind] for kind in ("params", "batch_stats")})
     shapes = {torch_key(path, name): torch_shape(leaf) for path, leaf in flat.items()}
     expected = layout(name, shapes)
     check_same(shapes, expected, "variables", name)
+    mean, std = check_normalisation(mean, std, shapes["conv1.weight"][1])
     tensors = {tensor: place.to_torch(flat[place.path]) for tensor, place in expected.items()}
     tensors |= {tensor.replace("running_mean", "num_batches_tracked"): np.zeros((), np.int64)
                 for tensor in tensors if tensor.endswith("running_mean")}

@@ -1,12 +1,20 @@
-"""Tensors in files: PyTorch's, read without running what is in them, and safetensors, which need no PyTorch."""
-import os
+"""Tensors in files: PyTorch's, read without running what is in them, and safetensors. Only writing needs PyTorch."""
+import io
+import itertools
+import reprlib
 from collections.abc import Mapping
-from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
+from safetensors.numpy import load_file, save
+
+from morel_jax.files import local_path, reading, write_atomically
+from morel_jax.interop import pickled
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 _PICKLES = (".pt", ".pth", ".tar", ".ckpt")
+_MOST_GROWTH = 4
+_LONGEST_NAME = 256
 SUFFIXES = (*_PICKLES, ".safetensors")
 
 
@@ -14,25 +22,39 @@ def read(path, key=None):
     """The state dict in a file.
 
     Args:
-        path: of a ``.pt``, ``.pth``, ``.tar`` or ``.ckpt`` file, which PyTorch reads with ``weights_only=True`` so that
-            nothing in it is run; or of a ``.safetensors`` file.
+        path: of a ``.pt``, ``.pth``, ``.tar`` or ``.ckpt`` file of PyTorch's, or of a ``.safetensors`` file. Nothing in
+            it is run, and no more is read into memory than the file has bytes.
         key: entry of the file's dict to take, such as ``ema_state_dict``; dots lead further in. None takes what is
             under ``state_dict``, ``model_state_dict``, ``model`` or ``net``, if there is one.
 
     Returns:
-        dict from PyTorch's names to numpy arrays; types that numpy lacks are widened to float32.
+        dict from PyTorch's names to numpy arrays, float16 and bfloat16 widened to float32.
 
     Raises:
         ValueError: another suffix, a file that is damaged or holds more than tensors and plain values, no such entry,
-            or several to choose among.
+            several to choose among, or a sparse, quantised or otherwise unusual tensor in it.
         FileNotFoundError: no such file.
     """
-    path = Path(path)
+    path = local_path(path, "path")
     _check_suffix(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}.")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    return {name: _as_numpy(value, name) for name, value in _unwrapped(content, key, path).items()}
+    if path.suffix == ".safetensors":
+        with reading(path, "is not a whole safetensors file"):
+            content, values = load_file(path), np.asarray
+    else:
+        with reading(path, "cannot be read as tensors and plain values, and nothing else in it is run"):
+            content, values = pickled.load(path)
+    found = _unwrapped(content, key, path)
+    arrays, room = {}, _MOST_GROWTH * path.stat().st_size
+    for name, value in found.items():
+        if not isinstance(value, np.ndarray | pickled.Lazy):
+            raise ValueError(f"{path}: {name!r} must be a dense tensor; got {_kind(value)}.")
+        with reading(path, f"cannot be read at {name!r}"):
+            arrays[name] = _widened(values(value))
+        # Tied tensors share bytes; a small file in which very many do would grow to the size of all.
+        room -= arrays[name].nbytes
+        if room < 0:
+            raise ValueError(f"{path}: its tensors would take more than {_MOST_GROWTH} times the file's own size.")
+    return arrays
 
 
 def write(path, tensors):
@@ -45,44 +67,22 @@ def write(path, tensors):
     Raises:
         ValueError: another suffix.
     """
-    path = Path(path)
+    path = local_path(path, "path")
     _check_suffix(path)
-    temporary = path.with_name(path.name + ".tmp")
     if path.suffix == ".safetensors":
-        from safetensors.numpy import save
-
-        temporary.write_bytes(save(tensors, metadata={"format": "pt"}))
+        content = save(tensors, metadata={"format": "pt"})
     else:
         import torch
 
-        torch.save({name: torch.from_numpy(np.array(value)) for name, value in tensors.items()}, temporary)
-    os.replace(temporary, path)
+        buffer = io.BytesIO()
+        torch.save({name: torch.from_numpy(np.array(value)) for name, value in tensors.items()}, buffer)
+        content = buffer.getvalue()
+    write_atomically(path, content)
 
 
 def _check_suffix(path):
     if path.suffix not in SUFFIXES:
         raise ValueError(f"a file of weights must end in {', '.join(SUFFIXES)}; got {str(path)!r}.")
-
-
-def _read_safetensors(path):
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}.") from error
-
-
-def _read_pickle(path):
-    import torch
-
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # Of many kinds: pickle's, zip's, PyTorch's own.
-        reason = next((line.strip() for line in str(error).splitlines() if "nsupported" in line), type(error).__name__)
-        raise ValueError(f"{path} cannot be read as tensors and plain values, and nothing else in it is run: "
-                         f"{reason}") from error
 
 
 def _unwrapped(content, key, path):
@@ -91,28 +91,51 @@ def _unwrapped(content, key, path):
             raise ValueError(f"{path}: key must name an entry of the file; got {key!r}, and there "
                              f"{_entries(content)}.")
         content = content[part]
+    seen = set()
     while isinstance(content, Mapping):
+        if id(content) in seen:
+            raise ValueError(f"{path}: no state dict is in it, only a dict that holds itself.")
+        seen.add(id(content))
         nested = [name for name in _WRAPPERS if isinstance(content.get(name), Mapping)]
         if len(nested) > 1:
             raise ValueError(f"{path}: key must choose among {', '.join(nested)}; got none.")
         if not nested:
             break
         content = content[nested[0]]
-    if not isinstance(content, Mapping) or not all(hasattr(value, "shape") for value in content.values()):
+    if not isinstance(content, Mapping) or not all(map(_is_tensor, content.values())):
         raise ValueError(f"{path}: no state dict is under {', '.join(_WRAPPERS)}; give its key, as there "
                          f"{_entries(content)}.")
+    for name in content:
+        if not isinstance(name, str) or len(name) > _LONGEST_NAME:
+            raise ValueError(f"{path}: a tensor's name must be a string of at most {_LONGEST_NAME} characters; got "
+                             f"{_entries([name])}.")
     return content
 
 
+def _is_tensor(value):
+    return isinstance(value, np.ndarray | pickled.Lazy) or (isinstance(value, pickled.Opaque) and value.tensor)
+
+
+def _kind(value):
+    return f"one that is {value.kind}" if isinstance(value, pickled.Opaque) else type(value).__name__
+
+
 def _entries(content):
+    if isinstance(content, pickled.Opaque):
+        return f"is {content.kind}"
     if not isinstance(content, Mapping):
         return f"is a {type(content).__name__}"
-    return "are " + (", ".join(map(str, list(content)[:8])) or "none")
+    return "are " + (", ".join(map(_shown, itertools.islice(content, 8))) or "none")
 
 
-def _as_numpy(value, name):
-    if isinstance(value, np.ndarray):
-        return value
-    if value.is_floating_point() and str(value.dtype) not in ("torch.float32", "torch.float64"):
-        value = value.float()  # Exact; numpy has no bfloat16.
-    return value.detach().numpy()
+def _shown(key):
+    text = key if isinstance(key, str) else reprlib.repr(key)
+    return text if text.isprintable() and len(text) <= _LONGEST_NAME else reprlib.repr(text)
+
+
+def _widened(value):
+    if value.dtype in (np.float16, jnp.bfloat16):
+        return value.astype(np.float32)  # Exact.
+    if value.dtype.kind == "V":
+        raise ValueError(f"tensors of type {value.dtype} are not read")
+    return value

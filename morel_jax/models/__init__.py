@@ -10,7 +10,7 @@ from morel_jax.models.convnet import ConvNet
 from morel_jax.models.convolution import Conv
 from morel_jax.models.embedding import EmbeddingSpace
 from morel_jax.models.linear import Linear
-from morel_jax.models.outputs import Outputs
+from morel_jax.models.outputs import Outputs, check_normalisation
 from morel_jax.models.wide_resnet import WideResNet, check_size
 
 # Layers are for one's own models: their derivatives are fast on CPU, and BatchNorm is PyTorch's.
@@ -55,13 +55,7 @@ def create(name, num_classes, *, dtype=jnp.float32, mean=None, std=None, batch_n
         raise ValueError(f"dtype must be a floating type; got {dtype}.")
     if not 0 <= batch_norm_momentum <= 1:
         raise ValueError(f"batch_norm_momentum must be in [0, 1]; got {batch_norm_momentum}.")
-    if (mean is None) != (std is None):
-        raise ValueError(f"mean and std go together; got mean={mean} and std={std}.")
-    if mean is not None:
-        mean, std = tuple(map(float, mean)), tuple(map(float, std))
-        if len(mean) != len(std) or min(std) <= 0:
-            raise ValueError("std must be positive, with as many numbers as mean; "
-                             f"got mean={mean} and std={std}.")
+    mean, std = check_normalisation(mean, std)
     options |= dict(num_classes=num_classes, dtype=dtype, mean=mean, std=std,
                     batch_norm_momentum=batch_norm_momentum)
     wide = re.fullmatch(r"wide_resnet(\d+)_(\d+)", name)

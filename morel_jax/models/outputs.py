@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 class Outputs(NamedTuple):
@@ -13,6 +14,33 @@ class Outputs(NamedTuple):
     """
     features: jax.Array
     logits: jax.Array
+
+
+def check_normalisation(mean, std, channels=None):
+    """Returns mean and std as tuples of floats, or both None.
+
+    Args:
+        mean, std: a number a channel each, in units of images in [0, 1]; or both None.
+        channels: of the images, where they are known.
+
+    Raises:
+        ValueError: one without the other, other lengths, a mean outside [0, 1], or a std outside (0, 1], as those of
+            images in 0 .. 255 are.
+    """
+    if (mean is None) != (std is None):
+        raise ValueError(f"mean and std go together; got mean={mean} and std={std}.")
+    if mean is None:
+        return None, None
+    mean, std = (tuple(map(float, np.ravel(numbers))) for numbers in (mean, std))
+    if not len(mean) == len(std) == (channels or len(mean)) or not mean:
+        each = f"each of the {channels} channels" if channels else "each channel"
+        raise ValueError(f"mean and std must have a number for {each}; got mean={mean} and std={std}.")
+    if not all(0 <= one <= 1 for one in mean):
+        raise ValueError("mean must be in [0, 1], as images are (divide numbers for 0 .. 255 by 255); got "
+                         f"mean={mean}.")
+    if not all(0 < one <= 1 for one in std):
+        raise ValueError(f"std must be positive and at most 1, as images are in [0, 1]; got std={std}.")
+    return mean, std
 
 
 def standardise(images, mean, std, dtype):

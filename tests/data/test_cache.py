@@ -118,6 +118,35 @@ def test_the_first_of_several_builders_wins(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["entry"]
 
 
+def test_a_killed_builds_scratch_is_removed_and_a_living_ones_kept(entry):
+    dead = entry.parent / ".entry.abc.scratch"
+    (dead / "new").mkdir(parents=True)
+    other = entry.parent / ".other.def.scratch"  # Of an entry that may never be built again.
+    other.mkdir()
+    with cache.scratch(entry) as living:
+        (living / "new").mkdir()
+        build(entry.parent / "more")
+        assert sorted(path.name for path in entry.parent.iterdir()) == sorted(["entry", "more", living.name])
+        assert (living / "new").exists()
+    assert sorted(path.name for path in entry.parent.iterdir()) == ["entry", "more"]
+
+
+def test_scratch_is_made_again_when_it_is_taken_for_abandoned(tmp_path, monkeypatch):
+    mkdtemp, made = cache.tempfile.mkdtemp, []
+
+    def taken(**options):
+        made.append(mkdtemp(**options))
+        if len(made) == 1:
+            cache.shutil.rmtree(made[0])
+        return made[-1]
+
+    monkeypatch.setattr(cache.tempfile, "mkdtemp", taken)
+    with cache.scratch(tmp_path / "entry") as folder:
+        assert str(folder) == made[1]
+        assert folder.is_dir()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_default_dir(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))

@@ -1,5 +1,8 @@
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +13,7 @@ from morel_jax import models
 from morel_jax.interop import stablehlo
 from tests.models import quick_jit
 
+ROOT = Path(__file__).parents[2]
 # What a user of the file runs: JAX and numpy only.
 ELSEWHERE = """
 import sys
@@ -44,6 +48,43 @@ def test_elsewhere_with_any_batch(tmp_path, name, image_shape):
     np.testing.assert_allclose(found["one"], want[:1], atol=1e-5)
     gradient = quick_jit(jax.grad(lambda x: logits_fn(x)[:, 0].sum()))(images)
     np.testing.assert_allclose(found["gradient"], gradient, atol=1e-5)
+
+
+# A library in another folder, called from another: the bytes' digest, and how often a path is in them.
+ANYWHERE = """
+import hashlib, sys
+import jax
+from morel_jax import models
+from morel_jax.interop import stablehlo
+model = models.create("convnet_small", 3)
+variables = model.init(jax.random.key(0), jax.numpy.zeros((1, 8, 8, 1)))
+data = bytes(stablehlo.serialise(lambda x: model.apply(variables, x).logits, (8, 8, 1), gradients=True))
+print(hashlib.sha256(data).hexdigest(), data.count(b".py"), jax.config.jax_traceback_in_locations_limit > 0)
+"""
+
+
+@pytest.mark.slow
+def test_the_same_bytes_from_any_folder(tmp_path):
+    said = []
+    for number, root in enumerate((ROOT, tmp_path / "copy of it")):
+        if not root.exists():
+            shutil.copytree(ROOT / "morel_jax", root / "morel_jax", ignore=shutil.ignore_patterns("__pycache__"))
+        program = tmp_path / f"{number}.py"
+        program.write_text("\n" * number + ANYWHERE)
+        said.append(subprocess.run([sys.executable, program], cwd=tmp_path, check=True, capture_output=True, text=True,
+                                   env=os.environ | {"PYTHONPATH": str(root), "PYTHONHASHSEED": str(number)}).stdout)
+    assert said[0] == said[1]
+    assert said[0].split()[1:] == ["0", "True"]
+
+
+def test_no_path_of_the_sources_is_inside():
+    model = models.create("convnet_small", 3)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    variables = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), shapes)
+    data = bytes(stablehlo.serialise(lambda x: model.apply(variables, x).logits, (8, 8, 1), ["cpu"], gradients=True))
+    assert str(ROOT).encode() not in data
+    assert b".py" not in data
+    assert jax.config.jax_traceback_in_locations_limit != 0  # The caller's own programs keep theirs.
 
 
 def test_gradients_only_on_demand():

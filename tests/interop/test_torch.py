@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from morel_jax import models
-from morel_jax.interop.torch import export_state_dict, import_state_dict
+from morel_jax.interop.torch import (
+    export_state_dict,
+    import_model,
+    import_state_dict,
+    load_checkpoint,
+    save_checkpoint,
+)
 
 
 def random_variables(name, num_classes=10, channels=3):
@@ -89,6 +95,29 @@ def test_errors_of_import(resnet, change, options, message):
     change(state)
     with pytest.raises(ValueError, match=message):
         import_state_dict(state, **dict(name="resnet8") | options)
+
+
+@pytest.mark.parametrize(("mean", "std", "message"), [
+    ((0.5,), (0.5,), "each of the 3 channels"), ((125.3,) * 3, (63.0,) * 3, r"mean must be in \[0, 1\]"),
+    ((np.nan,) * 3, (0.5,) * 3, r"mean must be in \[0, 1\]"), ((0.5,) * 3, (np.inf,) * 3, "std must be positive"),
+    ((0.5,) * 3, None, "mean and std go together")])
+def test_normalisation_that_is_none(resnet, mean, std, message):
+    with pytest.raises(ValueError, match=message):
+        import_model(resnet[1], mean=mean, std=std)
+    with pytest.raises(ValueError, match=message):
+        export_state_dict(resnet[0], "resnet8", mean=mean, std=std)
+
+
+def test_paths_of_the_user(tmp_path, monkeypatch, resnet):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_checkpoint("~/model.safetensors", resnet[0], "resnet8")
+    assert (tmp_path / "model.safetensors").is_file()
+    assert load_checkpoint("~/model.safetensors").name == "resnet8"
+    for path in ("gs://bucket/model.pt", ""):
+        with pytest.raises(ValueError, match="path must"):
+            load_checkpoint(path)
+        with pytest.raises(ValueError, match="path must"):
+            save_checkpoint(path, resnet[0], "resnet8")
 
 
 def test_errors_of_export(resnet):

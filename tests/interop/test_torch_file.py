@@ -82,6 +82,46 @@ def test_files_without_a_state_dict(tmp_path, content, key, message):
 
 
 @pytest.mark.parity
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_reads_what_pytorch_reads(tmp_path, zipped, protocol):
+    import torch
+
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer = torch.optim.Adam(network.parameters())
+    optimizer.step()
+    numbers = torch.arange(24.0).reshape(2, 3, 4)
+    views = {"transposed": numbers.transpose(0, 2), "part": numbers[1:, ::2], "bool": numbers > 3,
+             "int": torch.tensor(3), "none": torch.zeros(0, 3), "parameter": torch.nn.Parameter(numbers),
+             "complex": numbers * 1j}
+    beside = {"optimizer": optimizer.state_dict(), "sizes": numbers.shape, "device": numbers.device, "rows": {1, 2},
+              "type": numbers.dtype, "bytes": b"abc", "large": 2**70, "number": 1j, "rest": (None, [0.5, "ü"])}
+    for number, content in enumerate((views, {"state_dict": network.state_dict(), **beside})):
+        path = tmp_path / f"{number}.pt"
+        torch.save(content, path, _use_new_zipfile_serialization=zipped, pickle_protocol=protocol)
+        want = content.get("state_dict", content)
+        equal(torch_file.read(path), {name: value.detach().numpy() for name, value in want.items()})
+
+
+@pytest.mark.parity
+def test_unusual_tensors_are_named(tmp_path):
+    import torch
+
+    with pytest.warns():  # PyTorch warns that the quantised and nested ones are not final.
+        made = {"sparse": torch.eye(3).to_sparse(), "sparse rows": torch.eye(3).to_sparse_csr(),
+                "meta": torch.zeros(3, device="meta"), "nested": torch.nested.nested_tensor([torch.ones(1)]),
+                "quantised": torch.quantize_per_tensor(torch.zeros(3), 0.1, 0, torch.qint8),
+                "of a type like float8": torch.zeros(3).to(torch.float8_e4m3fn),
+                "an object of": torch._neg_view(torch.ones(3))}
+    for kind, tensor in made.items():
+        torch.save({"state_dict": {"conv1.weight": tensor}}, tmp_path / "odd.pt")
+        with pytest.raises(ValueError, match=f"'conv1.weight' must be a dense tensor; got one that is {kind[:6]}"):
+            load_checkpoint(tmp_path / "odd.pt")
+
+
+@pytest.mark.parity
 def test_narrow_types_are_widened(tmp_path):
     import torch
 

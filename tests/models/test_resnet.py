@@ -181,6 +181,11 @@ def test_population_of_models_is_a_loop_over_them():
     (dict(batch_norm_momentum=1.5), r"batch_norm_momentum must be in \[0, 1\]; got 1.5"),
     (dict(mean=(0.5,)), r"mean and std go together; got mean=\(0.5,\) and std=None"),
     (dict(mean=(0.5,), std=(0.0,)), r"std must be positive.*std=\(0.0,\)"),
+    (dict(mean=(125.3,), std=(63.0,)), r"mean must be in \[0, 1\].*divide.*got mean=\(125.3,\)"),
+    (dict(mean=(0.5,), std=(63.0,)), r"at most 1.*got std=\(63.0,\)"),
+    (dict(mean=(np.nan,), std=(0.5,)), r"mean must be in \[0, 1\].*got mean=\(nan,\)"),
+    (dict(mean=(0.5,), std=(np.nan,)), r"std must be positive.*got std=\(nan,\)"),
+    (dict(mean=(0.5, 0.5), std=(0.5,)), "mean and std must have a number for each channel"),
 ])
 def test_errors_of_create(options, message):
     with pytest.raises(ValueError, match=message):

@@ -46,6 +46,25 @@ def broken(classifier, x, y):
     return np.argmax(classifier.predict(x), -1) != y
 
 
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda x, y: (x, -y - 1), r"y must be one of 0 \.\. 9 for each of the 40 images"),
+    (lambda x, y: (x, y + 10), "y must be one of"), (lambda x, y: (x, y[:3]), "y must be one of"),
+    (lambda x, y: (x, np.eye(11)[y]), r"one-hot \[40, 10\]; got float64\[40, 11\]"),
+    (lambda x, y: (x, y + 0.5), "y must be one of"), (lambda x, y: (x, [str(one) for one in y]), "y must be one of"),
+    (lambda x, y: (255 * x, y), "not images in 0 .. 255"), (lambda x, y: (np.uint8(255 * x), y), "got uint8 up to")])
+def test_wrong_labels_and_images(network, change, message):
+    _, classifier, _, x, y = network
+    x, y = change(x, y)
+    for function in (classifier.compute_loss, classifier.loss_gradient):
+        with pytest.raises(ValueError, match=message):
+            function(x, y)
+
+
+def test_labels_in_a_column(network):
+    _, classifier, _, x, y = network
+    np.testing.assert_array_equal(classifier.compute_loss(x, y[:, None]), classifier.compute_loss(x, y))
+
+
 def test_values_and_gradients(network):
     logits_fn, classifier, twin, x, y = network
     images = channels_first(x)
