@@ -10,6 +10,7 @@ from benchmarks.faults.compare import differences, is_unfinished, snapshot
 
 CONFIGS = Path(__file__).parent / "configs"
 CONFIG = f"--config={CONFIGS / 'smoke.py'}"
+ARCHIVES = "archives"  # Folder of the data set's.
 # Seconds between two looks at a folder that a command is writing.
 _LOOK = 0.003
 
@@ -45,7 +46,7 @@ SCENARIOS = {scenario.name: scenario for scenario in (
     Scenario("export", "morel_jax.export",
              ("--workdir=trained", "--format=stablehlo", "--format=safetensors", "--gradients", "--platforms=cpu"),
              "trained/exported", after="evaluate", optional=("trained/evaluation", "trained/metrics.jsonl")),
-    Scenario("cache", "benchmarks.faults.build_cache", ("archives", "cache"), "cache"),
+    Scenario("cache", "benchmarks.faults.build_cache", (ARCHIVES, "cache"), "cache"),
     Scenario("reproduce", "morel_jax.reproduce",
              (f"--configs={CONFIGS}", "--scale=smoke", "--table=3", "--root=reproduced", "--noprogress"), "reproduced"),
 )}
@@ -148,8 +149,8 @@ def run_unbroken(scenario, before, children, root):
     else:
         start.mkdir(parents=True)
     if scenario.name == "cache":
-        (start / "archives").mkdir()
-        build_cache.write_archives(start / "archives")
+        (start / ARCHIVES).mkdir()
+        build_cache.write_archives(start / ARCHIVES)
     results = []
     for _ in range(2):
         copy(start, end)
