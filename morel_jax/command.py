@@ -12,6 +12,7 @@ from ml_collections import config_flags
 
 from morel_jax.configuration import defaults, flatten, load_file, unknown_field
 
+flags.disclaim_key_flags()  # `--config` is of the command that asks for it.
 _PACKAGE = str(Path(__file__).parent) + os.sep
 _STANDARD_LIBRARY = sysconfig.get_path("stdlib") + os.sep
 
