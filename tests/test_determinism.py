@@ -44,9 +44,18 @@ def test_sums_of_broadcast_operands_are_right():
 ])
 def test_wrong_sums_are_avoided_where_jaxlib_has_them(monkeypatch, version, set_before, expected):
     monkeypatch.setattr(determinism.metadata, "version", lambda name: version)
+    monkeypatch.setattr(determinism, "_jax_is_in_use", lambda: False)
     monkeypatch.setenv("XLA_FLAGS", set_before)
     avoid_wrong_sums()
     assert os.environ["XLA_FLAGS"] == expected
+
+
+def test_an_import_too_late_warns(monkeypatch):
+    jax.devices()
+    monkeypatch.setattr(determinism.metadata, "version", lambda name: "0.11.0")
+    monkeypatch.setenv("XLA_FLAGS", "")
+    with pytest.warns(UserWarning, match=r"JAX was used before morel_jax was imported.*ynn_fusion_type=-reduce"):
+        avoid_wrong_sums()
 
 
 @pytest.mark.gpu

@@ -31,7 +31,8 @@ def _commit():
 
 
 def _sha256(path):
-    if not Path(path).is_file():
+    path = local_path(path, "config.data.extra")
+    if not path.is_file():
         return None  # Reading the images says so.
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -75,7 +76,7 @@ def open_workdir(config, workdir, write=True, own=None):
         different += [f"  own {part}: {stored.get(part)!r} there, {given.get(part)!r} given"
                       for part in sorted(stored.keys() | given.keys()) if stored.get(part) != given.get(part)]
         takes_part = config.validation.split == "holdout" or config.validation.examples
-        if takes_part and json.loads(path.read_text()).get("splits_revision") != builders.SPLITS_REVISION:
+        if takes_part and load_content(workdir).get("splits_revision") != builders.SPLITS_REVISION:
             different.append("  the images of config.validation.holdout and examples: the last and first rows there, "
                              "which this version no longer takes; it takes each class in proportion")
         if different:
