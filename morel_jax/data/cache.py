@@ -145,6 +145,14 @@ def build(folder, source):
                     raise
 
 
+def remove_abandoned(parent):
+    """Removes the folders of :func:`scratch` that killed processes left in ``parent``, a Path."""
+    for path in parent.glob(".*.scratch"):
+        with _locked(path) as is_ours:
+            if is_ours:
+                shutil.rmtree(path, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def scratch(place):
     """A new folder beside ``place``, removed when the ``with`` block ends.
@@ -153,10 +161,7 @@ def scratch(place):
     ``place`` are known, and removed too.
     """
     place.parent.mkdir(parents=True, exist_ok=True)
-    for path in place.parent.glob(".*.scratch"):
-        with _locked(path) as is_ours:
-            if is_ours:
-                shutil.rmtree(path, ignore_errors=True)
+    remove_abandoned(place.parent)
     with contextlib.ExitStack() as held:
         path = None
         # Another process may take a folder for abandoned, and remove it, before this one has locked it.

@@ -82,7 +82,7 @@ def load(name, data_dir=None, archive_dir=None, cache_dir=None, test_split=None)
         if test_split not in (None, "test"):
             raise ValueError(f"{name} has the splits train, test; got test_split={test_split!r}.")
         return embedded.load()
-    cache_dir = local_path(cache_dir or cache.default_dir(), "cache_dir")
+    cache_dir = local_path(cache_dir or cache.default_dir(), "cache_dir").resolve()
     if data_dir is None:
         _check_known(name)
         # The archives' checksums fix the arrays, so a name finds them again, with or without prepared files.
@@ -95,6 +95,7 @@ def load(name, data_dir=None, archive_dir=None, cache_dir=None, test_split=None)
     entry = _entry(name, cache_dir, source)
     dataset = _cached(name, entry, source)
     if dataset is None:
+        cache.remove_abandoned(root)  # A kill may have come right after TFDS's files were put in place.
         folder = folder or prepared.find(name, root) or _prepare(name, root, archive_dir)
         with cache.build(entry, source) as (output, metadata):
             metadata.update(prepared.decode(folder, output, test_split), prepared_in=str(folder))

@@ -255,7 +255,8 @@ class Pool:
             batch_size: examples under way at a time; None: a block for each core or device. It changes no result.
         """
         workers = _workers()
-        batch_size = batch_size or self.width * len(workers)
+        # More than there are would only be threads and blocks without work.
+        batch_size = min(batch_size or self.width * len(workers), max(len(indices), self.width))
         blocks = -(-batch_size // self.width)
         slots = [min(self.width, batch_size - self.width * number) for number in range(blocks)]
         devices = [workers[number % len(workers)] for number in range(blocks)]
