@@ -16,7 +16,8 @@ def pytest_configure(config):
     """The fast tests compile much and run little: less optimisation. The slow ones compile as users do."""
     expression = config.option.markexpr
     if "not slow" in expression:
-        os.environ.setdefault("XLA_FLAGS", COMPILE_QUICKLY)
+        # In front: of a flag given twice the last counts, which is the environment's or the package's own.
+        os.environ["XLA_FLAGS"] = f"{COMPILE_QUICKLY} {os.environ.get('XLA_FLAGS', '')}"
     if "parity" in expression and "not parity" not in expression and not hasattr(config, "workerinput"):
         # ART's first import writes its settings; before the workers start, or one reads what another has half written.
         # In a process of its own: the import closes every log handler there is, and pytest's captured stderr with them.

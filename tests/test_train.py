@@ -63,7 +63,7 @@ def test_a_workdir_that_cannot_be_written_is_one_line(workdir):
 def test_a_workdir_that_is_no_local_path_is_not_restarted():
     outcome = train("--config=configs/quickstart.py", "--workdir=gs://bucket/run", "--max_restarts=3")
     assert (outcome.returncode, outcome.stderr) == (
-        2, "error: workdir must be a path on a mounted file system, not a URL; got 'gs://bucket/run'.\n")
+        2, "error: --workdir must be a path on a mounted file system, not a URL; got 'gs://bucket/run'.\n")
 
 
 @pytest.mark.slow
