@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from morel_jax import training
+from tests.commands import call
 from tests.small import small_config
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -72,12 +73,12 @@ def test_transfer_and_another_radius_from_the_command_line(workdir, tmp_path):
     (["--workdir="], "workdir must name a path; got an empty string"),
     (["--workdir=x", "--output=gs://a"], "output must be a path on a mounted file system, not a URL; got 'gs://a'"),
 ])
-def test_wrong_flags_are_one_line(arguments, message):
-    outcome = evaluate(*arguments)
-    assert outcome.returncode == 2
-    assert outcome.stderr.startswith("error: ")
-    assert message in outcome.stderr
-    assert "Traceback" not in outcome.stderr
+def test_wrong_flags_are_one_line(monkeypatch, arguments, message):
+    status, _, error = call(monkeypatch, "evaluate", *arguments)
+    assert status == 2
+    assert error.startswith("error: ")
+    assert message in error
+    assert "Traceback" not in error
 
 
 @pytest.mark.slow
@@ -91,9 +92,9 @@ def test_what_is_wrong_with_the_second_checkpoint_is_found_before_the_first_is_j
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_without_a_checkpoint(tmp_path):
+def test_a_run_without_a_checkpoint(monkeypatch, tmp_path):
     training.workdir.open_workdir(small_config(), tmp_path)
-    outcome = evaluate(f"--workdir={tmp_path}")
-    assert outcome.returncode == 2
-    assert outcome.stderr.startswith(f"error: no checkpoint in {tmp_path}")
-    assert len(outcome.stderr.splitlines()) == 1
+    status, _, error = call(monkeypatch, "evaluate", f"--workdir={tmp_path}")
+    assert status == 2
+    assert error.startswith(f"error: no checkpoint in {tmp_path}")
+    assert len(error.splitlines()) == 1

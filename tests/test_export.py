@@ -10,6 +10,7 @@ import pytest
 from morel_jax import training
 from morel_jax.evaluation.trained import as_logits_fn, load_variables
 from morel_jax.interop.torch import load_checkpoint
+from tests.commands import call
 from tests.small import small_config
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -149,9 +150,9 @@ def test_what_cannot_be_exported_is_one_line(workdir, tmp_path, arguments, messa
     (["--workdir=x", "--format=onnx"], "format"),
     (["--workdir=x", "--which=first"], "which"),
 ])
-def test_wrong_flags_are_one_line(arguments, message):
-    outcome = command("export", *arguments)
-    assert outcome.returncode == 2
-    assert outcome.stderr.startswith("error: ")
-    assert message in outcome.stderr
-    assert "Traceback" not in outcome.stderr
+def test_wrong_flags_are_one_line(monkeypatch, arguments, message):
+    status, _, error = call(monkeypatch, "export", *arguments)
+    assert status == 2
+    assert error.startswith("error: ")
+    assert message in error
+    assert "Traceback" not in error

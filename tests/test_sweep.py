@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from tests.commands import call
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
@@ -21,11 +23,13 @@ def sweep(*arguments):
     (["--sweep_file=missing.json"], "missing.json"),
     (["--sweep=seed:1,2", "--mode=fast"], "sequential"),
 ])
-def test_what_is_wrong_is_one_line(tmp_path, arguments, message):
-    found = sweep(*arguments, f"--workdir={tmp_path}/sweep")
-    assert found.returncode == 2
-    assert message in found.stderr
-    assert "Traceback" not in found.stderr
+def test_what_is_wrong_is_one_line(monkeypatch, tmp_path, arguments, message):
+    monkeypatch.chdir(ROOT)
+    status, _, error = call(monkeypatch, "sweep", "--config=configs/quickstart.py", *arguments,
+                            f"--workdir={tmp_path}/sweep")
+    assert status == 2
+    assert message in error
+    assert "Traceback" not in error
     assert not (tmp_path / "sweep").exists()
 
 

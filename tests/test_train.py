@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from morel_jax import data
+from tests.commands import call
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -20,12 +21,21 @@ def train(*arguments, **environment):
     (["--config.morel.augmentation=0.5"], "error: config.morel.preference[0] must be"),
     (["--config.data.name=imagenette"], "imagenette"),
     (["--config.mesh.data=3"], "error: config.mesh asks for data * fsdp = 3 * 1 = 3 devices; there are 1."),
-    (["--coordinator=localhost:1", "--process_id=0"], "error: coordinator, process_id and num_processes must be given"),
 ])
-def test_a_wrong_config_is_one_line(tmp_path, arguments, message):
-    outcome = train("--config=configs/quickstart.py", *arguments, f"--workdir={tmp_path}/run")
+def test_a_wrong_config_is_one_line(monkeypatch, tmp_path, arguments, message):
+    monkeypatch.chdir(ROOT)
+    status, _, error = call(monkeypatch, "train", "--config=configs/quickstart.py", *arguments,
+                            f"--workdir={tmp_path}/run")
+    assert status == 2
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_a_part_of_what_joins_processes_is_one_line(tmp_path):
+    outcome = train("--config=configs/quickstart.py", "--coordinator=localhost:1", "--process_id=0",
+                    f"--workdir={tmp_path}/run")
     assert outcome.returncode == 2
-    assert message in outcome.stderr
+    assert "error: coordinator, process_id and num_processes must be given" in outcome.stderr
     assert "Traceback" not in outcome.stderr
 
 
@@ -35,28 +45,31 @@ def test_a_wrong_config_is_one_line(tmp_path, arguments, message):
     (["--config=configs/quickstart.py:resnet18,sgd", "--workdir=x"], "config.method must be one of"),
     (["--config=configs/quickstart.py", "--workdir=x", "--config.batchsize=1"], "batch_size"),
 ])
-def test_wrong_flags(arguments, message):
-    outcome = train(*arguments)
-    assert outcome.returncode == 2
-    assert outcome.stderr.startswith("error: ")
-    assert message in outcome.stderr
-    assert "Traceback" not in outcome.stderr
+def test_wrong_flags(monkeypatch, arguments, message):
+    monkeypatch.chdir(ROOT)
+    status, _, error = call(monkeypatch, "train", *arguments)
+    assert status == 2
+    assert error.startswith("error: ")
+    assert message in error
+    assert "Traceback" not in error
 
 
-def test_offline_and_without_data(tmp_path):
-    outcome = train("--config=configs/cifar10.py", f"--workdir={tmp_path}/run", f"--config.data.cache_dir={tmp_path}",
-                    f"--config.data.archive_dir={tmp_path}")
-    assert outcome.returncode == 2
-    assert "cifar-10-binary.tar.gz" in outcome.stderr
-    assert "http" in outcome.stderr
-    assert "archive_dir" in outcome.stderr
+def test_offline_and_without_data(monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    status, _, error = call(monkeypatch, "train", "--config=configs/cifar10.py", f"--workdir={tmp_path}/run",
+                            f"--config.data.cache_dir={tmp_path}", f"--config.data.archive_dir={tmp_path}")
+    assert status == 2
+    assert "cifar-10-binary.tar.gz" in error
+    assert "http" in error
+    assert "archive_dir" in error
 
 
 @pytest.mark.parametrize("workdir", ["/proc/run", "/dev/null/run"])
-def test_a_workdir_that_cannot_be_written_is_one_line(workdir):
-    outcome = train("--config=configs/quickstart.py", f"--workdir={workdir}")
-    assert outcome.returncode == 2
-    (line,) = outcome.stderr.splitlines()
+def test_a_workdir_that_cannot_be_written_is_one_line(monkeypatch, workdir):
+    monkeypatch.chdir(ROOT)
+    status, _, error = call(monkeypatch, "train", "--config=configs/quickstart.py", f"--workdir={workdir}")
+    assert status == 2
+    (line,) = error.splitlines()
     assert line.startswith(f"error: workdir must be a folder that can be written; got {workdir}: ")
 
 

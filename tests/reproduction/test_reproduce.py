@@ -9,6 +9,7 @@ import time
 import pytest
 
 from morel_jax.reproduction.cells import printed
+from tests.commands import call
 
 CELL = "7/cifar10/resnet18/white-box/morel_loat/pgd20/last"
 
@@ -77,10 +78,9 @@ def test_shards_and_kills_end_in_the_report_of_one_run(tmp_path, cached):
     (["--explain=1/mnist"], "where 1/cifar10, 1/cifar100 would go on."),
     (["--table=1", "--configs=nowhere"], "configs must be a folder with smoke.py in it"),
 ])
-def test_wrong_requests_are_one_line(tmp_path, arguments, message):
-    outcome = subprocess.run([sys.executable, "-m", "morel_jax.reproduce", "--scale=smoke", f"--root={tmp_path}",
-                              *arguments], capture_output=True, text=True)
-    assert outcome.returncode == 2
-    (line,) = outcome.stderr.splitlines()
+def test_wrong_requests_are_one_line(monkeypatch, tmp_path, arguments, message):
+    status, _, error = call(monkeypatch, "reproduce", "--scale=smoke", f"--root={tmp_path}", *arguments)
+    assert status == 2
+    (line,) = error.splitlines()
     assert line.startswith("error: ")
     assert message in line

@@ -40,8 +40,8 @@ def test_own_parts_equal_to_the_configs_give_the_configs_run(tmp_path, monkeypat
     config = small_config("morel_trades", epochs=1)
     monkeypatch.setattr(builders, "dataset", lambda config: small_dataset())
     want, _ = training.fit(config, tmp_path / "config", progress=False)
-    got, _ = training.fit(config, tmp_path / "own", progress=False, dataset=small_dataset(), model=builders.model(config, 10),
-                          loss=my_trades, attack=builders.pgd(config.attack))
+    got, _ = training.fit(config, tmp_path / "own", progress=False, dataset=small_dataset(),
+                          model=builders.model(config, 10), loss=my_trades, attack=builders.pgd(config.attack))
     chex.assert_trees_all_equal(jax.device_get(got), jax.device_get(want))
 
 
