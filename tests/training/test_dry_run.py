@@ -10,6 +10,7 @@ import pytest
 from morel_jax.training import dry_run
 from morel_jax.training.collectives import Collective
 from morel_jax.training.dry_run import DryRun
+from tests.commands import call
 from tests.small import small_config
 
 ROOT = Path(__file__).parents[2]
@@ -100,7 +101,8 @@ def test_command(devices, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_command_errors():
-    outcome = command("--config=configs/quickstart.py", "--dry_run", "--config.mesh.data=3")
-    assert outcome.returncode == 2
-    assert outcome.stderr.startswith("error: config.mesh asks for data * fsdp = 3 * 1 = 3 devices; there are")
+def test_command_errors(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    status, _, error = call(monkeypatch, "train", "--config=configs/quickstart.py", "--dry_run", "--config.mesh.data=3")
+    assert status == 2
+    assert error.startswith("error: config.mesh asks for data * fsdp = 3 * 1 = 3 devices; there are")

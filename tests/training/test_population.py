@@ -61,6 +61,11 @@ def unbroken(tmp_path_factory):
         return training.fit_population(small_config(), SETTINGS, workdir, progress=False, mode="sequential"), workdir
 
 
+# Bit for bit as users compile: under the fast tests' flags another program may round otherwise.
+as_users_compile = pytest.mark.slow
+
+
+@as_users_compile
 @pytest.mark.parametrize("number", range(3))
 def test_a_member_is_bitwise_the_run_trained_alone(unbroken, tmp_path, number):
     outcome = unbroken[0][number]
@@ -103,6 +108,7 @@ def test_a_signal_saves_and_the_resumed_sweep_is_bitwise_the_same(unbroken, tmp_
     assert_same(training.fit_population(small_config(), SETTINGS, tmp_path, progress=False), unbroken[0])
 
 
+@as_users_compile
 def test_fit_goes_on_with_a_member(unbroken, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         interrupt_after(patch, 2)
@@ -228,6 +234,7 @@ def test_one_compilation_for_nine_members_and_none_for_nine_others(tmp_path, cap
             assert [len(compilations(caplog, name)) for name in ("train", "judge")] == [1, 1]
 
 
+@as_users_compile
 def test_averages(tmp_path):
     config = small_config("standard", epochs=1, batch_norm__moves=("natural",), ema_decay=0.9)
     (outcome,) = training.fit_population(config, [{"ema_decay": 0.5}], tmp_path / "sweep", progress=False)
