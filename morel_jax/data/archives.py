@@ -114,6 +114,6 @@ def require_reachable(name, urls):
         lines = "".join(f"\n  {file_name(url)}  from  {url}" + (f"  ({reason})" if reason else "")
                         for url, reason in reasons.items())
         raise FileNotFoundError(
-            f"Data set {name} is not on this machine and cannot be downloaded:{lines}\n"
-            "Fetch what is named here on another machine, put it under the same name into a folder, and pass "
-            "that folder as archive_dir. 'fashion_mnist_small' needs no download.")
+            f"Data set {name} is not on this machine and cannot be downloaded. Fetch what is named here on another "
+            "machine, put it under the same name into a folder, and pass that folder as archive_dir; "
+            f"'fashion_mnist_small' needs no download:{lines}")

@@ -159,8 +159,16 @@ def scratch(place):
 
     It is locked while it is in use, and a lock ends with its process: so the folders that killed processes left beside
     ``place`` are known, and removed too.
+
+    Raises:
+        OSError: it cannot be made; the message names the setting.
     """
-    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=place.parent).close()
+    except OSError as error:
+        raise OSError(f"cache_dir (config.data.cache_dir; by default below XDG_CACHE_HOME or HOME), or data_dir, must "
+                      f"be a folder that can be written; got {place.parent}: {error.strerror}.") from error
     remove_abandoned(place.parent)
     with contextlib.ExitStack() as held:
         path = None

@@ -164,3 +164,13 @@ def test_no_home_is_one_clear_error(monkeypatch):
     monkeypatch.setattr(pathlib.Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
     with pytest.raises(ValueError, match=r"config\.data\.cache_dir.* must be given where HOME is not set"):
         cache.default_dir()
+
+
+@pytest.mark.parametrize("home", ["/proc/home", "/dev/null/home"])
+def test_a_home_that_cannot_be_written_is_named_with_its_setting(monkeypatch, home):
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setenv("HOME", home)
+    place = cache.default_dir() / "decoded" / "entry"
+    with pytest.raises(OSError, match=rf"config\.data\.cache_dir.* HOME.*must be a folder.*got {home}/.*: \w+"):
+        with cache.build(place, {}):
+            pass
