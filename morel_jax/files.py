@@ -24,11 +24,12 @@ def local_path(path, name):
         Path; nothing is made or looked up.
 
     Raises:
-        ValueError: it is empty, a URL such as ``gs://...``, or holds a backslash or a NUL.
+        ValueError: it is empty or all spaces, a URL such as ``gs://...``, or holds a backslash or a NUL.
     """
     text = os.fspath(path)
-    if not text:
-        raise ValueError(f"{name} must name a path; got an empty string ('.' is the current folder).")
+    if not text.strip():
+        raise ValueError(f"{name} must name a path; got {'spaces' if text else 'an empty string'} ('.' is the current "
+                         "folder).")
     if _URL.match(text):
         raise ValueError(f"{name} must be a path on a mounted file system, not a URL; got {text!r}.")
     if "\\" in text or "\0" in text:

@@ -15,7 +15,8 @@ def test_local_path_expands_the_home_folder(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(("path", "rule"), [
-    ("", "must name a path"), ("gs://bucket/run", "not a URL"), ("s3://bucket", "not a URL"),
+    ("", "must name a path; got an empty string"), ("  ", "must name a path; got spaces"),
+    ("gs://bucket/run", "not a URL"), ("s3://bucket", "not a URL"),
     ("runs\\a", "backslash"), ("a\0b", "NUL"), ("~nobody-of-this-name/run", "no home folder")])
 def test_local_path_refuses(path, rule):
     with pytest.raises(ValueError, match=f"workdir .*{rule}"):
