@@ -88,9 +88,6 @@ def _content(path):
             return [without_clocks(json.loads(line)) for line in path.read_text().splitlines()]
         if path.name == "config.json":  # The checkout may have moved on since the run began.
             return json.loads(path.read_text()) | {"commit": ""}
-        if path.name == "manifest.json":  # Of the cache: where the arrays came from is for people.
-            manifest = json.loads(path.read_text())
-            return manifest | {"metadata": manifest["metadata"] | {"prepared_in": ""}}
     except (ValueError, AttributeError, LookupError, TypeError):
         return "unreadable"
     return {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}

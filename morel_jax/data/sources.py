@@ -98,7 +98,7 @@ def load(name, data_dir=None, archive_dir=None, cache_dir=None, test_split=None)
         cache.remove_abandoned(root)  # A kill may have come right after TFDS's files were put in place.
         folder = folder or prepared.find(name, root) or _prepare(name, root, archive_dir)
         with cache.build(entry, source) as (output, metadata):
-            metadata.update(prepared.decode(folder, output, test_split), prepared_in=str(folder))
+            metadata.update(prepared.decode(folder, output, test_split))
         dataset = _cached(name, entry, source)
     if dataset is None:
         raise OSError(f"The cache entry {entry} could not be read back after it was written.")
