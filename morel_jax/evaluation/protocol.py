@@ -32,7 +32,7 @@ def check_data(logits_fn, images, labels):
     if np.shape(labels) != (len(images),):
         hint = f": of one row an image, give labels{'[:, 0]' if np.shape(labels)[1] == 1 else '.argmax(-1)'}" \
             if np.ndim(labels) == 2 and len(labels) == len(images) and np.size(labels) else ""
-        raise ValueError(f"labels must have the shape ({len(images)},), one an image; got {np.shape(labels)}{hint}.")
+        raise ValueError(f"labels must have the shape ({len(images)},), one per image; got {np.shape(labels)}{hint}.")
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"labels must be integers; got {labels.dtype}.")
     if images.dtype != np.uint8:

@@ -46,7 +46,7 @@ def create(name, num_classes, *, dtype=jnp.float32, mean=None, std=None, batch_n
             ``wide_resnet34_10``.
         num_classes: logits.
         dtype: compute type, or its name; parameters, statistics and outputs are float32 whatever it is.
-        mean, std: a number a channel each, in units of images in [0, 1], to normalise images inside the model; or
+        mean, std: one number per channel each, in units of images in [0, 1], to normalise images inside the model; or
             both None.
         batch_norm_momentum: weight of the old running statistics; one minus PyTorch's.
         **options: further attributes of the module, such as ``width`` for ``convnet_small``.

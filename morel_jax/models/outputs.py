@@ -20,7 +20,7 @@ def check_normalisation(mean, std, channels=None):
     """Returns mean and std as tuples of floats, or both None.
 
     Args:
-        mean, std: a number a channel each, in units of images in [0, 1]; or both None.
+        mean, std: one number per channel each, in units of images in [0, 1]; or both None.
         channels: of the images, where they are known.
 
     Raises:

@@ -60,7 +60,7 @@ _NOT_ORBAX = _NotOrbax()
 
 def _orbax():
     """Orbax's checkpointer of several items."""
-    logging.getLogger("absl").addFilter(_NOT_ORBAX)  # Once: a filter that is there already is not added again.
+    logging.getLogger("absl").addFilter(_NOT_ORBAX)  # Adding it again changes nothing.
     # Else threads wait for five minutes, and the program's end for them, where a folder cannot be made.
     options = ocp.options.AsyncOptions(create_directories_asynchronously=False)
     composite = ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(async_options=options))

@@ -106,8 +106,12 @@ def compile_new_state(config, parts, image_shape, key, shardings=None):
         shardings: function of a tree of shapes that gives the state's shardings; None: where the key is.
     """
     like = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=key.sharding)
-    return _compiled_new_state(shared_config(config), builders.keeps_average(config), parts, image_shape, like,
-                               shardings)
+    arguments = shared_config(config), builders.keeps_average(config), parts, image_shape, like, shardings
+    try:
+        hash(parts)
+    except TypeError:  # A caller's own model may hold what cannot be hashed, such as an array.
+        return _compiled_new_state.__wrapped__(*arguments)
+    return _compiled_new_state(*arguments)
 
 
 @functools.lru_cache(maxsize=1)
@@ -280,7 +284,7 @@ def fit(config, workdir, progress=True, *, dataset=None, model=None, loss=None, 
     Args:
         config: ConfigDict with every field of ``morel_jax.configuration.defaults()``.
         workdir: folder of the run; made if it is not there.
-        progress: on standard error, True a progress bar and a line an epoch, "epochs" the lines alone, False nothing.
+        progress: on standard error, True: a bar and one line per epoch; "epochs": the lines alone; False: nothing.
         dataset, model, loss, attack: one's own, in place of what the config names; see
             :class:`~morel_jax.training.own.Own`. A resumption must be given the same.
 

@@ -267,7 +267,7 @@ def fit_population(config, settings, workdir, progress=True, mode=None):
         config: base ConfigDict with every field of ``morel_jax.configuration.defaults()``.
         settings: list of {"section.field": value}; see :func:`~morel_jax.training.members.build_members`.
         workdir: folder of the sweep; each member's run is in a folder of its name there, like one that ``fit`` made.
-        progress: on standard error, True a progress bar and a line an epoch, "epochs" the lines alone, False nothing.
+        progress: on standard error, True: a bar and one line per epoch; "epochs": the lines alone; False: nothing.
         mode: how the members of one device are worked on, ``sequential`` or ``vmapped``; None: the first on a CPU, else
             the second.
 

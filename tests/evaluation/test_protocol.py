@@ -154,7 +154,7 @@ MODEL, LARGER = Linear(count=4), Linear(count=30)
 @pytest.mark.parametrize(("change", "message"), [
     (dict(labels=np.array([0, 1, 2, 9])), r"labels must be in 0 .. 4, the network's classes; got 0 to 9"),
     (dict(labels=np.array([0, 1, 2, -1])), "got -1 to 2"),
-    (dict(labels=np.zeros(3, int)), r"labels must have the shape \(4,\), one an image; got \(3,\)"),
+    (dict(labels=np.zeros(3, int)), r"labels must have the shape \(4,\), one per image; got \(3,\)"),
     (dict(labels=np.zeros(4)), "labels must be integers; got float64"),
     (dict(labels=np.eye(4, 5, dtype=int)), r"got \(4, 5\): of one row an image, give labels.argmax\(-1\)"),
     (dict(labels=MODEL.y[:, None]), r"got \(4, 1\): of one row an image, give labels\[:, 0\]"),

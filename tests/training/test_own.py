@@ -7,7 +7,7 @@ import pytest
 
 from morel_jax import builders, evaluation, losses, models, training
 from morel_jax.training.assemble import build_hparams, build_parts
-from morel_jax.training.loop import totals_of_no_step
+from morel_jax.training.loop import compile_new_state, totals_of_no_step
 from morel_jax.training.own import Own, check_model
 from morel_jax.training.state import create_state
 from tests.small import small_config, small_dataset
@@ -190,3 +190,22 @@ def test_own_attacks_that_cannot_be_judged(pair, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         evaluation.evaluate(lambda x: x.reshape(len(x), -1)[:, :10], test.images, test.labels, [pair], tmp_path,
                             epsilon=0.1)
+
+
+class Shifted(Average):
+    offset: np.ndarray | None = None
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        return super().__call__(images + self.offset)
+
+
+def test_a_model_that_holds_an_array_gets_a_state():
+    """Such a model has no hash, by which compiled programs are kept."""
+    config = small_config("trades")
+    parts = build_parts(config, 10, Own(model=Shifted(10, offset=np.ones((28, 28, 1), np.float32))))
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(parts)
+    key = jax.random.key(0)
+    state = compile_new_state(config, parts, (28, 28, 1), key)(key)
+    assert jax.tree.leaves(state.params)[-1].shape[-1] == 10
