@@ -314,7 +314,7 @@ class LeanStep(_Step):
                 self._running += [layer.running_mean, layer.running_var]
         share = self.config.batch_norm.momentum
         self._shares = {"running": 1.0, "natural": 0.0, "adversarial": 0.0}
-        for kind in self.config.batch_norm.moves:
+        for kind in self.config.batch_norm.statistics_from:
             self._shares = {name: share * value for name, value in self._shares.items()}
             self._shares[kind] += 1.0 - share
 

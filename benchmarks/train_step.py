@@ -26,7 +26,7 @@ import jax
 import numpy as np
 
 from benchmarks.measure import QUIET, Contender, OtherPrograms, environment, measure, ratio
-from morel_jax import builders, configuration
+from morel_jax import configuration
 from morel_jax.interop.torch import export_state_dict
 from morel_jax.training.assemble import build_hparams, build_parts
 from morel_jax.training.state import create_state
@@ -55,7 +55,7 @@ def benchmark_config(method, model, batch_size, dtype="float32"):
     config.batch_size = batch_size
     config.model.dtype = dtype
     config.optimizer.learning_rate = _LEARNING_RATE
-    builders.check(config)
+    configuration.check(config)
     return config
 
 

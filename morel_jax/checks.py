@@ -57,3 +57,8 @@ def radius(name, value, largest, why=""):
     if not SMALLEST_RADIUS <= number <= largest:  # False for NaN too.
         raise ValueError(f"{name} must be in [{SMALLEST_RADIUS:.0e}, {largest:.4g}]{why}; got {value!r}.")
     return number
+
+
+def describe(value):
+    """Type and shape of an array, such as ``float32[8, 10]``, and of anything else its type."""
+    return f"{value.dtype}{list(value.shape)}" if hasattr(value, "shape") else type(value).__name__

@@ -10,8 +10,6 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from morel_jax.configuration import defaults, flatten, load_file, unknown_field
-
 flags.disclaim_key_flags()  # `--config` is of the command that asks for it.
 _PACKAGE = str(Path(__file__).parent) + os.sep
 _STANDARD_LIBRARY = sysconfig.get_path("stdlib") + os.sep
@@ -24,6 +22,7 @@ class _ConfigParser(flags.ArgumentParser):
         return "config object"
 
     def parse(self, path):
+        from morel_jax.configuration import load_file  # Here: --help and a wrong flag answer at once.
         file, *spec = path.split(":", 1)
         if not os.path.isfile(file):
             raise flags.Error(f"--config must be a Python file with get_config(), and after a colon its argument; "
@@ -63,12 +62,14 @@ def define_config(default=None, help_text="File with get_config(), and after a c
 
 
 def _check_overrides(argv):
-    known = flatten(defaults())
-    sections = {field.rpartition(".")[0] for field in known}
-    for argument in argv[1:]:
-        override = re.match(r"--?(?:no)?config\.([^=]*)", argument)
-        if override and override[1] not in known and override[1] not in sections - {""}:
-            raise flags.Error(unknown_field(override[1]))
+    overridden = [found[1] for argument in argv[1:] if (found := re.match(r"--?(?:no)?config\.([^=]*)", argument))]
+    if not overridden:
+        return
+    from morel_jax.configuration import FIELDS, unknown_field  # Here: --help and a wrong flag answer at once.
+    sections = {field.rpartition(".")[0] for field in FIELDS}
+    for name in overridden:
+        if name not in FIELDS and name not in sections - {""}:
+            raise flags.Error(unknown_field(name))
 
 
 def _parse(argv):

@@ -1,123 +1,128 @@
-"""The tree of every setting, with MOREL's values, and the recipes that change it by method, network and variant.
+"""All settings in one tree, the recipes that fill it by network, method and variant, and the checks on it.
 
-Files in ``configs/`` start from :func:`recipe` and add what belongs to their data set. Plain values only; the
-builders turn them into objects and check them.
+Files in ``configs/`` start from :func:`recipe` and add what belongs to their data set.
+A config holds plain values only.
 """
 import difflib
 import importlib.machinery
 import importlib.util
+import types
 
 import ml_collections
 
-METHODS = ("standard", "pgd_at", "trades", "mart", "loat", "morel_trades", "morel_mart", "morel_loat")
+from morel_jax import models, optimizer
+from morel_jax.attacks.linf import STARTS
+from morel_jax.attacks.pgd import LOSSES
+from morel_jax.files import local_path
+from morel_jax.methods import KINDS, METHODS
+from morel_jax.schema import (
+    AT_LEAST_1,
+    NOT_NEGATIVE,
+    POSITIVE,
+    RADIUS,
+    SHARE,
+    Field,
+    Rule,
+    check_value,
+    error,
+    one_of,
+)
+
 VARIANTS = ("paper", "reference")
 
 
+def _pgd(section, whose, source, swept, epsilon, step_size, num_steps):
+    """The fields of a PGD attack."""
+    return {
+        f"{section}.epsilon": Field(epsilon, f"Radius of {whose}, in units of images in [0, 1].", RADIUS, source,
+                                    swept=swept),
+        f"{section}.step_size": Field(step_size, f"Step size of {whose}, in the same units.", RADIUS, source,
+                                      swept=swept),
+        f"{section}.num_steps": Field(num_steps, f"Steps of {whose}.", AT_LEAST_1, source),
+        f"{section}.start": Field("uniform", f"Start of {whose}: uniform in the ball, normal (0.001 N(0, 1)) around "
+                                  "the image, or clean, the image itself.", one_of(*STARTS), "reference"),
+        f"{section}.loss": Field("ce", f"What {whose} climbs.", one_of(*LOSSES), "reference"),
+    }
+
+
+# The run's own fields, and those of every method and of the optimiser.
+FIELDS = types.MappingProxyType({
+    "seed": Field(0, "Seed of everything random in the run; in 0 .. 2**32 - 1.", swept=True),
+    "variant": Field("paper", "Which reading the recipe's values follow where paper and published code differ.",
+                     one_of(*VARIANTS)),
+    "method": Field("morel_mart", "What is minimised.", one_of(*METHODS)),
+    "epochs": Field(100, "Passes over the training images.", AT_LEAST_1, "paper, 4.1"),
+    "batch_size": Field(8, "Images of a step, over all devices. The last, incomplete batch of an epoch is dropped.",
+                        AT_LEAST_1, "paper, 4.1: all MOREL runs"),
+    "accumulate": Field(1, "Equal parts of a batch that are attacked and differentiated one after another.",
+                        AT_LEAST_1),
+    "data.name": Field("cifar10", "The data set."),
+    "data.data_dir": Field("", "Folder of data sets that TFDS prepared; empty: the archives.", may_differ=True),
+    "data.archive_dir": Field("", "Folder with the data set's own archives; empty: they are downloaded.",
+                              may_differ=True),
+    "data.cache_dir": Field("", "Where decoded arrays are kept; empty: the user's cache folder.", may_differ=True),
+    "data.test_split": Field("", "Split that is judged on; empty: the data set's own."),
+    "data.crop_padding": Field(4, "Pixels around an image out of which it is cropped at random.", NOT_NEGATIVE,
+                               "reference"),
+    "data.flip": Field(True, "Whether images are mirrored at random.", source="reference"),
+    "data.cutmix": Field(False, "Whether images get rectangles from other images (arXiv:1905.04899).",
+                         source="with TRADES: Rebuffi et al., NeurIPS 2021"),
+    "data.cutmix_alpha": Field(1.0, "Of the Beta distribution of the rectangles' shares.",
+                               Rule(lambda value: 1e-3 <= value <= 1e3, "be in [1e-3, 1e3]"), "CutMix's own",
+                               traced="cutmix_alpha"),
+    "data.extra": Field("", "An .npz file of further training images, such as generated ones (arXiv:2110.09468).",
+                        may_differ=True),
+    "data.extra_share": Field(0.0, "Share of each batch that they make up.", SHARE),
+    "data.placement": Field("auto", "Where training images lie: device, host (they are streamed), or auto, by their "
+                            "size.", one_of("auto", "device", "host"), may_differ=True),
+    "model.name": Field("resnet18", "The architecture."),
+    "model.dtype": Field("float32", "Type of the computation; parameters and statistics are always float32.",
+                         one_of("float32", "bfloat16")),
+    "model.mean": Field((), "Subtracted inside the model, per channel of images in [0, 1]; empty for none.",
+                        Rule(lambda values: all(0 <= value <= 1 for value in values),
+                             "be in [0, 1], the units of images"), "reference: no normalisation"),
+    "model.std": Field((), "Divided by inside the model; as many as mean.",
+                       Rule(lambda values: all(1e-4 <= value <= 1 for value in values),
+                            "be in [1e-4, 1], the units of images")),
+    "model.remat": Field(False, "Less memory in the update: the insides of residual blocks are computed twice, not "
+                         "kept.", may_differ=True),
+    "batch_norm.momentum": Field(0.9, "Weight of the old running statistics.", SHARE,
+                                 "PyTorch's 0.1, counted the other way", traced="batch_norm_momentum"),
+    "batch_norm.statistics_from": Field(KINDS, "Images whose statistics move the running ones each step, in this "
+                                        "order.", formerly="batch_norm.moves"),
+    **_pgd("attack", "the training attack", "paper, 4.1: PGD-10, 8/255, epsilon/4, random start", swept=True,
+           epsilon=8 / 255, step_size=2 / 255, num_steps=10),
+    "attack.batch_norm": Field("running", "Statistics that the network uses while it is attacked: running ones or the "
+                               "batch's.", one_of("running", "batch"), "reference"),
+    "validation.split": Field("test", "Where robust_accuracy, and with it best, is measured: test, or holdout, "
+                              "training images that are kept out.", one_of("test", "holdout"), "reference"),
+    "validation.holdout": Field(1000, "How many training images holdout keeps out, of each class in proportion.",
+                                AT_LEAST_1),
+    "validation.examples": Field(0, "Only so many images of the split, of each class in proportion; 0: all.",
+                                 NOT_NEGATIVE),
+    "validation.every": Field(1, "Epochs between validations; the last epoch always has one.", AT_LEAST_1),
+    "validation.batch_size": Field(128, "Images judged at a time; the last batch is filled up.", AT_LEAST_1),
+    **_pgd("validation", "validation's PGD", "paper, 4.1 and 4.2: PGD-20, epsilon/10", swept=False,
+           epsilon=8 / 255, step_size=0.8 / 255, num_steps=20),
+    "mesh.data": Field(0, "Devices with a whole copy of the parameters each, among which the batch is cut; 0: all "
+                       "there are.", NOT_NEGATIVE, may_differ=True),
+    "mesh.fsdp": Field(1, "Devices that share one copy of the parameters; the batch is cut among them too.", AT_LEAST_1,
+                       may_differ=True),
+    "mesh.fsdp_min_size": Field(1024, "Arrays of fewer elements stay whole.", NOT_NEGATIVE, may_differ=True),
+    "checkpoint.every_seconds": Field(600.0, "Seconds between saves of last within an epoch; the end of each epoch is "
+                                      "saved anyway.", POSITIVE, may_differ=True),
+    **optimizer.FIELDS,
+    **{name: field for method in METHODS.values() for name, field in method.fields.items()},
+})
+
+
 def defaults():
-    """MOREL(<-MART) as the paper has it, ResNet18, CIFAR-10.
+    """Every field's default: MOREL(<-MART) as the paper has it, ResNet18, CIFAR-10.
 
     Returns:
-        ConfigDict, locked. Sources: "paper" is MOREL's text, "reference" its authors' PyTorch code.
+        ConfigDict, locked.
     """
-    config = ml_collections.ConfigDict()
-    config.seed = 0
-    config.variant = "paper"  # Which reading the values below follow; where they differ is in `_reference`.
-    config.method = "morel_mart"
-    config.epochs = 100  # Paper, 4.1.
-    config.batch_size = 8  # Paper, 4.1: all MOREL runs. An epoch's last, incomplete batch is dropped.
-    config.accumulate = 1  # Equal parts of a batch that are attacked and differentiated one after another.
-    config.ema_decay = 0.0  # Weights averaged over steps with this decay are what is judged; 0: off.
-    # In its place the plain mean of weights, and of BatchNorm's statistics, over the steps since then; 0: off.
-    # As SWA (arXiv:1803.05407), which takes a mean over epochs and computes the statistics anew.
-    config.swa_first_epoch = 0
-
-    config.data = ml_collections.ConfigDict(dict(
-        name="cifar10",
-        data_dir="",  # A prepared TFDS data_dir; empty: the cache, the archives or the network.
-        archive_dir="",  # A folder with the data set's own archives.
-        cache_dir="",  # Where decoded arrays are kept; empty: the user's cache folder.
-        test_split="",  # Empty: the data set's own.
-        crop_padding=4,  # Reference: random crop with padding 4 and flip.
-        flip=True,
-        cutmix=False,  # Rectangles from other images (arXiv:1905.04899); with TRADES: Rebuffi et al., NeurIPS 2021.
-        cutmix_alpha=1.0,  # Of the Beta distribution of its shares; CutMix's own.
-        extra="",  # An .npz file of further training images, such as generated ones (arXiv:2110.09468).
-        extra_share=0.0,  # Of each batch that they make up.
-        placement="auto",  # Training images: "device", "host" (streamed), or "auto" by their size.
-    ))
-    config.model = ml_collections.ConfigDict(dict(
-        name="resnet18",
-        dtype="float32",  # Of the computation; parameters and statistics are always float32.
-        mean=(),  # Per channel, of images in [0, 1]. Reference: no normalisation.
-        std=(),
-        remat=False,  # Less memory in the update: residual blocks' insides are computed twice, not kept.
-    ))
-    config.embedding = ml_collections.ConfigDict(dict(embed_dim=128, num_heads=2))  # Paper, 4.1: b and m.
-    config.batch_norm = ml_collections.ConfigDict(dict(
-        momentum=0.9,  # PyTorch's 0.1, counted the other way.
-        moves=("natural", "adversarial"),  # Whose statistics move the running ones each step, in this order.
-    ))
-    config.attack = ml_collections.ConfigDict(dict(
-        epsilon=8 / 255,  # Paper, 4.1: PGD-10, 8/255, epsilon/4, random start.
-        step_size=2 / 255,
-        num_steps=10,
-        start="uniform",
-        loss="ce",  # Reference: cross-entropy for MART, KL for TRADES.
-        batch_norm="running",  # Reference: the attack sees running statistics.
-    ))
-    config.loss = ml_collections.ConfigDict(dict(
-        beta=6.0,  # Paper, 4.1: 1/lambda, for TRADES and MART.
-        label_smoothing=0.0,  # Of the cross-entropy in `standard`, `pgd_at` and TRADES (arXiv:1512.00567).
-        awp=False,  # Adversarial weight perturbation (arXiv:2004.05884): gradients are taken at perturbed weights.
-        awp_gamma=0.005,  # Its size as a share of each layer's norm; AWP's own for TRADES.
-        awp_first_epoch=1,  # Without it before.
-        loat_theta=0.1,  # Yin and Ruan's ResNet18 run.
-        loat_gamma=0.05,
-        loat_kind="mse",
-        loat_base="mart",
-        loat_last_epoch=100,  # The last phase begins with this epoch, counted from 1.
-    ))
-    config.morel = ml_collections.ConfigDict(dict(
-        scalarization="conic",  # Or "weighted_sum"; "mgda", "pcgrad", "cagrad", "nash" join gradients, without k.
-        preference=(0.1, 0.9),  # Paper, 4.1: k. The first weighs the representation loss.
-        reference_point=(0.0, 0.0),  # Paper, 4.1: a.
-        augmentation=2e-5,  # Paper, 4.1: gamma.
-        cosine_weight=1.0,  # Not in the paper: what the contrastive loss does alone.
-        contrastive_weight=1e-5,  # Paper, 4.1: alpha.
-        temperature=0.1,  # Not in the paper; reference.
-        contrastive_rows="both",  # Eq. 9 runs over 2n rows.
-        contrastive_reduction="sum",  # Eq. 9 is printed as a sum.
-    ))
-    config.optimizer = ml_collections.ConfigDict(dict(
-        learning_rate=0.001,  # Paper, 4.1: ResNet18.
-        momentum=0.9,
-        weight_decay=1e-4,
-        schedule="drops",  # Or "cosine": half a cosine down to 0 after the last epoch (arXiv:1608.03983).
-        warmup_epochs=0,  # In which the rate rises linearly to the initial one (arXiv:1706.02677).
-        drop_epochs=(75, 90),  # Counted from 1: the first epochs at the lower rates.
-        drop_factors=(0.1, 0.01),  # Of the initial rate.
-    ))
-    config.validation = ml_collections.ConfigDict(dict(
-        split="test",  # Reference: `best` is chosen on the test set. "holdout": on training images kept out.
-        holdout=1000,  # How many those are, of each class in proportion; none is kept out when split is "test".
-        examples=0,  # Only so many images of the split, of each class in proportion; 0: all.
-        every=1,  # Epochs between validations; the last epoch always has one.
-        batch_size=128,
-        epsilon=8 / 255,  # Paper, 4.1: PGD-20; epsilon/10 is its test step (4.2).
-        step_size=0.8 / 255,
-        num_steps=20,
-        start="uniform",  # Not in the paper; reference.
-        loss="ce",
-    ))
-    config.mesh = ml_collections.ConfigDict(dict(
-        data=0,  # Devices with a whole copy of the parameters each, among which the batch is cut; 0: all there are.
-        fsdp=1,  # Devices that share one copy; the batch is cut among them too.
-        fsdp_min_size=1024,  # Arrays of fewer elements stay whole.
-    ))
-    config.checkpoint = ml_collections.ConfigDict(dict(
-        every_seconds=600.0,  # Between saves of `last` within an epoch; each epoch's end is saved anyway.
-    ))
-    return config.lock()
+    return nested({name: field.default for name, field in FIELDS.items()})
 
 
 def flatten(config):
@@ -131,8 +136,21 @@ def flatten(config):
     return flat
 
 
+def nested(flat):
+    """The inverse of :func:`flatten`: a ConfigDict, locked. Fields of earlier versions get their present names."""
+    present = {field.formerly: name for name, field in FIELDS.items() if field.formerly}
+    tree = {}
+    for name, value in flat.items():
+        section, _, last = present.get(name, name).rpartition(".")
+        (tree.setdefault(section, {}) if section else tree)[last] = value
+    return ml_collections.ConfigDict(tree).lock()
+
+
 def unknown_field(field):
     """What to say of a field that no config has, with the fields that were probably meant."""
+    for known, declared in FIELDS.items():
+        if declared.formerly and field == declared.formerly:
+            return f"config.{field} is config.{known} in this version."
     section, _, name = field.rpartition(".")
 
     def likeness(known):
@@ -142,7 +160,7 @@ def unknown_field(field):
         alike = max(difflib.SequenceMatcher(None, *pair).ratio() for pair in ((name, known_name), (field, known)))
         return (0.9 if shortened and "_" in known_name else alike) + 0.1 * (section == known_section)
 
-    nearest = sorted(flatten(defaults()), key=likeness, reverse=True)[:3]
+    nearest = sorted(FIELDS, key=likeness, reverse=True)[:3]
     likely = [known for known in nearest if likeness(known) >= max(0.6, likeness(nearest[0]) - 0.1)] or nearest
     return (f"config.{field} is not a field of this library's configs; nearest: "
             f"{', '.join(f'config.{known}' for known in likely)}.")
@@ -163,7 +181,8 @@ def recipe(spec, architectures=None):
 
     Args:
         spec: one to three names, separated by commas; what is left out is ``resnet18``, ``morel_mart``, ``paper``.
-        architectures: learning rates and drops by network where a config knows more of them than this module.
+        architectures: {network: {field of ``config.optimizer``: value}}, rates for MOREL that a config's file knows
+            beside the paper's.
 
     Returns:
         ConfigDict, locked.
@@ -174,89 +193,95 @@ def recipe(spec, architectures=None):
     names = [name.strip() for name in (spec or "").split(",") if name.strip()]
     if len(names) > 3:
         raise ValueError(f'a config takes "architecture,method,variant"; got {spec!r}.')
-    architecture, method, variant = (*names, *("resnet18", "morel_mart", "paper")[len(names):])
-    if method not in METHODS:
-        raise ValueError(f"config.method must be one of {', '.join(METHODS)}; got {method!r}.")
-    if variant not in VARIANTS:
-        raise ValueError(f"config.variant must be one of {', '.join(VARIANTS)}; got {variant!r}.")
+    architecture, name, variant = (*names, *("resnet18", "morel_mart", "paper")[len(names):])
     config = defaults()
-    config.model.name = architecture
-    config.method = method
-    config.variant = variant
-    if method.startswith("morel"):
-        rates = MOREL_RATES | (architectures or {})
-        config.optimizer.update(rates.get(architecture, MOREL_RATES["resnet18"]))
-    else:
-        config.optimizer.update(dict(drop_epochs=(75, 90, 100), drop_factors=(0.1, 0.01, 0.001)))
-        _BASELINES[method](config)
-    if method in ("trades", "morel_trades"):
-        config.attack.loss = "kl"
-    if method in ("standard", "pgd_at"):
-        config.batch_norm.moves = ("natural",) if method == "standard" else ("adversarial",)
-    if variant == "reference":
-        _reference(config)
+    config.model.name, config.method, config.variant = architecture, name, variant
+    for field in ("method", "variant"):
+        check_value(field, FIELDS[field], config[field])
+    method = METHODS[name]
+    config.attack.loss = method.attack_loss
+    config.batch_norm.statistics_from = method.passes
+    method.recipe(config, architectures or {})
+    if variant == "reference":  # Where the authors' code reads differently from the paper.
+        config.attack.update({"epsilon": 0.031, "step_size": 0.007, "start": "normal"})
+        config.validation.update({"epsilon": 0.031, "step_size": 0.003})
+        config.morel.update({"contrastive_rows": "natural", "contrastive_reduction": "mean"})
+        method.reference(config)
     return config
 
 
-# Paper, 4.1: initial rate, and its divisions by 100 (WRN) or 10 (ResNet18) at epochs 75 and 90.
-MOREL_RATES = {
-    "resnet18": dict(learning_rate=0.001, drop_epochs=(75, 90), drop_factors=(0.1, 0.01)),
-    "wide_resnet34_10": dict(learning_rate=0.01, drop_epochs=(75, 90), drop_factors=(0.01, 0.0001)),
-}
+def check(config, own_model=None):
+    """Raises ValueError, naming field, rule and value, for the first thing wrong with ``config``.
+
+    No ConfigDict, unknown or missing fields, wrong types, numbers that float32 or int32 does not hold, impossible
+    values, broken conditions of conic scalarization (0 <= gamma < k_i, a_i >= 0) and combinations that cannot work.
+
+    Args:
+        config: what is given as a config.
+        own_model: the caller's, which takes the place of ``config.model.name``; None: the config's.
+    """
+    if not isinstance(config, (ml_collections.ConfigDict, ml_collections.FrozenConfigDict)):
+        raise ValueError("config must be an ml_collections.ConfigDict, such as morel_jax.configuration.recipe makes; "
+                         f"got {type(config).__name__}.")
+    given = flatten(config)
+    for name in sorted(given.keys() - FIELDS.keys()):
+        raise ValueError(unknown_field(name))
+    for name in sorted(FIELDS.keys() - given.keys()):
+        raise ValueError(f"config.{name} is missing; defaults() in morel_jax.configuration has every field.")
+    for name, value in given.items():
+        check_value(name, FIELDS[name], value)
+    _check_batch(config)
+    _check_images(config)
+    optimizer.check(config)
+    for method in METHODS.values():
+        method.check(config)
+    for name in ("data_dir", "archive_dir", "cache_dir", "extra"):
+        if config.data[name]:
+            local_path(config.data[name], f"config.data.{name}")
+    if own_model is None:
+        models.create(config.model.name, num_classes=1)
 
 
-def _standard(config):
-    """A surrogate for transfer, as the paper's ResNet50: 200 epochs on clean images; the rest is not given there."""
-    config.epochs = 200
-    config.batch_size = 128
-    config.optimizer.update(dict(learning_rate=0.1, weight_decay=5e-4,
-                                 drop_epochs=(100, 150), drop_factors=(0.1, 0.01)))
+def _check_batch(config):
+    method = METHODS[config.method]
+    if method.coupling and config.accumulate > 1:
+        raise error("accumulate", f"be 1 for {method.name}, whose {method.coupling} need the whole batch at once",
+                    config.accumulate)
+    if config.batch_size % config.accumulate:
+        raise error("batch_size", f"be a multiple of accumulate ({config.accumulate})", config.batch_size)
+    if config.model.remat and config.model.name == "convnet_small":
+        raise error("model.remat", "be False for convnet_small, which has no residual blocks", config.model.remat)
+    if config.loss.awp and config.accumulate > 1:
+        raise error("accumulate", "be 1 with config.loss.awp, as weights are perturbed for the whole batch",
+                    config.accumulate)
+    if config.loss.awp and method.combine(config) is not None:
+        raise error("loss.awp", f"be False with config.morel.scalarization {config.morel.scalarization}: weights are "
+                    "perturbed along one loss's gradient", config.loss.awp)
+    if config.loss.label_smoothing and not method.smooths_labels:
+        raise error("loss.label_smoothing", f"be 0 for {method.name}, whose loss has no plain cross-entropy",
+                    config.loss.label_smoothing)
+    if not config.batch_norm.statistics_from or not set(config.batch_norm.statistics_from) <= set(method.passes):
+        raise error("batch_norm.statistics_from", f"name some of {', '.join(method.passes)}, which {method.name} sends "
+                    "through the network", config.batch_norm.statistics_from)
 
 
-def _pgd_at(config):
-    """Rice et al., arXiv:2002.11569, who follow Madry et al."""
-    config.epochs = 110
-    config.batch_size = 128
-    config.optimizer.update(dict(learning_rate=0.1, weight_decay=5e-4,
-                                 drop_epochs=(100, 105), drop_factors=(0.1, 0.01)))
-
-
-def _trades(config):
-    """TRADES's own script, over the 100 epochs of MOREL's comparison."""
-    config.batch_size = 128
-    config.optimizer.update(dict(learning_rate=0.1, weight_decay=2e-4))
-
-
-def _mart(config):
-    """MART's own scripts for ResNet18 and WideResNet; beta 6 as in MOREL's comparison."""
-    config.batch_size = 128
-    if config.model.name.startswith("wide_resnet"):
-        config.epochs = 76
-        config.optimizer.update(dict(learning_rate=0.1, weight_decay=2e-4))
-    else:
-        config.epochs = 120
-        config.optimizer.update(dict(learning_rate=0.01, weight_decay=3.5e-3))
-
-
-def _loat(config):
-    """LOAT's ResNet18 run on top of MART: batch 512, 110 epochs."""
-    _mart(config)
-    config.batch_size = 512
-    config.epochs = 110
-
-
-_BASELINES = {"standard": _standard, "pgd_at": _pgd_at, "trades": _trades, "mart": _mart, "loat": _loat}
-
-
-def _reference(config):
-    """Every place where the authors' code reads differently from the paper."""
-    config.attack.update(dict(epsilon=0.031, step_size=0.007, start="normal"))
-    config.validation.update(dict(epsilon=0.031, step_size=0.003))
-    config.morel.update(dict(contrastive_rows="natural", contrastive_reduction="mean"))
-    if config.method.startswith("morel"):
-        config.optimizer.update(dict(learning_rate=0.01, drop_epochs=(75, 90), drop_factors=(0.01, 0.0001)))
-    # Each forward pass in training mode moves PyTorch's running statistics, the redundant ones too.
-    if config.method.endswith("trades"):
-        config.batch_norm.moves = ("natural", "adversarial", "natural", "natural", "adversarial")
-    elif config.method.endswith(("mart", "loat")):
-        config.batch_norm.moves = ("natural", "adversarial", "natural", "adversarial")
+def _check_images(config):
+    method, data = METHODS[config.method], config.data
+    attack_needs_labels = len(method.passes) > 1 and config.attack.loss != "kl"
+    if data.cutmix and (attack_needs_labels or not method.mixes_labels):
+        able = ", ".join(name for name, one in METHODS.items() if one.mixes_labels)
+        raise error("data.cutmix", f"be False but for {able}, where there is an attack with attack.loss kl: elsewhere "
+                    f"images need one label; the method is {method.name}, the attack's loss {config.attack.loss}",
+                    data.cutmix)
+    if bool(data.extra) != (data.extra_share > 0):
+        raise error("data.extra_share", "be positive where config.data.extra names a file, and else 0",
+                    data.extra_share)
+    if data.extra and not 1 <= round(config.batch_size * data.extra_share) < config.batch_size:
+        raise error("data.extra_share", f"give a batch of {config.batch_size} at least one extra and one own image",
+                    data.extra_share)
+    if len(config.model.mean) != len(config.model.std):
+        raise error("model.std", f"have as many entries as model.mean ({len(config.model.mean)})", config.model.std)
+    for section in ("attack", "validation"):
+        if config[section].loss == "kl" and config[section].start == "clean":
+            raise error(f"{section}.start", "be random where the loss is kl, whose gradient at the clean image is zero",
+                        "clean")

@@ -20,7 +20,7 @@ def _undefended(config):
     """The same run on clean images only: same network, epochs, batches and learning rates."""
     config = config.copy_and_resolve_references()
     config.method = "standard"
-    config.batch_norm.moves = ("natural",)
+    config.batch_norm.statistics_from = ("natural",)
     return config
 
 
@@ -73,6 +73,7 @@ def _draw(path, workdirs, histories, attack_of):
 def _main():
     began = time.monotonic()
     from morel_jax import builders
+    from morel_jax.configuration import check
     from morel_jax.files import local_path
     from morel_jax.training import fit
 
@@ -80,7 +81,7 @@ def _main():
     config = _CONFIG.value
     runs = {"MOREL": config, "undefended": _undefended(config)}
     for run_config in runs.values():
-        builders.check(run_config)  # The second too, before the first trains.
+        check(run_config)  # The second too, before the first trains.
     workdirs = {name: root / name.lower() for name in runs}
     histories = {}
     for name, run_config in runs.items():

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from morel_jax import builders, command, losses
-from morel_jax.configuration import defaults
-from morel_jax.training.assemble import build_objective
-from morel_jax.training.objective import Views
+from morel_jax.configuration import check, defaults
+from morel_jax.methods import METHODS, Views
 from tests.commands import call
 
 CONFIG = "--config=configs/quickstart.py"
@@ -152,7 +151,7 @@ def test_a_config_file_that_fails_is_named_with_its_line(content, message, monke
 def test_this_librarys_errors_are_one_line(capsys):
     config = defaults()
     config.epochs = 0
-    assert command.exit_status(lambda: builders.check(config)) == 2
+    assert command.exit_status(lambda: check(config)) == 2
     assert capsys.readouterr().err == "error: config.epochs must be at least 1; got 0.\n"
 
 
@@ -172,7 +171,7 @@ def _with_loss(loss):
     config = defaults()
     config.method = "standard"
     views = Views(np.zeros((2, 10), np.float32))
-    return lambda: build_objective(config, loss)(views, np.zeros(2, np.int32), None)
+    return lambda: METHODS[config.method].objective(config, loss)(views, np.zeros(2, np.int32), None)
 
 
 @pytest.mark.parametrize(("work", "message"), [

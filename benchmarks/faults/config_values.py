@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.faults.scenarios import CONFIGS
 from morel_jax import builders
-from morel_jax.builders import flatten
+from morel_jax.configuration import flatten
 from morel_jax.reproduction.scales import load_config
 
 # Of the kinds that fields have, by default. `_LARGE` is one that no float holds.

@@ -1,55 +1,20 @@
 """Directives whose content is read from the package when the site is built: flags, config fields, the two variants."""
-import ast
-import inspect
 import json
 import subprocess
 import sys
-import tokenize
 from pathlib import Path
 
-from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
-from morel_jax import builders, configuration
-from morel_jax.training.members import SWEEPABLE
+from morel_jax import configuration
 
 _FLAGS_OF = Path(__file__).parent / "flags_of.py"
-_logger = logging.getLogger(__name__)
 
 
 def flags_of(module):
     """The flags that a command defines, as `flags_of.py` describes them."""
     outcome = subprocess.run([sys.executable, _FLAGS_OF, module], capture_output=True, text=True, check=True)
     return json.loads(outcome.stdout)
-
-
-def comments_of_fields():
-    """{"section.field": its comment in ``morel_jax.configuration.defaults``}; fields without one are left out."""
-    lines, _ = inspect.getsourcelines(configuration.defaults)
-    trailing, above = {}, {}
-    tokens = list(tokenize.generate_tokens(iter(lines).__next__))
-    for token in tokens:
-        if token.type == tokenize.COMMENT:
-            number, text = token.start[0], token.string.lstrip("# ")
-            (above if lines[number - 1].lstrip().startswith("#") else trailing)[number] = text
-
-    def comment(node):
-        before, number = [], node.lineno - 1
-        while number in above:
-            before, number = [above[number], *before], number - 1
-        return " ".join([*before, trailing[node.end_lineno]] if node.end_lineno in trailing else before)
-
-    found = {}
-    for statement in ast.parse("".join(lines)).body[0].body:
-        if not (isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Attribute)):
-            continue
-        name = statement.targets[0].attr
-        if isinstance(statement.value, ast.Call):
-            for field in statement.value.args[0].keywords:
-                found[f"{name}.{field.arg}"] = comment(field.value)
-        else:
-            found[name] = comment(statement)
-    return {field: text for field, text in found.items() if text}
 
 
 def shown(value):
@@ -101,33 +66,19 @@ class Flags(_Written):
 
 
 class ConfigFields(_Written):
-    """``{config-fields}``: all fields with default and rule. The content is meanings, ``section.field: text`` a line;
-    what the source's comment says is added. A field that has neither is a warning, as is a meaning without a field.
-    """
-    has_content = True
+    """``{config-fields}``: all fields, with default, meaning, source and rule."""
 
     def text(self):
-        meanings = dict(line.split(": ", 1) for line in self.content if line.strip())
-        comments, fields = comments_of_fields(), builders.flatten(configuration.defaults())
-        for name in [*(meanings.keys() - fields.keys()), *(fields.keys() - meanings.keys() - comments.keys())]:
-            _logger.warning("config field %s: a meaning without a field, or a field without a meaning", name,
-                            location=self.get_location())
         sections = {}
-        for field, default in fields.items():
-            sections.setdefault(field.rpartition(".")[0], []).append((field, default))
-        parts = []
-        for section in sorted(sections):
-            rows = [self.row(field, default, meanings.get(field, ""), comments.get(field, ""))
-                    for field, default in sections[section]]
-            table = ["| field | default | meaning |", "|---|---|---|", *rows]
-            parts += [f"### {section or 'The run itself'}", "\n".join(table)]
-        return "\n\n".join(parts)
+        for name, field in configuration.FIELDS.items():
+            sections.setdefault(name.rpartition(".")[0], []).append(self.row(name, field))
+        return "\n\n".join("\n".join([f"### {section or 'The run itself'}", "", "| field | default | meaning |",
+                                       "|---|---|---|", *sections[section]]) for section in sorted(sections))
 
-    def row(self, field, default, meaning, comment):
-        rule = builders._RULES[field][1] if field in builders._RULES else ""
-        ends = "*Sweepable.*" if field in SWEEPABLE else "", f"*Must {rule}.*" if rule else ""
-        said = " ".join(text for text in (meaning, comment, *ends) if text)
-        return f"| `{field.rpartition('.')[2]}` | `{shown(default)}` | {_cell(said)} |"
+    def row(self, name, field):
+        said = [field.meaning, field.source and f"Source: {field.source}.", field.swept and "*Sweepable.*",
+                field.rule and f"*Must {field.rule.text}.*"]
+        return f"| `{name.rpartition('.')[2]}` | `{shown(field.default)}` | {_cell(' '.join(filter(None, said)))} |"
 
 
 class VariantDifferences(_Written):
@@ -136,7 +87,7 @@ class VariantDifferences(_Written):
     def text(self):
         rows = {}
         for method in configuration.METHODS:
-            paper, reference = (builders.flatten(configuration.recipe(f"resnet18,{method},{variant}"))
+            paper, reference = (configuration.flatten(configuration.recipe(f"resnet18,{method},{variant}"))
                                 for variant in configuration.VARIANTS)
             for field in paper:
                 unused = field.startswith("morel.") and not method.startswith("morel_")

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from morel_jax import builders, gradients, training
 from morel_jax.data.augment import to_float
 from morel_jax.evaluation.trained import load_config
+from morel_jax.methods import Views
 from morel_jax.training.assemble import build_hparams, build_parts
-from morel_jax.training.objective import Views
 
 TERMS, BATCHES = ("cosine", "contrastive", "classification"), 8
 

@@ -1,5 +1,5 @@
 """How the number of a cell is made."""
-from morel_jax.builders import flatten
+from morel_jax.configuration import flatten
 from morel_jax.reproduction.cells import printed
 from morel_jax.reproduction.estimate import estimate
 from morel_jax.reproduction.grid import protocol

@@ -3,7 +3,7 @@ import dataclasses
 import functools
 from typing import NamedTuple
 
-from morel_jax.builders import flatten
+from morel_jax.configuration import flatten
 from morel_jax.losses import GRADIENT_METHODS
 from morel_jax.reproduction import cells
 from morel_jax.reproduction.scales import Scale, load_config

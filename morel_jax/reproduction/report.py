@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 
-from morel_jax.builders import flatten
+from morel_jax.configuration import flatten
 from morel_jax.reproduction import cells, claims
 from morel_jax.reproduction.estimate import estimate, paired_difference
 from morel_jax.reproduction.grid import FIGURE_METHOD, SURROGATE_METHOD, Grid, Network

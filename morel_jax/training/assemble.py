@@ -1,68 +1,39 @@
 """Config to what a step needs: the static parts and the traced numbers."""
-from functools import partial
+import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from morel_jax import builders, losses, models, sharding
-from morel_jax.training import objective
+from morel_jax import builders, models, optimizer, sharding
+from morel_jax.configuration import FIELDS
+from morel_jax.methods import METHODS
 from morel_jax.training.own import NO_OWN
 from morel_jax.training.state import HParams
-from morel_jax.training.step import Parts, describe, sgd
-
-_CLASSIFICATION = {"standard": objective.standard, "pgd_at": objective.pgd_at, "trades": objective.trades,
-                   "mart": objective.mart}
-
-
-def _per_example(loss):
-    """A loss of the caller's own, whose result's shape is looked at while it is traced."""
-    def checked(views, labels, hparams):
-        values = loss(views, labels, hparams)
-        if getattr(values, "shape", None) != labels.shape or not jnp.issubdtype(values.dtype, jnp.floating):
-            raise ValueError(f"loss must return a floating number for each example, float{list(labels.shape)}; got "
-                             f"{describe(values)}.")
-        return values
-
-    return checked
-
-
-def build_objective(config, loss=None):
-    """(views, labels, hparams) -> (scalar, metrics) of ``config.method``, or of one's own classification loss."""
-    name = builders.classification(config)
-    if loss is not None:
-        classification = _per_example(loss)
-    elif name == "loat":
-        classification = partial(objective.loat, kind=config.loss.loat_kind, base=config.loss.loat_base)
-    else:
-        classification = _CLASSIFICATION[name]
-    if not builders.uses_embedding(config):
-        return objective.plain(classification)
-    return objective.morel(classification, config.morel.scalarization, config.morel.contrastive_rows,
-                           config.morel.contrastive_reduction)
+from morel_jax.training.step import Parts
 
 
 def build_parts(config, num_classes, own=NO_OWN):
     """What fixes the compiled step: :class:`~morel_jax.training.step.Parts`."""
+    method = METHODS[config.method]
     model = builders.model(config, num_classes) if own.model is None else own.model
     if hasattr(model, "batch_norm_momentum"):
         model = model.clone(batch_norm_momentum=0.0)
     embedding = None
-    if builders.uses_embedding(config):
+    if method.has_embedding:
         embedding = models.EmbeddingSpace(config.embedding.embed_dim, config.embedding.num_heads)
     return Parts(
         model=model,
         embedding=embedding,
-        objective=build_objective(config, own.loss),
-        optimizer=sgd,
-        forwards=builders.forwards(config),
-        moves=tuple(config.batch_norm.moves),
+        objective=method.objective(config, own.loss),
+        optimizer=optimizer.sgd,
+        passes=method.passes,
+        statistics_from=tuple(config.batch_norm.statistics_from),
         attack_batch_norm=config.attack.batch_norm,
         crop_padding=config.data.crop_padding,
         flip=config.data.flip,
         accumulate=config.accumulate,
         awp=config.loss.awp,
-        combine=losses.GRADIENT_METHODS.get(config.morel.scalarization) if embedding is not None else None,
+        combine=method.combine(config),
         cutmix=config.data.cutmix,
     )
 
@@ -88,33 +59,16 @@ def build_layout(config):
 
 
 def build_hparams(config, epoch, steps_per_epoch=0, own=NO_OWN):
-    """The numbers of an epoch: :class:`~morel_jax.training.state.HParams` of float32 leaves.
+    """The numbers of an epoch: :class:`~morel_jax.training.state.HParams`.
 
     Args:
         config: checked ConfigDict.
         epoch: counted from 1.
-        steps_per_epoch: tells the step at which a plain average begins.
+        steps_per_epoch: for what depends on it: a plain average's first step, rates that change step by step.
         own: :class:`~morel_jax.training.own.Own`.
     """
-    return HParams(
-        attack=builders.pgd(config.attack) if own.attack is None else own.attack,
-        learning_rate=np.float32(builders.learning_rate(config, epoch)),
-        momentum=np.float32(config.optimizer.momentum),
-        weight_decay=np.float32(config.optimizer.weight_decay),
-        beta=np.float32(config.loss.beta),
-        label_smoothing=np.float32(config.loss.label_smoothing),
-        awp_gamma=np.float32(config.loss.awp_gamma if epoch >= config.loss.awp_first_epoch else 0),
-        loat_phase=np.int32(losses.loat_phase(epoch, config.loss.loat_last_epoch)),
-        loat_theta=np.float32(config.loss.loat_theta),
-        loat_gamma=np.float32(config.loss.loat_gamma),
-        preference=np.asarray(config.morel.preference, np.float32),
-        reference_point=np.asarray(config.morel.reference_point, np.float32),
-        augmentation=np.float32(config.morel.augmentation),
-        cosine_weight=np.float32(config.morel.cosine_weight),
-        contrastive_weight=np.float32(config.morel.contrastive_weight),
-        temperature=np.float32(config.morel.temperature),
-        cutmix_alpha=np.float32(config.data.cutmix_alpha),
-        batch_norm_momentum=np.float32(config.batch_norm.momentum),
-        ema_decay=np.float32(config.ema_decay),
-        swa_first_step=np.int32((config.swa_first_epoch - 1) * steps_per_epoch if config.swa_first_epoch else -1),
-    )
+    numbers = {field.traced: np.asarray(functools.reduce(getattr, name.split("."), config), np.float32)
+               for name, field in FIELDS.items() if field.traced}
+    numbers |= optimizer.schedule(config, epoch, steps_per_epoch)
+    numbers |= METHODS[config.method].schedule(config, epoch)
+    return HParams(builders.pgd(config.attack) if own.attack is None else own.attack, **numbers)

@@ -6,6 +6,8 @@ import jax
 import numpy as np
 
 from morel_jax import builders
+from morel_jax.configuration import check
+from morel_jax.optimizer import keeps_average
 from morel_jax.training.assemble import build_hparams, build_layout, build_parts
 from morel_jax.training.collectives import Collective, collectives
 from morel_jax.training.feed import abstract_piece
@@ -83,7 +85,7 @@ def step_arguments(config, parts, image_shape):
     """Shapes (ShapeDtypeStruct) of what ``train_step`` takes: (TrainState, HParams, Batch, key); HParams as values."""
     key = jax.eval_shape(lambda: jax.random.key(0))
     hparams = build_hparams(config, epoch=1)
-    state = jax.eval_shape(lambda key: create_state(parts, key, image_shape, hparams, builders.keeps_average(config)),
+    state = jax.eval_shape(lambda key: create_state(parts, key, image_shape, hparams, keeps_average(config)),
                            key)
     labels = jax.ShapeDtypeStruct((config.batch_size,), np.int32)
     images = jax.ShapeDtypeStruct((config.batch_size, *image_shape), np.uint8)
@@ -128,7 +130,7 @@ def dry_run(config):
         ValueError: a config that cannot work, a data set of unknown shape, or devices that are not there.
         FileNotFoundError: there is no file ``config.data.extra``.
     """
-    builders.check(config)
+    check(config)
     layout = build_layout(config)
     dataset = builders.blank_dataset(config)
     own, _ = builders.splits(config, dataset)

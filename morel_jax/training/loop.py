@@ -8,9 +8,11 @@ import jax
 import numpy as np
 
 from morel_jax import builders, sharding
+from morel_jax.configuration import check
 from morel_jax.data.extra import epoch_order
 from morel_jax.files import local_path
 from morel_jax.metrics import accuracies, compile_correct
+from morel_jax.optimizer import keeps_average, learning_rate
 from morel_jax.training.assemble import build_hparams, build_layout, build_parts
 from morel_jax.training.checkpoint import Checkpoints
 from morel_jax.training.feed import build_feed
@@ -78,7 +80,7 @@ class Run:
             whether this epoch is the best so far. Reference: ties go to the later epoch.
         """
         epoch, count = len(self.history) + 1, int(self.totals.count)
-        line = {"epoch": epoch, "step": int(self.state.step), "learning_rate": builders.learning_rate(config, epoch)}
+        line = {"epoch": epoch, "step": int(self.state.step), "learning_rate": learning_rate(config, epoch)}
         line |= {name: float(value) / count for name, value in sorted(self.totals.sums.items())}
         line |= judged
         line |= {"seconds": self.seconds, "images_per_second": count * config.batch_size / self.seconds}
@@ -106,7 +108,7 @@ def compile_new_state(config, parts, image_shape, key, shardings=None):
         shardings: function of a tree of shapes that gives the state's shardings; None: where the key is.
     """
     like = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=key.sharding)
-    arguments = shared_config(config), builders.keeps_average(config), parts, image_shape, like, shardings
+    arguments = shared_config(config), keeps_average(config), parts, image_shape, like, shardings
     try:
         hash(parts)
     except TypeError:  # A caller's own model may hold what cannot be hashed, such as an array.
@@ -301,7 +303,7 @@ def fit(config, workdir, progress=True, *, dataset=None, model=None, loss=None, 
         Diverged: a loss or parameter stopped being finite.
         Interrupted: SIGINT or SIGTERM came, and the run was saved.
     """
-    builders.check(config, own_model=model)
+    check(config, own_model=model)
     workdir = local_path(workdir, "workdir")
     own = Own(dataset, model, loss, attack)
     builders.check_images(config, own.dataset)

@@ -9,19 +9,13 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from morel_jax import builders
-from morel_jax.configuration import defaults, flatten, unknown_field
+from morel_jax.configuration import FIELDS, check, flatten, nested, unknown_field
 from morel_jax.files import local_path, read_json
+from morel_jax.optimizer import keeps_average
+from morel_jax.schema import check_number
 
 # What members may differ in: the seed, and what reaches the compiled program as a traced number and nothing else.
-SWEEPABLE = (
-    "seed", "ema_decay", "swa_first_epoch", "data.cutmix_alpha", "batch_norm.momentum", "attack.epsilon",
-    "attack.step_size", "loss.beta", "loss.label_smoothing", "loss.awp_gamma", "loss.awp_first_epoch",
-    "loss.loat_theta", "loss.loat_gamma", "loss.loat_last_epoch", "morel.preference", "morel.reference_point",
-    "morel.augmentation", "morel.cosine_weight", "morel.contrastive_weight", "morel.temperature",
-    "optimizer.learning_rate", "optimizer.momentum", "optimizer.weight_decay", "optimizer.warmup_epochs",
-    "optimizer.drop_epochs", "optimizer.drop_factors",
-)
+SWEEPABLE = tuple(name for name, field in FIELDS.items() if field.swept)
 # Where 0.1, 0.2, ... would otherwise be 0.30000000000000004.
 _DIGITS = 12
 # Each has arrays and a folder of its own; a slip of the pen is found before any is made.
@@ -45,15 +39,8 @@ class Member:
 
 
 def _with(config, changes):
-    """A locked copy of ``config`` with ``changes``, whose types it leaves to ``builders.check``."""
-    values = config.to_dict()
-    for field, value in changes.items():
-        *sections, name = field.split(".")
-        inner = values
-        for section in sections:
-            inner = inner[section]
-        inner[name] = value
-    return ml_collections.ConfigDict(values).lock()
+    """A locked copy of ``config`` with ``changes``, whose types it leaves to ``configuration.check``."""
+    return nested(flatten(config) | changes)
 
 
 def shared_config(config):
@@ -62,8 +49,7 @@ def shared_config(config):
     Returns:
         FrozenConfigDict, hashable and equal for equal values.
     """
-    known = flatten(defaults())
-    return ml_collections.FrozenConfigDict(_with(config, {field: known[field] for field in SWEEPABLE}))
+    return ml_collections.FrozenConfigDict(_with(config, {field: FIELDS[field].default for field in SWEEPABLE}))
 
 
 def _full_name(field):
@@ -72,8 +58,7 @@ def _full_name(field):
 
 
 def _check_field(field):
-    known = flatten(defaults())
-    if field not in known:
+    if field not in FIELDS:
         raise ValueError(unknown_field(field))
     if field not in SWEEPABLE:
         raise ValueError(f"config.{field} must be the same for all members: it changes the compiled program, or what "
@@ -83,13 +68,13 @@ def _check_field(field):
 def _value(field, value, default):
     """A value as a config has it: lists as tuples, whole numbers as floats, a preference's second entry added."""
     if field == "morel.preference" and isinstance(value, (int, float)):
-        builders.check_number(field, value, float)
+        check_number(field, value, float)
         return (float(value), round(1.0 - value, _DIGITS))
     if isinstance(value, list):
         return tuple(value)
     if not isinstance(default, float):
         return value
-    builders.check_number(field, value, float)
+    check_number(field, value, float)
     return float(value)
 
 
@@ -134,7 +119,7 @@ def parse_sweeps(flags):
     Raises:
         ValueError: no such syntax, an unknown field, one that cannot be swept, or one given twice.
     """
-    known, swept = flatten(defaults()), {}
+    swept = {}
     for flag in flags:
         name, _, text = flag.partition(":")
         field = _full_name(name.strip())
@@ -143,7 +128,7 @@ def parse_sweeps(flags):
         _check_field(field)
         if field in swept:
             raise ValueError(f"--sweep must name a field once; got config.{field} twice.")
-        swept[field] = _values_of(text.strip(), field, flag, known[field])
+        swept[field] = _values_of(text.strip(), field, flag, FIELDS[field].default)
     _check_count(math.prod(map(len, swept.values())))
     return [dict(zip(swept, values, strict=True)) for values in itertools.product(*swept.values())]
 
@@ -180,13 +165,12 @@ def build_members(config, settings):
         ValueError: a field that is unknown or would change the compiled program, a value that its config's rules
             forbid, no settings, or the same twice; the message names field, rule and value.
     """
-    builders.check(config)
+    check(config)
     if not isinstance(settings, (list, tuple)) or not all(isinstance(setting, dict) for setting in settings):
         raise ValueError(f'settings must be a list of {{"section.field": value}}; got {settings!r:.80}.')
     _check_count(len(settings))
     if not settings:
         raise ValueError("a population must have at least one member; got no settings.")
-    known = flatten(defaults())
     fields = list(dict.fromkeys(_full_name(field) for setting in settings for field in setting))
     for field in fields:
         _check_field(field)
@@ -198,16 +182,16 @@ def build_members(config, settings):
         full = {_full_name(field): value for field, value in setting.items()}
         if len(full) < len(setting):
             raise ValueError(f"a setting must name a field once; got {setting!r}.")
-        changes = {field: _value(field, value, known[field]) for field, value in full.items()}
+        changes = {field: _value(field, value, FIELDS[field].default) for field, value in full.items()}
         member_config = _with(config, changes)
-        builders.check(member_config)
+        check(member_config)
         name = ",".join(f"{shown[field]}={_text(changes[field])}" for field in fields if field in changes) or "base"
         if len(name.encode()) > _LONGEST_NAME:
             raise ValueError(f"a member's name, its changes, must have at most {_LONGEST_NAME} bytes; got {name}.")
         if name in members:
             raise ValueError(f"settings must differ; got {name} twice.")
         members[name] = Member(name, changes, member_config)
-    if len({builders.keeps_average(member.config) for member in members.values()}) > 1:
+    if len({keeps_average(member.config) for member in members.values()}) > 1:
         averages = [(member.config.ema_decay, member.config.swa_first_epoch) for member in members.values()]
         raise ValueError("config.ema_decay and config.swa_first_epoch must both be 0 for all members or for none: an "
                          f"average is a part of the state; got {sorted(set(averages))}.")

@@ -6,49 +6,43 @@ import jax.numpy as jnp
 from flax import struct
 
 
-@struct.dataclass
+@jax.tree_util.register_pytree_node_class
 class HParams:
-    """Numbers that a sweep may change without compiling anew; every field is a traced leaf.
+    """Numbers that a sweep may change without compiling again; every one is a traced leaf.
 
     Attributes:
         attack: the training attack, a pytree whose epsilon and step size are leaves.
-        learning_rate: of this epoch.
-        momentum, weight_decay: of SGD.
-        beta: 1/lambda, weight of the robust term of TRADES and MART.
-        label_smoothing: of plain cross-entropy.
-        awp_gamma: size of the adversarial weight perturbation as a share of a layer's norm.
-        loat_phase: int, which of LOAT's phases this epoch is in.
-        loat_theta, loat_gamma: weights of LOAT's two regularisers.
-        preference, reference_point: float[2], CS's k and a; entry 0 belongs to the representation loss.
-        augmentation: CS's gamma.
-        cosine_weight: of the cosine loss in MOREL's first objective; 1 in the paper.
-        contrastive_weight: MOREL's alpha.
-        temperature: tau of the contrastive loss.
-        cutmix_alpha: of CutMix's Beta distribution.
-        batch_norm_momentum: share of the running statistics that one move keeps.
-        ema_decay: share of the averaged weights that one step keeps; not read once ``swa_first_step`` is 0 or more.
-        swa_first_step: int, the first step after which weights are in the plain mean; -1: there is none.
+        (others): each number by its name: the ``traced`` names of ``morel_jax.configuration.FIELDS``, and what the
+            schedules of the optimiser and of the method give, such as ``learning_rate``. All are of one epoch.
     """
-    attack: Any
-    learning_rate: jax.typing.ArrayLike
-    momentum: jax.typing.ArrayLike
-    weight_decay: jax.typing.ArrayLike
-    beta: jax.typing.ArrayLike
-    label_smoothing: jax.typing.ArrayLike
-    awp_gamma: jax.typing.ArrayLike
-    loat_phase: jax.typing.ArrayLike
-    loat_theta: jax.typing.ArrayLike
-    loat_gamma: jax.typing.ArrayLike
-    preference: jax.typing.ArrayLike
-    reference_point: jax.typing.ArrayLike
-    augmentation: jax.typing.ArrayLike
-    cosine_weight: jax.typing.ArrayLike
-    contrastive_weight: jax.typing.ArrayLike
-    temperature: jax.typing.ArrayLike
-    cutmix_alpha: jax.typing.ArrayLike
-    batch_norm_momentum: jax.typing.ArrayLike
-    ema_decay: jax.typing.ArrayLike
-    swa_first_step: jax.typing.ArrayLike
+
+    def __init__(self, attack, **numbers):
+        self.attack, self._numbers = attack, numbers
+
+    def __getattr__(self, name):
+        try:
+            return self.__dict__["_numbers"][name]
+        except KeyError:
+            raise AttributeError(f"HParams has no number {name!r}; it has {', '.join(self.__dict__['_numbers'])}."
+                                 if "_numbers" in self.__dict__ else name) from None
+
+    def replace(self, **changes):
+        """A copy with other numbers, or another attack, under the same names."""
+        unknown = changes.keys() - self._numbers.keys() - {"attack"}
+        if unknown:
+            raise TypeError(f"HParams has no number {', '.join(sorted(unknown))}.")
+        return HParams(**{"attack": self.attack, **self._numbers, **changes})
+
+    def tree_flatten(self):
+        """The attack and the numbers, and the numbers' names."""
+        names = tuple(sorted(self._numbers))
+        return (self.attack, *(self._numbers[name] for name in names)), names
+
+    @classmethod
+    def tree_unflatten(cls, names, leaves):
+        """The inverse of :meth:`tree_flatten`."""
+        attack, *numbers = leaves
+        return cls(attack, **dict(zip(names, numbers, strict=True)))
 
 
 @struct.dataclass

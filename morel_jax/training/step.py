@@ -12,8 +12,10 @@ import optax
 from flax import struct
 
 from morel_jax.attacks.keys import fold_in_each
+from morel_jax.checks import describe
 from morel_jax.data.augment import crop_and_flip, cutmix, to_float
-from morel_jax.training.objective import MixedLabels, Views
+from morel_jax.methods import MixedLabels, Views
+from morel_jax.optimizer import average_kept, moved, perturbed, rate_at
 
 # Purposes of randomness, folded into the step's key.
 _AUGMENT, _ATTACK, _CUTMIX = 0, 1, 2
@@ -29,21 +31,21 @@ class Parts:
         embedding: EmbeddingSpace, or None for a method without one.
         objective: (views, labels, hparams) -> (scalar, metrics).
         optimizer: hparams -> optax transformation, without learning rate.
-        forwards: which of ``natural`` and ``adversarial`` go through the network in the update.
-        moves: whose statistics move the running ones, in this order; each in ``forwards``.
+        passes: which of ``natural`` and ``adversarial`` images go through the network in the update.
+        statistics_from: whose statistics move the running ones, in this order; each in ``passes``.
         attack_batch_norm: ``running`` or ``batch`` statistics in the attack.
         crop_padding, flip: augmentation.
         accumulate: into how many equal parts a batch is cut, see :func:`train_step`.
         cutmix: whether images get rectangles of others, see :func:`~morel_jax.data.augment.cutmix`.
         combine: of ``losses.GRADIENT_METHODS``, where the objective gives two losses; None where it gives one.
-        awp: whether gradients are taken at adversarially perturbed weights, see :func:`perturbed`.
+        awp: whether gradients are taken at adversarially perturbed weights, see :func:`~morel_jax.optimizer.perturbed`.
     """
     model: nn.Module
     embedding: nn.Module | None
     objective: Callable
     optimizer: Callable
-    forwards: tuple[str, ...]
-    moves: tuple[str, ...]
+    passes: tuple[str, ...]
+    statistics_from: tuple[str, ...]
     attack_batch_norm: str = "running"
     crop_padding: int = 4
     flip: bool = True
@@ -79,16 +81,6 @@ class Totals:
     sums: Any
     count: jax.Array
     first_bad_step: jax.Array
-
-
-def sgd(hparams):
-    """SGD with momentum and L2 weight decay, as PyTorch has it; the step applies the learning rate."""
-    return optax.chain(optax.add_decayed_weights(hparams.weight_decay), optax.trace(hparams.momentum))
-
-
-def describe(value):
-    """Type and shape of an array, such as ``float32[8, 10]``, and of anything else its type."""
-    return f"{value.dtype}{list(value.shape)}" if hasattr(value, "shape") else type(value).__name__
 
 
 def _attack(state, hparams, x, labels, keys, parts):
@@ -128,44 +120,12 @@ def _forward(params, batch_stats, x, labels, parts, layout):
     return outputs.logits, projected, attended, moved.get("batch_stats", {})
 
 
-def _move(running, batch, momentum):
-    return jax.tree.map(lambda r, b: momentum * r + (1.0 - momentum) * b, running, batch)
-
-
-def _kept(hparams, step):
-    """Share of the average that ``step`` keeps: ema_decay, or n / (n + 1) with n steps in the plain mean before it."""
-    before = jnp.maximum(step - hparams.swa_first_step, 0).astype(jnp.float32)
-    return jnp.where(hparams.swa_first_step < 0, hparams.ema_decay, before / (before + 1))
-
-
 def _all_finite(tree):
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
 def _accuracy(logits, labels):
     return jnp.mean(jnp.argmax(logits, axis=-1) == labels)
-
-
-def perturbed(params, grads, gamma):
-    """Weights moved up the loss: adversarial weight perturbation, one step of it.
-
-        w + gamma |w| g / |g|   for each array of two axes or more, norms over the array
-
-    Biases and BatchNorm stay, and so does the embedding space.
-
-    Args:
-        params: ``{"classifier": …}``, and what else there is.
-        grads: the loss's gradients, like ``params``.
-        gamma: share of a layer's norm.
-
-    Source: Wu, Xia and Wang, arXiv:2004.05884, Eqs. 8 to 10, in the form of the code published with it.
-    """
-    def move(w, g):
-        if w.ndim < 2:
-            return w
-        return w + gamma * jnp.linalg.norm(w) * g / jnp.maximum(jnp.linalg.norm(g), 1e-20)
-
-    return params | {"classifier": jax.tree.map(move, params["classifier"], grads["classifier"])}
 
 
 def _combined_gradients(losses_of, params, combine):
@@ -194,13 +154,13 @@ def _gradients(state, hparams, step_key, parts, layout, batch):
                                    hparams.cutmix_alpha)
         targets = MixedLabels(labels, labels[partner], share)
     images = {"natural": x}
-    if "adversarial" in parts.forwards:
+    if "adversarial" in parts.passes:
         attack_keys = fold_in_each(jax.random.fold_in(step_key, _ATTACK), batch.index)
         images["adversarial"] = _attack(state, hparams, x, batch.labels, attack_keys, parts)
 
     def loss(params):
         outputs = {kind: _forward(params, state.batch_stats, images[kind], labels, parts, layout)
-                   for kind in parts.forwards}
+                   for kind in parts.passes}
         logits, projected, attended, _ = outputs.get("natural", (None,) * 4)
         logits_adv, projected_adv, attended_adv, _ = outputs.get("adversarial", (None,) * 4)
         value, metrics = parts.objective(
@@ -255,14 +215,15 @@ def train_step(state, hparams, batch, key, *, parts, layout=None):
         partial(_gradients, state, hparams, step_key, parts, layout), batch, parts.accumulate)
     metrics["gradient_norm"] = optax.tree.norm(grads)
     updates, opt_state = parts.optimizer(hparams).update(grads, state.opt_state, state.params)
-    params = jax.tree.map(lambda p, u: p - hparams.learning_rate * u, state.params, updates)
+    rate = rate_at(hparams, state.step)
+    params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
     running = state.batch_stats
-    for kind in parts.moves:
-        running = _move(running, batch_stats[kind], hparams.batch_norm_momentum)
+    for kind in parts.statistics_from:
+        running = moved(running, batch_stats[kind], hparams.batch_norm_momentum)
     state = state.replace(step=state.step + 1, params=params, batch_stats=running, opt_state=opt_state)
     if state.average is not None:
         latest = {"params": params["classifier"], "batch_stats": running}
-        state = state.replace(average=_move(state.average, latest, _kept(hparams, state.step - 1)))
+        state = state.replace(average=moved(state.average, latest, average_kept(hparams, state.step - 1)))
     return state, jax.tree.map(lambda metric: metric.astype(jnp.promote_types(metric.dtype, jnp.float32)), metrics)
 
 

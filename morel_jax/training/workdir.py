@@ -6,18 +6,14 @@ import time
 from importlib import metadata
 from pathlib import Path
 
-import ml_collections
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
 from morel_jax import builders
-from morel_jax.configuration import defaults
+from morel_jax.configuration import FIELDS, check, defaults, flatten, nested
 from morel_jax.files import DamagedFileError, local_path, make_folder, read_json, write_atomically
 
-# Where things lie and what is kept, not what is computed: these may change between a run and its resumption.
-_MAY_DIFFER = ("data.data_dir", "data.archive_dir", "data.cache_dir", "data.placement", "data.extra",
-               "checkpoint.every_seconds", "mesh.data", "mesh.fsdp", "mesh.fsdp_min_size", "model.remat")
 _CONFIG_REMEDY = "Put back a copy of it: what was trained there cannot be used without."
 _VERSIONS_OF = ("morel_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -62,10 +58,10 @@ def open_workdir(config, workdir, write=True, own=None):
         raise ValueError(f"{workdir} holds a sweep; give a single run another workdir.")
     if path.exists():
         # A field that was added since the run began has its default, which leaves everything as it was.
-        stored, given = builders.flatten(defaults()) | builders.flatten(load_config(workdir)), builders.flatten(config)
+        stored, given = flatten(defaults()) | flatten(load_config(workdir)), flatten(config)
         different = [f"  config.{field}: {stored.get(field)!r} there, {given.get(field)!r} given"
                      for field in sorted(stored.keys() | given.keys())
-                     if stored.get(field) != given.get(field) and field not in _MAY_DIFFER]
+                     if stored.get(field) != given.get(field) and not FIELDS[field].may_differ]
         if stored["data.extra"] and given["data.extra"]:  # The file may be elsewhere, if it is the same.
             there, here = load_content(workdir).get("extra_sha256"), _sha256(config.data.extra)
             if there not in (None, here):
@@ -135,18 +131,9 @@ def load_config(workdir):
         FileNotFoundError: no run there.
         DamagedFileError: its ``config.json`` is damaged.
     """
-    def with_tuples(value):  # JSON knows lists only.
-        if isinstance(value, dict):
-            return {name: with_tuples(inner) for name, inner in value.items()}
-        return tuple(value) if isinstance(value, list) else value
-
-    config = defaults().to_dict()
-    for name, value in with_tuples(load_content(workdir)["config"]).items():
-        both = isinstance(value, dict) and isinstance(config.get(name), dict)
-        config[name] = config[name] | value if both else value
-    config = ml_collections.ConfigDict(config).lock()
+    config = nested(flatten(defaults()) | flatten(load_content(workdir)["config"]))
     try:
-        builders.check(config)
+        check(config)
     except ValueError as error:
         path = local_path(workdir, "workdir") / "config.json"
         raise DamagedFileError(f"{path} is no config of this version: {error} {_CONFIG_REMEDY}") from None

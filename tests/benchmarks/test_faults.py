@@ -12,7 +12,7 @@ from benchmarks.faults import config_values, damaged, flag_values, kills, scenar
 from benchmarks.faults.children import Children, Ended
 from benchmarks.faults.compare import differences, is_unfinished, snapshot
 from benchmarks.faults.damage import DAMAGES, candidates
-from morel_jax.builders import flatten
+from morel_jax.configuration import flatten
 
 LINE = {"epoch": 1, "loss": 0.5}
 

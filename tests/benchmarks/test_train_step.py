@@ -193,7 +193,7 @@ def test_redundant_passes():
     for method in METHODS:
         config = config_of(method, num_steps=2)
         _, _, state = initial(config)
-        for kind, expected in (("RedundantStep", tuple(config.batch_norm.moves)),
+        for kind, expected in (("RedundantStep", tuple(config.batch_norm.statistics_from)),
                                ("LeanStep", ("natural", "adversarial"))):
             step = torch_step(config, state, kind, "contiguous")
             x, seen, attacked = nchw(torch, images_of(0)), [], []

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from morel_jax import builders
-from morel_jax.configuration import METHODS, VARIANTS, defaults
+from morel_jax.configuration import FIELDS, METHODS, VARIANTS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -37,7 +36,7 @@ def test_there_are_commands():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_exist(page):
-    fields = builders.flatten(defaults())
+    fields = FIELDS
     for module, rest in commands(page):
         known = flags_of(module)
         for name, value in re.findall(r"--([\w.]+)(?:=(\S+))?", rest):

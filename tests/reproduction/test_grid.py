@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from morel_jax.builders import check
+from morel_jax.configuration import check
 from morel_jax.reproduction.cells import parse, printed
 from morel_jax.reproduction.grid import Grid, Network, protocol
 from morel_jax.reproduction.scales import NAMES, scale

@@ -5,8 +5,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from morel_jax import builders
-from morel_jax.configuration import METHODS, defaults, recipe
+from morel_jax.configuration import METHODS, defaults, flatten, recipe
 from morel_jax.training.assemble import build_hparams, build_parts
 from morel_jax.training.members import SWEEPABLE, build_members, parse_sweeps, read_settings, shared_config
 from tests.small import small_config
@@ -34,20 +33,24 @@ def _with(config, field, value):
 
 
 def _numbers(config):
-    return [build_hparams(config, epoch) for epoch in EPOCHS]
+    return [build_hparams(config, epoch, steps_per_epoch=2) for epoch in EPOCHS]
 
 
-def _become_traced_numbers():
-    before = _numbers(defaults())
-    for field, value in builders.flatten(defaults()).items():
-        after = _numbers(_with(defaults(), field, _other(value)))
+def _become_traced_numbers(config):
+    before = _numbers(config)
+    for field, value in flatten(config).items():
+        after = _numbers(_with(config, field, _other(value)))
         same_program = jax.tree.structure(before) == jax.tree.structure(after)
         if same_program and any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (before, after)), strict=True)):
             yield field
 
 
 def test_sweepable_is_the_seed_and_all_that_becomes_a_traced_number():
-    assert sorted(["seed", *_become_traced_numbers()]) == sorted(SWEEPABLE)
+    configs = [defaults(), *(_with(defaults(), *change) for change in (
+        ("method", "loat"), ("optimizer.schedule", "one_cycle"), ("optimizer.schedule", "cyclic")))]
+    traced = {field for config in configs for field in _become_traced_numbers(config)}
+    # Rates of a cycle depend on the number of epochs, which all members share.
+    assert {"seed", *traced - {"epochs"}} == set(SWEEPABLE)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -86,7 +89,7 @@ def test_flags(flags, settings):
     (["loss.beta:0..inf:3"], "finite ends"),
     (["seed:0..1:3"], r"whole numbers for config\.seed; got .* \[0\.0, 0\.5, 1\.0\]"),
     (["speed:1,2"], r"config\.speed is not a field"),
-    (["batch_size:8,16"], r"config\.batch_size must be the same for all members: .*may be swept: seed, ema_decay"),
+    (["batch_size:8,16"], r"config\.batch_size must be the same for all members: .*may be swept: seed, "),
     (["attack.num_steps:5,10"], r"config\.attack\.num_steps must be the same for all members"),
     (["preference:0.1,0.2", "morel.preference:0.3"], r"once; got config\.morel\.preference twice"),
 ])

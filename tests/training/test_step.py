@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from morel_jax import builders, losses
+from morel_jax import losses
 from morel_jax.configuration import METHODS
+from morel_jax.optimizer import keeps_average, perturbed
 from morel_jax.training.assemble import build_hparams, build_parts
 from morel_jax.training.members import shared_config
 from morel_jax.training.state import create_state
-from morel_jax.training.step import Batch, compile_train_epoch, empty_totals, perturbed, train_epoch, train_step
+from morel_jax.training.step import Batch, compile_train_epoch, empty_totals, train_epoch, train_step
 from tests.small import images_and_labels, small_config
 
 KEY = jax.random.key(7)
@@ -36,7 +37,7 @@ def setup(config, size=8, channels=1, classes=4):
     parts = _parts(shared_config(config), classes)
     hparams = build_hparams(config, epoch=1)
     key = jax.random.key(config.seed)
-    create = jax.jit(lambda key: create_state(parts, key, images.shape[1:], hparams, builders.keeps_average(config)))
+    create = jax.jit(lambda key: create_state(parts, key, images.shape[1:], hparams, keeps_average(config)))
     state = create.lower(key).compile(compiler_options={"xla_backend_optimization_level": 0})(key)
     return parts, hparams, state, Batch(jnp.asarray(images), jnp.asarray(labels), jnp.arange(COUNT))
 

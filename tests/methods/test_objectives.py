@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from morel_jax import losses
-from morel_jax.training.assemble import build_hparams, build_objective
-from morel_jax.training.objective import MixedLabels, Views
+from morel_jax.methods import METHODS, MixedLabels, Views
+from morel_jax.training.assemble import build_hparams
 from tests.small import small_config
 
 RANDOM = np.random.default_rng(0)
@@ -20,7 +20,7 @@ def views():
 
 
 def evaluate(config, given):
-    loss, metrics = build_objective(config)(given, LABELS, build_hparams(config, epoch=1))
+    loss, metrics = METHODS[config.method].objective(config)(given, LABELS, build_hparams(config, epoch=1))
     return float(loss), {name: float(value) for name, value in metrics.items()}
 
 
@@ -91,7 +91,7 @@ def test_baselines_are_their_loss_averaged(method, expected):
 def test_loats_phases_follow_the_epoch():
     given = views()
     config = small_config("loat", loss__loat_last_epoch=5)
-    objective = jax.jit(partial(build_objective(config), given, LABELS))
+    objective = jax.jit(partial(METHODS[config.method].objective(config), given, LABELS))
     by_epoch = {epoch: float(objective(build_hparams(config, epoch))[0]) for epoch in (1, 2, 4, 5, 9)}
     mart = float(np.mean(losses.mart(given.logits, given.logits_adv, LABELS, 6.0)))
     np.testing.assert_allclose([by_epoch[2], by_epoch[4]], mart, rtol=1e-6)
@@ -103,7 +103,7 @@ def test_mixed_labels_weigh_both_losses():
     config, given = small_config("trades"), views()
     second, share = np.int32([1, 1, 2, 2, 0, 0]), np.float32([1, 0, 0.5, 0.25, 0.75, 1])
     hparams = build_hparams(config, epoch=1)
-    loss, _ = build_objective(config)(given, MixedLabels(LABELS, second, share), hparams)
+    loss, _ = METHODS[config.method].objective(config)(given, MixedLabels(LABELS, second, share), hparams)
     of_each = [losses.trades(given.logits, given.logits_adv, labels, 6.0) for labels in (LABELS, second)]
     assert float(loss) == pytest.approx(float(np.mean(share * of_each[0] + (1 - share) * of_each[1])), rel=1e-5)
 

@@ -1,0 +1,135 @@
+"""What a training method says of itself."""
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+from flax import struct
+
+from morel_jax.checks import describe
+from morel_jax.schema import NOT_NEGATIVE, SHARE, Field
+
+NATURAL, ADVERSARIAL = KINDS = ("natural", "adversarial")
+
+# Fields of several methods.
+BETA = Field(6.0, "Weight of the robust term.", NOT_NEGATIVE, "paper, 4.1: 1/lambda, for TRADES and MART",
+             traced="beta")
+LABEL_SMOOTHING = Field(0.0, "Of the cross-entropy, in the methods whose loss has a plain one.", SHARE,
+                        "Szegedy et al., arXiv:1512.00567", traced="label_smoothing")
+# Learning rates in the scripts published with TRADES and with MART.
+BASELINE_DROPS = {"drop_epochs": (75, 90, 100), "drop_factors": (0.1, 0.01, 0.001)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """What the networks gave for one batch; a field that a method does not compute is None.
+
+    Attributes:
+        logits, logits_adv: float[n, classes], natural and adversarial.
+        projected, projected_adv: float[n, embed_dim], L_e's outputs s and s'.
+        attended, attended_adv: float[n, embed_dim], M_e's outputs t and t'.
+    """
+    logits: Any = None
+    logits_adv: Any = None
+    projected: Any = None
+    projected_adv: Any = None
+    attended: Any = None
+    attended_adv: Any = None
+
+
+@struct.dataclass
+class MixedLabels:
+    """Labels of images that are each made of two.
+
+    Attributes:
+        first, second: int[n].
+        share: float[n], the first's.
+    """
+    first: Any
+    second: Any
+    share: Any
+
+
+def _nothing(*_):
+    return {}
+
+
+def _per_example(loss):
+    """A loss of the caller's own, whose result's shape is checked while it is traced."""
+    def checked(views, labels, hparams):
+        values = loss(views, labels, hparams)
+        if getattr(values, "shape", None) != labels.shape or not jnp.issubdtype(values.dtype, jnp.floating):
+            raise ValueError(f"loss must return a floating number for each example, float{list(labels.shape)}; got "
+                             f"{describe(values)}.")
+        return values
+
+    return checked
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Method:
+    """One way to train. A module of ``morel_jax.methods`` with one as its ``METHOD`` is all that a new method takes.
+
+    Attributes:
+        name: in ``config.method``.
+        loss: (views, labels, hparams, **static) -> float[n], one value per example; their mean is minimised.
+        passes: which images the update sends through the network, of ``natural`` and ``adversarial``.
+        attack_loss: what its training attack climbs, of ``morel_jax.attacks.pgd.LOSSES``.
+        fields: {"section.field": Field} of the config that the method reads.
+        static: config -> keyword arguments of ``loss`` that are fixed when the step is compiled.
+        schedule: (config, epoch) -> {leaf of HParams: value} of its numbers that depend on the epoch.
+        recipe: (config, rates) -> None; writes the published settings into a config of the defaults. ``rates`` is
+            {architecture: {field of ``config.optimizer``: value}}, what the config's file knows beside the paper.
+        reference: config -> None; writes what the ``reference`` variant changes.
+        check: config -> None; raises ValueError where its fields cannot work together. Called whatever the method is.
+        coupling: through what an example's loss depends on the rest of the batch; "" where it does not.
+        smooths_labels: whether ``config.loss.label_smoothing`` reaches its loss.
+        mixes_labels: whether an image of two labels may have the mean of the two losses.
+    """
+    name: str
+    loss: Callable
+    passes: tuple[str, ...] = KINDS
+    attack_loss: str = "ce"
+    fields: Mapping[str, Field] = dataclasses.field(default_factory=dict)
+    static: Callable = _nothing
+    schedule: Callable = _nothing
+    recipe: Callable = _nothing
+    reference: Callable = _nothing
+    check: Callable = _nothing
+    coupling: str = ""
+    smooths_labels: bool = False
+    mixes_labels: bool = False
+    has_embedding = False
+
+    def combine(self, config):
+        """Of ``losses.GRADIENT_METHODS``, where the objective gives two losses; None where it gives one."""
+        del config
+
+    def of_each(self, config, loss=None):
+        """(views, labels, hparams) -> float[n]: the method's loss as ``config`` has it, or the caller's own."""
+        return _per_example(loss) if loss else partial(self.loss, **self.static(config))
+
+    def objective(self, config, loss=None):
+        """What a step minimises.
+
+        Args:
+            config: checked ConfigDict.
+            loss: (views, labels, hparams) -> float[n], of the caller's own in place of the method's.
+
+        Returns:
+            (views, labels, hparams) -> (scalar, metrics), metrics a dict of scalars; labels may be
+            :class:`MixedLabels`.
+        """
+        of_each = self.of_each(config, loss)
+
+        def mean(views, labels, hparams):
+            if isinstance(labels, MixedLabels):
+                values = (labels.share * of_each(views, labels.first, hparams)
+                          + (1 - labels.share) * of_each(views, labels.second, hparams))
+            else:
+                values = of_each(views, labels, hparams)
+            value = jnp.mean(values)
+            return value, {"loss": value}
+
+        return mean

@@ -1,0 +1,117 @@
+"""MOREL over a robust classification loss (Hotegni and Peitz, arXiv:2410.01697)."""
+import dataclasses
+
+import jax.numpy as jnp
+
+from morel_jax import losses
+from morel_jax.methods.method import Method
+from morel_jax.schema import AT_LEAST_1, LARGEST_INT, NOT_NEGATIVE, Field, Rule, error, one_of
+
+FIELDS = {
+    "embedding.embed_dim": Field(128, "Width b of the embedding space.", Rule(
+        lambda value: 1 <= value and 3 * value**2 <= LARGEST_INT,
+        "be at least 1, and its attention's 3 embed_dim**2 weights fewer than 2**31"), "paper, 4.1"),
+    "embedding.num_heads": Field(2, "Heads m of the class-adaptive attention.", AT_LEAST_1, "paper, 4.1"),
+    "morel.scalarization": Field("conic", "How the two losses become one step: conic or weighted_sum joins the losses; "
+                                 "mgda, pcgrad, cagrad and nash join their gradients and use no preference.",
+                                 one_of("conic", "weighted_sum", *losses.GRADIENT_METHODS)),
+    "morel.preference": Field((0.1, 0.9), "k: weights of the representation loss and of the classification loss.",
+                              source="paper, 4.1", traced="preference"),
+    "morel.reference_point": Field((0.0, 0.0), "a of conic scalarization.", source="paper, 4.1",
+                                   traced="reference_point"),
+    "morel.augmentation": Field(2e-5, "gamma of conic scalarization.", source="paper, 4.1", traced="augmentation"),
+    "morel.cosine_weight": Field(1.0, "Weight of the cosine loss; 0 shows what the contrastive loss does alone.",
+                                 NOT_NEGATIVE, "not in the paper, where it is 1", traced="cosine_weight"),
+    "morel.contrastive_weight": Field(1e-5, "alpha: weight of the contrastive loss.",
+                                      Rule(lambda value: 0 <= value < 1, "be in [0, 1), as Eq. 10 has it, or 0"),
+                                      "paper, 4.1", traced="contrastive_weight"),
+    "morel.temperature": Field(0.1, "tau of the contrastive loss.", Rule(
+        lambda value: value >= 1e-6, "be at least 1e-6, the rounding of the similarities over it"),
+        "not in the paper; reference", traced="temperature"),
+    "morel.contrastive_rows": Field("both", "Anchors of the contrastive loss: the 2n natural and adversarial rows, or "
+                                    "the n natural ones.", one_of("both", "natural"), "Eq. 9 runs over 2n rows"),
+    "morel.contrastive_reduction": Field("sum", "What is made of the anchors' losses.", one_of("sum", "mean"),
+                                         "Eq. 9 is printed as a sum"),
+}
+# Paper, 4.1: initial rate, and its divisions by 100 (WRN) or 10 (ResNet18) at epochs 75 and 90.
+_RATES = {
+    "resnet18": {"learning_rate": 0.001, "drop_epochs": (75, 90), "drop_factors": (0.1, 0.01)},
+    "wide_resnet34_10": {"learning_rate": 0.01, "drop_epochs": (75, 90), "drop_factors": (0.01, 0.0001)},
+}
+_REDUCTIONS = {"sum": jnp.sum, "mean": jnp.mean}
+
+
+def check(config):
+    """Raises ValueError where the embedding space or the scalarization cannot work."""
+    if config.embedding.embed_dim % config.embedding.num_heads:
+        raise error("embedding.embed_dim", f"be a multiple of embedding.num_heads ({config.embedding.num_heads})",
+                    config.embedding.embed_dim)
+    preference = config.morel.preference
+    if len(preference) != 2:
+        raise error("morel.preference", "have two entries, (representation, classification)", preference)
+    if config.morel.scalarization == "conic":
+        try:
+            losses.check_conic(preference, config.morel.reference_point, config.morel.augmentation)
+        except ValueError as problem:
+            raise ValueError(f"config.morel.{problem}") from None
+    elif min(preference) < 0 or max(preference) == 0:
+        raise error("morel.preference", "be 0 or more, and one of them positive", preference)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Morel(Method):
+    """MOREL over the method whose loss is its second objective; made by :func:`over`."""
+    has_embedding = True
+
+    def combine(self, config):
+        """See :class:`Method`."""
+        return losses.GRADIENT_METHODS.get(config.morel.scalarization)
+
+    def objective(self, config, loss=None):
+        """Eqs. 8 to 10, joined by CS or WS.
+
+        With one of ``losses.GRADIENT_METHODS`` the value is float[2], both losses, and ``loss`` in the metrics their
+        sum. Arguments and result as in :meth:`Method.objective`, but for mixed labels.
+        """
+        classification = self.of_each(config, loss)
+        scalarization, rows = config.morel.scalarization, config.morel.contrastive_rows
+        reduction = _REDUCTIONS[config.morel.contrastive_reduction]
+
+        def contrastive(views, labels, hparams):
+            attended = views.attended
+            if rows == "both":
+                attended = jnp.concatenate([attended, views.attended_adv])
+                labels = jnp.concatenate([labels, labels])
+            return reduction(losses.multi_positive_contrastive(attended, labels, hparams.temperature))
+
+        def joined(views, labels, hparams):
+            cosine = jnp.mean(losses.cosine_alignment(views.projected, views.projected_adv))
+            clustering = contrastive(views, labels, hparams)
+            representation = hparams.cosine_weight * cosine + hparams.contrastive_weight * clustering
+            accuracy = jnp.mean(classification(views, labels, hparams))
+            both = jnp.stack([representation, accuracy])
+            if scalarization == "conic":
+                value = losses.conic(both, hparams.preference, hparams.reference_point, hparams.augmentation)
+            elif scalarization == "weighted_sum":
+                value = losses.weighted_sum(both, hparams.preference)
+            else:
+                value = both
+            return value, {"loss": jnp.sum(value), "representation_loss": representation,
+                           "classification_loss": accuracy, "cosine_loss": cosine, "contrastive_loss": clustering}
+
+        return joined
+
+
+def over(base):
+    """MOREL over a Method that has natural and adversarial passes."""
+    def recipe(config, rates):
+        rates = _RATES | rates
+        config.optimizer.update(rates.get(config.model.name, _RATES["resnet18"]))
+
+    def reference(config):
+        base.reference(config)
+        config.optimizer.update({"learning_rate": 0.01, "drop_epochs": (75, 90), "drop_factors": (0.01, 0.0001)})
+
+    return Morel(f"morel_{base.name}", base.loss, attack_loss=base.attack_loss, fields={**base.fields, **FIELDS},
+                 static=base.static, schedule=base.schedule, recipe=recipe, reference=reference, check=check,
+                 coupling="contrastive loss and class attention", smooths_labels=base.smooths_labels)
