@@ -22,10 +22,11 @@ import numpy as np
 
 from benchmarks.measure import QUIET, Contender, OtherPrograms, environment, measure, ratio
 from benchmarks.train_step import Ours, benchmark_config, random_data
-from morel_jax.training import loop
-from morel_jax.training.assemble import build_hparams, build_parts
+from morel_jax.data import Dataset, Split
+from morel_jax.training.custom import CustomParts
 from morel_jax.training.members import build_members
-from morel_jax.training.stacked import MODES, Stacking, compile_train_members
+from morel_jax.training.placement import MODES, Stacked
+from morel_jax.training.setup import INITIAL, STEP, setup
 
 _CLASSES = 10
 _IMAGES = 1024  # A small data set is enough to gather batches from.
@@ -54,30 +55,28 @@ class Population:
 
     def __init__(self, config, count, mode, data, rows):
         members = build_members(config, settings_of(count))
-        self._stacking = Stacking.over_local_devices(count)
-        parts, shape = build_parts(config, _CLASSES), data[0].shape[1:]
-        keys = [loop.purpose_key(member.config.seed, loop.INITIAL) for member in members]
-        create = loop.compile_new_state(config, parts, shape, keys[0])
-        states = [jax.device_get(create(key)) for key in keys]
-        self._no_totals = loop.totals_of_no_step(config, parts, shape, states[0])
-        self._state = self._stacking.stack(states)
-        self._arguments = (
-            self._stacking.stack([build_hparams(member.config, 1) for member in members]),
-            *map(self._stacking.everywhere, data), self._stacking.stack([rows] * count),
-            self._stacking.stack_keys([loop.purpose_key(member.config.seed, loop.STEP) for member in members]))
+        split = Split(*data)
+        dataset = Dataset("random", split, split, _CLASSES, tuple(map(str, range(_CLASSES))))
+        made, seeds = setup(config, CustomParts(dataset)), [member.config.seed for member in members]
+        self._placement = placement = Stacked.over_local_devices(count, mode)
+        self._no_totals = [made.no_totals] * count
+        self._state = placement.states(placement.new_states(made, seeds, INITIAL))
+        piece, *_ = next(placement.feed(split, "device").pieces(placement.orders([rows] * count), 0))
+        self._arguments = (placement.hparams([made.hparams(member.config, 1) for member in members]), piece,
+                           placement.keys(seeds, STEP))
         self._finite = True
         began = time.perf_counter()
-        train = compile_train_members(parts, self._stacking.mesh, mode)
+        train, _ = placement.compile(made.parts)
         self._train = train.lower(self._state, self._totals(), *self._arguments, *self._bounds(1)).compile()
         self.compile_seconds = time.perf_counter() - began
         options = {"mode": mode, "members": str(count), "dtype": config.model.dtype}
         self.contender = Contender("population", options, self._run, lambda: self._finite)
 
     def _totals(self):
-        return self._stacking.stack([self._no_totals] * self._stacking.members)
+        return self._placement.totals(self._no_totals)
 
     def _bounds(self, steps):
-        return np.int32(0), np.full(self._stacking.slots, steps, np.int32)
+        return np.int32(0), self._placement.stops(steps, 0, slice(None))
 
     def _run(self, steps):
         self._state, totals = self._train(self._state, self._totals(), *self._arguments, *self._bounds(steps))

@@ -17,10 +17,9 @@ from pathlib import Path
 import jax
 
 from benchmarks.measure import environment
-from morel_jax import builders
-from morel_jax.training.assemble import build_parts
-from morel_jax.training.dry_run import dry_run, step_arguments
+from morel_jax.training.dry_run import dry_run
 from morel_jax.training.flops import count_flops
+from morel_jax.training.setup import setup
 from morel_jax.training.step import train_step
 
 _DEVICES = (1, 2, 4, 8, 16, 64, 256, 1024)
@@ -94,9 +93,8 @@ def _flops(config, n):
     """FLOPs of a step of n images, without compiling it."""
     config = config.copy_and_resolve_references()
     config.batch_size = n
-    dataset = builders.blank_dataset(config)
-    parts = build_parts(config, dataset.num_classes)
-    return count_flops(partial(train_step, parts=parts), *step_arguments(config, parts, dataset.image_shape))
+    blank = setup(config, blank=True)
+    return count_flops(partial(train_step, parts=blank.parts), *blank.step_arguments)
 
 
 def count(config):

@@ -28,9 +28,9 @@ import numpy as np
 from benchmarks.measure import QUIET, Contender, OtherPrograms, environment, measure, ratio
 from morel_jax import configuration
 from morel_jax.interop.torch import export_state_dict
-from morel_jax.training.assemble import build_hparams, build_parts
+from morel_jax.training.setup import build_hparams, build_parts
 from morel_jax.training.state import create_state
-from morel_jax.training.step import Batch, compile_train_epoch, empty_totals
+from morel_jax.training.step import Batch, Piece, compile_train_epoch, empty_totals
 
 _METHODS = ("trades", "mart", "morel_trades", "morel_mart")
 _CLASSES = 10
@@ -83,7 +83,7 @@ class Ours:
         parts = build_parts(config, _CLASSES)
         self._hparams = build_hparams(config, epoch=1)
         shape, n = data[0].shape[1:], rows.shape[1]
-        self._data = jax.device_put((*data, rows, rows))
+        self._piece = Piece(*jax.device_put((*data, rows, rows)))
         self._key = jax.random.key(config.seed)
         self._fresh_state = jax.jit(lambda key: create_state(parts, key, shape, self._hparams, average=False))
         state = self._fresh_state(self._key)
@@ -103,7 +103,7 @@ class Ours:
                       for kind in ("temp", "argument", "output", "alias", "generated_code")}}
 
     def _arguments(self, state, totals, start, stop):
-        return state, totals, self._hparams, *self._data, self._key, np.int32(start), np.int32(stop)
+        return state, totals, self._hparams, self._piece, self._key, np.int32(start), np.int32(stop)
 
     def contenders(self):
         """One for each way to dispatch; each trains weights of its own."""

@@ -6,6 +6,7 @@ import numpy as np
 from morel_jax.attacks.keys import fold_in_each
 from morel_jax.data.augment import to_float
 from morel_jax.models.outputs import in_float32
+from morel_jax.sharding import put
 
 
 def predicted(logits):
@@ -75,7 +76,7 @@ def accuracies(correct, variables, attack, split, key, batch_size, after_batch=l
         rows = np.minimum(index, count - 1)
         examples = split.images[rows], split.labels[rows], rows
         if layout is not None:
-            examples = (layout.put(array, layout.batch()) for array in examples)
+            examples = (put(array, layout.batch()) for array in examples)
         clean_right, robust_right = correct(variables, attack, *examples, key)
         clean += np.sum(np.asarray(clean_right) & inside, axis=-1)
         robust += np.sum(np.asarray(robust_right) & inside, axis=-1)

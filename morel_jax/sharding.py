@@ -110,17 +110,18 @@ class Layout:
         return jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
                             tree, shardings)
 
-    def put(self, array, sharding):
-        """A numpy array that every process has whole, as a global array; each device gets its part only."""
-        array = np.asarray(array)
-        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
-
     def check_batch(self, batch_size, field="config.batch_size"):
         """Raises ValueError unless the devices divide ``batch_size``."""
         if batch_size % self.devices:
             data, fsdp = (self.mesh.shape[axis] for axis in AXES)
             raise ValueError(f"{field} must be a multiple of the {self.devices} devices of the mesh "
                              f"(config.mesh: data {data} x fsdp {fsdp}); got {batch_size}.")
+
+
+def put(array, sharding):
+    """A NumPy array that every process has whole, as a global array; each device gets its part only."""
+    array = np.asarray(array)
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
 def start_processes(coordinator=None, process_id=None, num_processes=None, heartbeat_timeout_seconds=100):

@@ -13,8 +13,9 @@ from morel_jax import builders
 from morel_jax.configuration import FIELDS, VARIANTS, check, defaults, flatten, nested, recipe
 from morel_jax.methods import METHODS
 from morel_jax.optimizer import learning_rate
-from morel_jax.training import assemble
-from morel_jax.training.dry_run import step_arguments
+from morel_jax.training.custom import CustomParts
+from morel_jax.training.placement import build_layout
+from morel_jax.training.setup import build_hparams, build_parts, setup
 from morel_jax.training.state import HParams
 from morel_jax.training.step import train_step
 from tests.small import small_config
@@ -246,9 +247,9 @@ def test_every_field_is_read(monkeypatch):
         config = Watched(changed(method=method, validation__split="holdout", validation__holdout=2,
                                  swa_first_epoch=1))
         builders.splits(config, builders.dataset(config))
-        assemble.build_parts(config, 10)
-        assemble.build_layout(config)
-        assemble.build_hparams(config, 1)
+        build_parts(config, 10)
+        build_layout(config)
+        build_hparams(config, 1)
         builders.pgd(config.validation)
     for schedule in ("drops", "cosine", "one_cycle"):
         learning_rate(Watched(changed(optimizer__schedule=schedule)), 1)
@@ -269,8 +270,8 @@ def test_every_traced_number_is_read_by_a_step(monkeypatch):
     monkeypatch.setattr(HParams, "__getattr__", watched)
     for config in (small_config("standard", data__cutmix=True, ema_decay=0.5), small_config("trades", loss__awp=True),
                    small_config("loat"), small_config("morel_mart")):
-        parts = assemble.build_parts(config, 10)
-        jax.eval_shape(partial(train_step, parts=parts), *step_arguments(config, parts, (8, 8, 1)))
+        made = setup(config, CustomParts(dataset(count=40)))
+        jax.eval_shape(partial(train_step, parts=made.parts), *made.step_arguments)
     schedules = {"learning_rate", "awp_gamma", "loat_phase", "swa_first_step"}
     assert read >= {field.traced for field in FIELDS.values() if field.traced} | schedules
 

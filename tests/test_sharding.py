@@ -71,7 +71,7 @@ def test_meshes_that_cannot_be(data, fsdp, message):
 def test_arrays_arrive_whole():
     one = Layout(make_mesh())
     array = np.arange(12).reshape(3, 4)
-    put = one.put(array, one.replicated)
+    put = sharding.put(array, one.replicated)
     np.testing.assert_array_equal(put, array)
     assert put.sharding == one.replicated
 

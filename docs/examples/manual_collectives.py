@@ -23,7 +23,7 @@ from jax.sharding import PartitionSpec as P
 
 from morel_jax import data
 from morel_jax.configuration import recipe
-from morel_jax.training.assemble import build_hparams, build_parts
+from morel_jax.training.setup import build_hparams, build_parts
 from morel_jax.training.state import create_state
 from morel_jax.training.step import Batch, train_step
 

@@ -9,8 +9,8 @@ from morel_jax import builders
 from morel_jax.files import local_path
 from morel_jax.models.outputs import in_float32
 from morel_jax.training.checkpoint import load_classifier
-from morel_jax.training.own import Own
-from morel_jax.training.workdir import load_config, load_own
+from morel_jax.training.custom import CustomParts
+from morel_jax.training.workdir import load_config, load_custom
 
 
 def load_variables(workdir, which="best", model=None):
@@ -30,8 +30,8 @@ def load_variables(workdir, which="best", model=None):
         ValueError: an unknown ``which``, or not the model that was trained.
     """
     workdir = local_path(workdir, "workdir")
-    config, own = load_config(workdir), load_own(workdir)
-    given = Own(model=model).record()
+    config, own = load_config(workdir), load_custom(workdir)
+    given = CustomParts(model=model).record()
     if given.get("model") != own.get("model"):
         raise ValueError(f"model must be the one that the run in {workdir} was given, {own.get('model', 'none')}; "
                          f"got {given.get('model', 'none')}.")

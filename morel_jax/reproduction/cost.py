@@ -8,14 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from morel_jax import builders
-from morel_jax.data.extra import epoch_order
 from morel_jax.reproduction.scales import PROTOCOLS
-from morel_jax.training import loop
-from morel_jax.training.assemble import build_hparams, build_layout, build_parts
-from morel_jax.training.dry_run import step_arguments
-from morel_jax.training.feed import build_feed
 from morel_jax.training.flops import count_flops
-from morel_jax.training.step import compile_train_epoch, train_step
+from morel_jax.training.placement import Sharded, build_layout
+from morel_jax.training.setup import INITIAL, STEP, setup
+from morel_jax.training.step import train_step
 
 # Forward passes an image of each protocol, a pass with gradient counting as three. Of the iterative attacks only the
 # images that withstand them take all steps: this share of them is a guess.
@@ -46,55 +43,45 @@ class Left:
     judge_flops: float
 
 
-def _datasets(config):
-    blank = builders.blank_dataset(config)
-    return blank, builders.splits(config, blank)[0]
-
-
 def left(plan, family):
     """:class:`Left` of a family; nothing is compiled or measured."""
     config = plan.grid.base(family)
-    dataset, train = _datasets(config)
-    parts = build_parts(config, dataset.num_classes)
-    steps_per_epoch = len(train.labels) // config.batch_size
+    blank = setup(config, blank=True)
     untrained = [run for run in plan.runs(family) if not run.is_trained()]
-    steps = sum((config.epochs - len(run.history())) * steps_per_epoch for run in untrained)
-    step = count_flops(partial(train_step, parts=parts), *step_arguments(config, parts, dataset.image_shape))
-    image = jax.ShapeDtypeStruct((1, *dataset.image_shape), jnp.float32)
-    variables = jax.eval_shape(parts.model.init, jax.random.key(0), image)
-    forward = count_flops(parts.model.apply, variables, image)
+    steps = sum((config.epochs - len(run.history())) * blank.steps_per_epoch for run in untrained)
+    image = jax.ShapeDtypeStruct((1, *blank.image_shape), jnp.float32)
+    variables = jax.eval_shape(blank.parts.model.init, jax.random.key(0), image)
+    forward = count_flops(blank.parts.model.apply, variables, image)
     judged = 0.0
     for one in plan.judgements(family):
         if not one.is_done() and one.protocol in PROTOCOLS:
-            images = plan.grid.scale.examples[one.protocol] or len(dataset.test.labels)
+            images = plan.grid.scale.examples[one.protocol] or len(builders.blank_dataset(config).test.labels)
             judged += forward * images * _PASSES[one.protocol]
-    return Left(family.name, len(untrained), steps, step * steps, judged)
+    return Left(family.name, len(untrained), steps, _step_flops(blank) * steps, judged)
+
+
+def _step_flops(blank):
+    return count_flops(partial(train_step, parts=blank.parts), *blank.step_arguments)
 
 
 def measure_flops_per_second(config):
     """The speed at which steps of a config's run go, after compiling; takes the data set's shape, not its content."""
-    dataset, train = _datasets(config)
-    parts, layout = build_parts(config, dataset.num_classes), build_layout(config)
-    key = loop.placed_key(config.seed, loop.STEP, layout)
-    shape = dataset.image_shape
-    state = loop.compile_new_state(config, parts, shape, key, layout.state)(key)
-    totals = loop.placed_totals(loop.totals_of_no_step(config, parts, shape, state), layout)
-    few = dataclasses.replace(train, images=np.ascontiguousarray(train.images[:config.batch_size]),
-                              labels=np.ascontiguousarray(train.labels[:config.batch_size]))
-    order = np.repeat(epoch_order(key, 1, config.batch_size, config.batch_size), 1 + _MEASURED_STEPS, axis=0)
-    piece = next(iter(build_feed(few, config.data.placement, layout).pieces(order, 0)))
-    step, hparams = compile_train_epoch(parts, layout), build_hparams(config, 1)
+    blank, placement = setup(config, blank=True), Sharded(build_layout(config))
+    (state,) = placement.new_states(blank, [config.seed], INITIAL)
+    totals, key = placement.totals([blank.no_totals]), placement.keys([config.seed], STEP)
+    few = dataclasses.replace(blank.train, images=np.ascontiguousarray(blank.train.images[:config.batch_size]),
+                              labels=np.ascontiguousarray(blank.train.labels[:config.batch_size]))
+    order = np.tile(np.arange(config.batch_size, dtype=np.int32), (1 + _MEASURED_STEPS, 1))
+    piece, *_ = next(iter(placement.feed(few, config.data.placement).pieces(order, 0)))
+    (train, _), hparams = placement.compile(blank.parts), blank.hparams(config, epoch=1)
 
     def run(state, totals, first, last):
-        return step(state, totals, hparams, piece.images, piece.labels, piece.rows, piece.index, key,
-                    np.int32(first), np.int32(last))
+        return train(state, totals, hparams, piece, key, np.int32(first), np.int32(last))
 
     state, totals = jax.block_until_ready(run(state, totals, 0, 1))
     began = time.monotonic()
     jax.block_until_ready(run(state, totals, 1, 1 + _MEASURED_STEPS))
-    elapsed = time.monotonic() - began
-    flops = count_flops(partial(train_step, parts=parts), *step_arguments(config, parts, shape))
-    return flops * _MEASURED_STEPS / elapsed
+    return _step_flops(blank) * _MEASURED_STEPS / (time.monotonic() - began)
 
 
 def to_text(rows, flops_per_second=None):

@@ -1,7 +1,7 @@
-"""Training: state, step, objective, and the loop that runs them."""
+"""Training: setup, step, trainer, and what they keep on disk."""
 from morel_jax.training.dry_run import DryRun, dry_run
+from morel_jax.training.fit import fit, fit_population
 from morel_jax.training.interruption import Interrupted
-from morel_jax.training.loop import Diverged, fit
-from morel_jax.training.population import fit_population
+from morel_jax.training.trainer import Diverged
 
 __all__ = ["Diverged", "DryRun", "Interrupted", "dry_run", "fit", "fit_population"]

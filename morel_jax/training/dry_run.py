@@ -5,15 +5,13 @@ from functools import partial
 import jax
 import numpy as np
 
-from morel_jax import builders
 from morel_jax.configuration import check
-from morel_jax.optimizer import keeps_average
-from morel_jax.training.assemble import build_hparams, build_layout, build_parts
 from morel_jax.training.collectives import Collective, collectives
 from morel_jax.training.feed import abstract_piece
 from morel_jax.training.flops import count_flops
-from morel_jax.training.state import create_state
-from morel_jax.training.step import Batch, compile_train_epoch, empty_totals, train_step
+from morel_jax.training.placement import build_layout
+from morel_jax.training.setup import setup
+from morel_jax.training.step import compile_train_epoch, train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,37 +79,22 @@ def _count(params):
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def step_arguments(config, parts, image_shape):
-    """Shapes (ShapeDtypeStruct) of what ``train_step`` takes: (TrainState, HParams, Batch, key); HParams as values."""
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    hparams = build_hparams(config, epoch=1)
-    state = jax.eval_shape(lambda key: create_state(parts, key, image_shape, hparams, keeps_average(config)),
-                           key)
-    labels = jax.ShapeDtypeStruct((config.batch_size,), np.int32)
-    images = jax.ShapeDtypeStruct((config.batch_size, *image_shape), np.uint8)
-    return state, hparams, Batch(images, labels, labels), key
-
-
-def compile_step(config, parts, layout, train, steps):
+def compile_step(setup, layout):
     """The program that a run goes through its epochs with, compiled for shapes alone.
 
     Args:
-        config: checked ConfigDict.
-        parts: the run's :class:`~morel_jax.training.step.Parts`.
+        setup: the run's Setup, which may be blank.
         layout: the run's :class:`~morel_jax.sharding.Layout`.
-        train: Split of the training images' shapes.
-        steps: of an epoch.
 
     Returns:
         ``jax.stages.Compiled``; a loop of unknown length, in which one turn is a step.
     """
-    state, hparams, batch, key = step_arguments(config, parts, train.images.shape[1:])
-    totals = empty_totals(state, hparams, batch, key, parts=parts)
-    piece = abstract_piece(train, steps, config.data.placement, layout, config.batch_size)
-    return compile_train_epoch(parts, layout).lower(
-        layout.abstract(state, layout.state(state)), layout.abstract(totals, layout.replicated), hparams,
-        piece.images, piece.labels, piece.rows, piece.index, layout.abstract(key, layout.replicated),
-        np.int32(0), np.int32(1)).compile()
+    state, hparams, _, key = setup.step_arguments
+    piece = abstract_piece(setup.train, setup.steps_per_epoch, setup.config.batch_size, setup.config.data.placement,
+                           layout.replicated, layout.batch(axis=1))
+    return compile_train_epoch(setup.parts, layout).lower(
+        layout.abstract(state, layout.state(state)), layout.abstract(setup.no_totals, layout.replicated), hparams,
+        piece, layout.abstract(key, layout.replicated), np.int32(0), np.int32(1)).compile()
 
 
 def dry_run(config):
@@ -132,22 +115,18 @@ def dry_run(config):
     """
     check(config)
     layout = build_layout(config)
-    dataset = builders.blank_dataset(config)
-    own, _ = builders.splits(config, dataset)
-    train, steps = builders.with_extra(config, own, dataset.num_classes), len(own.labels) // config.batch_size
-    parts = build_parts(config, dataset.num_classes)
-    program = compile_step(config, parts, layout, train, steps)
+    blank = setup(config, blank=True)
+    program = compile_step(blank, layout)
     memory = program.memory_analysis()
-    arguments = step_arguments(config, parts, dataset.image_shape)
-    params = arguments[0].params
-    shape, axes = "x".join(map(str, dataset.image_shape)), layout.mesh.shape.items()
+    params = blank.step_arguments[0].params
+    shape, axes = "x".join(map(str, blank.image_shape)), layout.mesh.shape.items()
     return DryRun(
         title=f"{config.model.name}, {config.method}, {config.data.name} {shape}, batch {config.batch_size}",
         devices=f"{layout.devices} {layout.mesh.devices.flat[0].platform} (mesh: "
                 f"{' x '.join(f'{axis} {size}' for axis, size in axes)})",
         classifier_parameters=_count(params["classifier"]),
         embedding_parameters=_count(params.get("embedding", {})),
-        flops=count_flops(partial(train_step, parts=parts), *arguments),
+        flops=count_flops(partial(train_step, parts=blank.parts), *blank.step_arguments),
         batch_size=config.batch_size,
         bytes_accessed=int(program.cost_analysis()["bytes accessed"]),
         arguments=memory.argument_size_in_bytes,

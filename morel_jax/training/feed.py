@@ -1,10 +1,11 @@
 """Training images for the compiled step: on the device when they fit, streamed from the host otherwise."""
-import dataclasses
-from typing import Any
+import math
 
-import grain
 import jax
 import numpy as np
+
+from morel_jax.sharding import put
+from morel_jax.training.step import Piece
 
 # A streamed piece: large enough that moving it costs little beside its steps, small enough that three wait in memory.
 _PIECE_BYTES = 64 * 2**20
@@ -14,47 +15,34 @@ _DEFAULT_ROOM = 4 * 2**30
 _SHARE_OF_DEVICE = 0.25
 
 
-@dataclasses.dataclass(frozen=True)
-class Piece:
-    """Steps of an epoch, in the form that ``train_epoch`` takes.
-
-    Attributes:
-        images, labels: uint8[m, h, w, c] and int32[m], the data set on every device; or uint8[k, n, h, w, c] and
-            int32[k, n], these steps' examples, each on the device that works on it.
-        rows: int32[k, n], where in ``images`` each step's examples are; None for the second form.
-        index: int32[k, n], the same examples' places in the data set.
-        first, stop: the epoch's steps that row 0 belongs to and that the piece ends before.
-    """
-    images: Any
-    labels: Any
-    rows: Any
-    index: Any
-    first: int
-    stop: int
-
-
 def _room():
     stats = jax.local_devices()[0].memory_stats() or {}
     return stats["bytes_limit"] * _SHARE_OF_DEVICE if "bytes_limit" in stats else _DEFAULT_ROOM
 
 
 class DeviceFeed:
-    """The whole data set on every device."""
+    """The whole data set on every device.
 
-    def __init__(self, split, layout):
-        self._layout = layout
-        self._images, self._labels = (layout.put(array, layout.replicated) for array in (split.images, split.labels))
+    Args:
+        split: Split of NumPy arrays.
+        whole: sharding of what every device has whole.
+        cut: sharding of arrays with rows for each step's examples.
+    """
+
+    def __init__(self, split, whole, cut):
+        self._cut = cut
+        self._images, self._labels = (put(array, whole) for array in (split.images, split.labels))
 
     def pieces(self, order, start):
-        """Yields the one Piece of an epoch; ``order`` is int32[steps, n]."""
+        """Yields the one piece of an epoch, as :meth:`HostFeed.pieces` has it."""
         del start
-        steps = len(order)
-        order = self._layout.put(order, self._layout.batch(axis=1))
-        yield Piece(self._images, self._labels, order, order, 0, steps)
+        steps = order.shape[-2]
+        order = put(order, self._cut)
+        yield Piece(self._images, self._labels, order, order), 0, steps
 
 
-def _steps_a_piece(split, steps, batch, piece_bytes):
-    return int(np.clip(piece_bytes // (batch * split.images[0].nbytes), 1, steps))
+def _steps_per_piece(split, steps, examples, piece_bytes):
+    return int(np.clip(piece_bytes // (examples * split.images[0].nbytes), 1, steps))
 
 
 class HostFeed:
@@ -63,32 +51,41 @@ class HostFeed:
     A process reads only the examples that its own devices work on.
 
     Args:
-        split: Split of numpy arrays.
-        layout: :class:`~morel_jax.sharding.Layout`.
+        split: Split of NumPy arrays.
+        cut: sharding of arrays with rows for each step's examples.
         piece_bytes: size of one piece's images.
     """
 
-    def __init__(self, split, layout, piece_bytes=_PIECE_BYTES):
-        self._split, self._layout = split, layout
-        self._piece_bytes = piece_bytes
+    def __init__(self, split, cut, piece_bytes=_PIECE_BYTES):
+        self._split, self._cut, self._piece_bytes = split, cut, piece_bytes
 
     def pieces(self, order, start):
-        """Yields the Pieces of an epoch from step ``start`` on; ``order`` is int32[steps, n]."""
+        """The pieces of an epoch from step ``start`` on.
+
+        Args:
+            order: int32[steps, n], examples of each step; or int32[slots, steps, n] of stacked runs, whose pieces have
+                that first axis too.
+            start: step of the epoch.
+
+        Yields:
+            (Piece, the step that its row 0 belongs to, the step that it ends before).
+        """
+        import grain  # Slow to import, and needed only here.
+
         order = np.asarray(order)
-        steps, batch = order.shape
-        size = _steps_a_piece(self._split, steps, batch, self._piece_bytes)
-        columns = self._layout.batch(axis=1)
+        *slots, steps, batch = order.shape
+        size = _steps_per_piece(self._split, steps, math.prod(slots) * batch, self._piece_bytes)
 
         def load(first):
             # The last piece is filled up with its last row: one shape, one compiled program.
-            index = order[np.minimum(np.arange(first, first + size), steps - 1)]
+            index = np.take(order, np.minimum(np.arange(first, first + size), steps - 1), axis=-2)
 
             def gathered(array):
-                return jax.make_array_from_callback((*index.shape, *array.shape[1:]), columns,
-                                                    lambda part: array[index[part[:2]]])
+                return jax.make_array_from_callback((*index.shape, *array.shape[1:]), self._cut,
+                                                    lambda part: array[index[part[:index.ndim]]])
 
-            return Piece(gathered(self._split.images), gathered(self._split.labels), None,
-                         self._layout.put(index, columns), first, min(first + size, steps))
+            return (Piece(gathered(self._split.images), gathered(self._split.labels), None, put(index, self._cut)),
+                    first, min(first + size, steps))
 
         starts = range(start // size * size, steps, size)
         options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
@@ -101,28 +98,32 @@ def _on_device(split, placement):
     return placement == "device"
 
 
-def build_feed(split, placement, layout):
+def build_feed(split, placement, whole, cut):
     """The feed for ``config.data.placement``: ``device``, ``host``, or ``auto`` by the images' size.
 
     With several processes ``auto`` is ``host``: each then loads only its share.
+
+    Args:
+        split: Split of NumPy arrays.
+        placement: see above.
+        whole, cut: shardings, as in :class:`DeviceFeed`.
     """
-    return DeviceFeed(split, layout) if _on_device(split, placement) else HostFeed(split, layout)
+    return DeviceFeed(split, whole, cut) if _on_device(split, placement) else HostFeed(split, cut)
 
 
-def abstract_piece(split, steps, placement, layout, batch_size):
+def abstract_piece(split, steps, batch_size, placement, whole, cut):
     """A Piece of that feed in shapes (ShapeDtypeStruct) with their shardings, to compile for before there are data.
 
     Args:
-        split, placement, layout: as in :func:`build_feed`.
+        split, placement, whole, cut: as in :func:`build_feed`.
         steps, batch_size: of an epoch.
     """
-    columns = layout.batch(axis=1)
     if _on_device(split, placement):
-        whole = (jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=layout.replicated)
-                 for array in (split.images, split.labels))
-        rows = jax.ShapeDtypeStruct((steps, batch_size), np.int32, sharding=columns)
-        return Piece(*whole, rows, rows, 0, steps)
-    size = _steps_a_piece(split, steps, batch_size, _PIECE_BYTES)
-    images, labels = (jax.ShapeDtypeStruct((size, batch_size, *array.shape[1:]), array.dtype, sharding=columns)
+        data = (jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=whole)
+                for array in (split.images, split.labels))
+        rows = jax.ShapeDtypeStruct((steps, batch_size), np.int32, sharding=cut)
+        return Piece(*data, rows, rows)
+    size = _steps_per_piece(split, steps, batch_size, _PIECE_BYTES)
+    images, labels = (jax.ShapeDtypeStruct((size, batch_size, *array.shape[1:]), array.dtype, sharding=cut)
                       for array in (split.images, split.labels))
-    return Piece(images, labels, None, labels, 0, size)
+    return Piece(images, labels, None, labels)

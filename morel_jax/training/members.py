@@ -151,12 +151,13 @@ def _text(value):
     return "_".join(map(repr, value)) if isinstance(value, tuple) else repr(value)
 
 
-def build_members(config, settings):
+def build_members(config, settings, own_model=None):
     """The members of a population, checked.
 
     Args:
         config: the base, a ConfigDict with every field.
         settings: list of {"section.field": value}; ``preference`` may be k1 alone, as in :func:`parse_sweeps`.
+        own_model: the caller's, which takes the place of ``config.model.name``; None: the config's.
 
     Returns:
         list of Member, in the order of ``settings``.
@@ -165,7 +166,7 @@ def build_members(config, settings):
         ValueError: a field that is unknown or would change the compiled program, a value that its config's rules
             forbid, no settings, or the same twice; the message names field, rule and value.
     """
-    check(config)
+    check(config, own_model)
     if not isinstance(settings, (list, tuple)) or not all(isinstance(setting, dict) for setting in settings):
         raise ValueError(f'settings must be a list of {{"section.field": value}}; got {settings!r:.80}.')
     _check_count(len(settings))
@@ -184,7 +185,7 @@ def build_members(config, settings):
             raise ValueError(f"a setting must name a field once; got {setting!r}.")
         changes = {field: _value(field, value, FIELDS[field].default) for field, value in full.items()}
         member_config = _with(config, changes)
-        check(member_config)
+        check(member_config, own_model)
         name = ",".join(f"{shown[field]}={_text(changes[field])}" for field in fields if field in changes) or "base"
         if len(name.encode()) > _LONGEST_NAME:
             raise ValueError(f"a member's name, its changes, must have at most {_LONGEST_NAME} bytes; got {name}.")

@@ -70,6 +70,22 @@ class Batch:
 
 
 @struct.dataclass
+class Piece:
+    """The examples of some steps of an epoch.
+
+    Attributes:
+        images, labels: uint8[m, h, w, c] and int32[m], the data set; or uint8[k, n, h, w, c] and int32[k, n], the
+            examples of each step.
+        rows: int32[k, n], where in ``images`` the examples of each step are; None for the second form.
+        index: int32[k, n], the same examples' places in the data set.
+    """
+    images: Any
+    labels: Any
+    rows: Any
+    index: Any
+
+
+@struct.dataclass
 class Totals:
     """Sums over the steps of an epoch.
 
@@ -235,7 +251,7 @@ def empty_totals(state, hparams, batch, key, *, parts):
                   count=np.zeros((), np.int32), first_bad_step=np.full((), -1, np.int32))
 
 
-def train_epoch(state, totals, hparams, images, labels, rows, index, key, start, stop, *, parts, layout=None):
+def train_epoch(state, totals, hparams, piece, key, start, stop, *, parts, layout=None):
     """The steps ``start`` to ``stop`` of an epoch, or of a piece of it, in one compiled loop.
 
     The bounds are traced: an epoch may be cut anywhere, for a progress bar or a checkpoint, by the one compiled
@@ -245,10 +261,7 @@ def train_epoch(state, totals, hparams, images, labels, rows, index, key, start,
         state: TrainState; donate it.
         totals: Totals of the epoch's earlier steps; donate it.
         hparams: HParams of this epoch.
-        images: uint8[m, h, w, c], the data set; or uint8[k, n, h, w, c], the examples of each step.
-        labels: int32[m], or int32[k, n].
-        rows: int32[k, n], for each step where in ``images`` its examples are; None for the second form.
-        index: int32[k, n], the same examples' places in the data set.
+        piece: Piece.
         key: the run's key.
         start, stop: int32[], the first row to use and the one to stop before.
         parts: Parts.
@@ -259,8 +272,8 @@ def train_epoch(state, totals, hparams, images, labels, rows, index, key, start,
     """
     def body(i, carry):
         state, totals = carry
-        place = i if rows is None else rows[i]
-        batch = Batch(images[place], labels[place], index[i])
+        place = i if piece.rows is None else piece.rows[i]
+        batch = Batch(piece.images[place], piece.labels[place], piece.index[i])
         if layout is not None:
             batch = jax.lax.with_sharding_constraint(batch, layout.batch())
         new_state, metrics = train_step(state, hparams, batch, key, parts=parts, layout=layout)

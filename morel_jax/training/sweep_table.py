@@ -9,7 +9,7 @@ def table_rows(outcomes):
     """One dict a member, for a table.
 
     Args:
-        outcomes: list of :class:`~morel_jax.training.population.Outcome`.
+        outcomes: list of :class:`~morel_jax.training.fit.Outcome`.
 
     Returns:
         list of dicts: ``member``; ``best_epoch`` and ``last_epoch``; ``best_`` and ``last_`` with ``clean_accuracy``

@@ -34,14 +34,14 @@ def _sha256(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def open_workdir(config, workdir, write=True, own=None):
+def open_workdir(config, workdir, write=True, custom=None):
     """Makes the folder, or checks that the run in it has this config.
 
     Args:
         config: checked ConfigDict.
         workdir: path.
         write: whether this process is the one that writes; the others only check.
-        own: what tells the caller's own parts apart, as :meth:`morel_jax.training.own.Own.record` gives it.
+        custom: what tells custom parts apart, as :meth:`morel_jax.training.custom.CustomParts.record` gives it.
 
     Returns:
         Path of the folder, in which ``config.json`` now is, if this process writes.
@@ -68,8 +68,8 @@ def open_workdir(config, workdir, write=True, own=None):
                 different.append(f"  the file config.data.extra: SHA-256 {there} there, {here} given")
         elif stored["data.extra"] != given["data.extra"]:
             different.append(f"  config.data.extra: {stored['data.extra']!r} there, {given['data.extra']!r} given")
-        stored, given = load_own(workdir), own or {}
-        different += [f"  own {part}: {stored.get(part)!r} there, {given.get(part)!r} given"
+        stored, given = load_custom(workdir), custom or {}
+        different += [f"  custom {part}: {stored.get(part)!r} there, {given.get(part)!r} given"
                       for part in sorted(stored.keys() | given.keys()) if stored.get(part) != given.get(part)]
         takes_part = config.validation.split == "holdout" or config.validation.examples
         if takes_part and load_content(workdir).get("splits_revision") != builders.SPLITS_REVISION:
@@ -82,7 +82,7 @@ def open_workdir(config, workdir, write=True, own=None):
         raise ValueError(f"{workdir} has checkpoints but no config.json, which says what they were trained with; put "
                          "back a copy of it, or give another workdir.")
     elif write:
-        content = {"config": config.to_dict(), "own": own or {}, "commit": _commit(),
+        content = {"config": config.to_dict(), "own": custom or {}, "commit": _commit(),
                    "versions": {name: metadata.version(name) for name in _VERSIONS_OF}}
         content["splits_revision"] = builders.SPLITS_REVISION
         if config.data.extra:
@@ -140,7 +140,7 @@ def load_config(workdir):
     return config
 
 
-def load_own(workdir):
+def load_custom(workdir):
     """What tells apart the parts that the run in ``workdir`` took from its caller; empty where the config names all.
 
     Raises:

@@ -12,7 +12,7 @@ from flax import struct
 from benchmarks import train_step as benchmark
 from morel_jax.attacks import PGD
 from morel_jax.interop.torch import export_state_dict
-from morel_jax.training.assemble import build_hparams, build_parts
+from morel_jax.training.setup import build_hparams, build_parts
 from morel_jax.training.state import create_state
 from morel_jax.training.step import Batch, train_step
 

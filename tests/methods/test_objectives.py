@@ -6,7 +6,7 @@ import pytest
 
 from morel_jax import losses
 from morel_jax.methods import METHODS, MixedLabels, Views
-from morel_jax.training.assemble import build_hparams
+from morel_jax.training.setup import build_hparams
 from tests.small import small_config
 
 RANDOM = np.random.default_rng(0)

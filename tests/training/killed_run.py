@@ -1,11 +1,13 @@
 """A training and its evaluation, for another process to kill at any moment."""
+import sys
 from unittest import mock
 
 import jax
 
 from morel_jax import builders, evaluation, training
 from morel_jax.evaluation.progress import Silent
-from morel_jax.training import loop
+from morel_jax.training import trainer
+from morel_jax.training.progress import Progress
 from tests.small import small_config, small_dataset
 
 PHASES = ("start", "training", "end of an epoch", "evaluation")
@@ -20,7 +22,7 @@ def fit(workdir):
     config = small_config(epochs=EPOCHS, batch_size=4, attack__num_steps=10, validation__num_steps=20, ema_decay=0.99,
                           checkpoint__every_seconds=0.05)
     with mock.patch.object(builders, "dataset", return_value=_DATASET), \
-            mock.patch.object(loop, "_SECONDS_PER_DISPATCH", 0.02):
+            mock.patch.object(trainer, "_SECONDS_PER_DISPATCH", 0.02):
         return training.fit(config, workdir, progress=False)
 
 
@@ -38,7 +40,7 @@ def run(workdir, compiled, phase):
     def say(name):
         phase.value = PHASES.index(name)
 
-    class Told(loop.Progress):
+    class Told(Progress):
         def steps(self, done, totals):
             say("training")
             super().steps(done, totals)
@@ -51,7 +53,7 @@ def run(workdir, compiled, phase):
         def advance(self, *arguments):
             say("evaluation")
 
-    with mock.patch.object(loop, "Progress", Told):
+    with mock.patch.object(sys.modules["morel_jax.training.fit"], "Progress", Told):
         fit(workdir)
     with mock.patch.object(builders, "dataset", return_value=_DATASET):
         logits_fn, _ = evaluation.load(workdir, "best")

@@ -27,7 +27,7 @@ def main(workdir, processes, number, port, devices):
     config = small_config(epochs=EPOCHS, batch_size=8, checkpoint__every_seconds=0.2,
                           mesh__fsdp=2 if processes * devices > 1 else 1, mesh__fsdp_min_size=64)
     with mock.patch.object(builders, "dataset", return_value=small_dataset()), \
-            mock.patch.object(training.loop, "_SECONDS_PER_DISPATCH", 0.05):
+            mock.patch.object(training.trainer, "_SECONDS_PER_DISPATCH", 0.05):
         state, history = training.fit(config, workdir, progress=False)
     assert len(history) == EPOCHS
     leaves = jax.tree.leaves(state)

@@ -11,9 +11,11 @@ from jax.sharding import PartitionSpec as P
 
 from morel_jax import data, sharding
 from morel_jax.models import resnet
-from morel_jax.training.assemble import build_layout, build_parts
 from morel_jax.training.collectives import collectives
-from morel_jax.training.dry_run import compile_step, dry_run, step_arguments
+from morel_jax.training.custom import CustomParts
+from morel_jax.training.dry_run import compile_step, dry_run
+from morel_jax.training.placement import build_layout
+from morel_jax.training.setup import setup
 from tests.small import small_config
 
 CLASSES = 10
@@ -47,12 +49,13 @@ def step(method, size, batch, attack_steps, accumulate):
     """The compiled step's collectives, and what the network has of parameters and of channels with BatchNorm."""
     config = small_config(method, model__name="resnet8", batch_size=batch, attack__num_steps=attack_steps,
                           accumulate=accumulate)
-    parts = build_parts(config, CLASSES)
-    model = resnet.resnet8(num_classes=CLASSES, widths=WIDTHS, batch_norm_momentum=0.0)
-    parts = dataclasses.replace(parts, model=model)
     split = data.Split(np.zeros((64, size, size, 3), np.uint8), np.zeros(64, np.int32))
-    program = compile_step(config, parts, build_layout(config), split, 64 // batch)
-    state = step_arguments(config, parts, (size, size, 3))[0]
+    dataset = data.Dataset("zeros", split, split, CLASSES, tuple(map(str, range(CLASSES))))
+    made = setup(config, CustomParts(dataset))
+    model = resnet.resnet8(num_classes=CLASSES, widths=WIDTHS, batch_norm_momentum=0.0)
+    made = dataclasses.replace(made, parts=dataclasses.replace(made.parts, model=model))
+    program = compile_step(made, build_layout(config))
+    state = made.step_arguments[0]
     parameters, statistics = (sum(leaf.size for leaf in jax.tree.leaves(tree))
                               for tree in (state.params["classifier"], state.batch_stats))
     return {"collectives": as_dicts(program.as_text()), "parameters": parameters, "channels": statistics // 2}

@@ -5,9 +5,9 @@ import jax
 import numpy as np
 
 from morel_jax import sharding
-from morel_jax.training.assemble import build_hparams, build_parts
+from morel_jax.training.setup import build_hparams, build_parts
 from morel_jax.training.state import create_state
-from morel_jax.training.step import Batch, compile_train_epoch, empty_totals
+from morel_jax.training.step import Batch, Piece, compile_train_epoch, empty_totals
 from tests.small import small_config, small_dataset
 
 STEPS, BATCH = 20, 16
@@ -33,8 +33,9 @@ def steps(data, fsdp, dtype, images, labels):
     cut = sum(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state))
     batch = Batch(*(jax.ShapeDtypeStruct((BATCH, *array.shape[1:]), array.dtype) for array in (images, labels, labels)))
     rows = np.arange(STEPS * BATCH, dtype=np.int32).reshape(STEPS, BATCH) % len(labels)
-    rows = layout.put(rows, layout.batch(axis=1))
-    images, labels = (layout.put(array, layout.replicated) for array in (images, labels))
+    rows = sharding.put(rows, layout.batch(axis=1))
+    images, labels = (sharding.put(array, layout.replicated) for array in (images, labels))
+    piece = Piece(images, labels, rows, rows)
     none = empty_totals(state, hparams, batch, key, parts=parts)
     epoch = compile_train_epoch(parts, layout)
     losses, programs = [], 0
@@ -45,7 +46,7 @@ def steps(data, fsdp, dtype, images, labels):
 
     jax.monitoring.register_event_duration_secs_listener(count)
     for step in range(STEPS):
-        state, totals = epoch(state, none, hparams, images, labels, rows, rows, key, np.int32(step), np.int32(step + 1))
+        state, totals = epoch(state, none, hparams, piece, key, np.int32(step), np.int32(step + 1))
         losses.append(np.asarray(totals.sums["loss"]))
     jax.monitoring.unregister_event_duration_listener(count)
     assert programs == 1  # What comes out is laid out as what went in.

@@ -10,6 +10,7 @@ from tests.small import images_and_labels
 
 KEY = jax.random.key(0)
 LAYOUT = Layout(make_mesh())
+WHOLE, CUT = LAYOUT.replicated, LAYOUT.batch(axis=1)
 
 
 def split(count=50):
@@ -27,9 +28,9 @@ def test_an_epochs_order_is_a_permutation_cut_into_batches():
 def batches(feed, order, start):
     """What each step gets, by the epoch's step."""
     found = {}
-    for piece in feed.pieces(order, start):
-        for step in range(max(piece.first, start), piece.stop):
-            row = step - piece.first
+    for piece, first, stop in feed.pieces(order, start):
+        for step in range(max(first, start), stop):
+            row = step - first
             place = row if piece.rows is None else np.asarray(piece.rows[row])
             found[step] = (np.asarray(piece.images)[place], np.asarray(piece.labels)[place],
                            np.asarray(piece.index[row]))
@@ -41,8 +42,8 @@ def batches(feed, order, start):
 def test_streamed_batches_are_those_of_the_device(start, steps_a_piece):
     data = split()
     order = epoch_order(KEY, 1, 50, 8)
-    streamed = batches(HostFeed(data, LAYOUT, piece_bytes=steps_a_piece * 8 * data.images[0].nbytes), order, start)
-    resident = batches(DeviceFeed(data, LAYOUT), order, start)
+    streamed = batches(HostFeed(data, CUT, piece_bytes=steps_a_piece * 8 * data.images[0].nbytes), order, start)
+    resident = batches(DeviceFeed(data, WHOLE, CUT), order, start)
     assert list(streamed) == list(range(start, 6))
     for step, got in streamed.items():
         for ours, theirs in zip(got, resident[step], strict=True):
@@ -52,23 +53,23 @@ def test_streamed_batches_are_those_of_the_device(start, steps_a_piece):
 
 def test_pieces_have_one_shape():
     data = split()
-    feed = HostFeed(data, LAYOUT, piece_bytes=4 * 8 * data.images[0].nbytes)
-    assert {piece.images.shape for piece in feed.pieces(epoch_order(KEY, 1, 50, 8), 0)} == {(4, 8, 8, 8, 3)}
+    feed = HostFeed(data, CUT, piece_bytes=4 * 8 * data.images[0].nbytes)
+    assert {piece.images.shape for piece, *_ in feed.pieces(epoch_order(KEY, 1, 50, 8), 0)} == {(4, 8, 8, 8, 3)}
 
 
 def test_placement():
-    assert isinstance(build_feed(split(), "auto", LAYOUT), DeviceFeed)
-    assert isinstance(build_feed(split(), "host", LAYOUT), HostFeed)
-    assert isinstance(build_feed(split(), "device", LAYOUT), DeviceFeed)
+    assert isinstance(build_feed(split(), "auto", WHOLE, CUT), DeviceFeed)
+    assert isinstance(build_feed(split(), "host", WHOLE, CUT), HostFeed)
+    assert isinstance(build_feed(split(), "device", WHOLE, CUT), DeviceFeed)
     huge = Split(np.broadcast_to(np.uint8(0), (40_000_000, 32, 32, 3)),  # 123 GB that take no memory.
                  np.broadcast_to(np.int32(0), (40_000_000,)))
-    assert isinstance(build_feed(huge, "auto", LAYOUT), HostFeed)
+    assert isinstance(build_feed(huge, "auto", WHOLE, CUT), HostFeed)
 
 
 @pytest.mark.parametrize("placement", ["device", "host"])
 def test_an_abstract_piece_is_like_the_feeds(placement):
-    abstract = abstract_piece(split(), 6, placement, LAYOUT, batch_size=8)
-    (piece,) = build_feed(split(), placement, LAYOUT).pieces(epoch_order(KEY, 1, 50, 8), 0)
+    abstract = abstract_piece(split(), 6, 8, placement, WHOLE, CUT)
+    ((piece, first, stop),) = build_feed(split(), placement, WHOLE, CUT).pieces(epoch_order(KEY, 1, 50, 8), 0)
     for field in ("images", "labels", "rows", "index"):
         expected, array = getattr(abstract, field), getattr(piece, field)
         if expected is None:
@@ -76,4 +77,4 @@ def test_an_abstract_piece_is_like_the_feeds(placement):
         else:
             assert (expected.shape, expected.dtype) == (array.shape, array.dtype)
             assert expected.sharding.is_equivalent_to(array.sharding, array.ndim)
-    assert (abstract.first, abstract.stop) == (piece.first, piece.stop)
+    assert (first, stop) == (0, 6)

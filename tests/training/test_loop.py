@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from morel_jax import builders, evaluation, training
-from morel_jax.training import loop
+from morel_jax.training import trainer
 from morel_jax.training.checkpoint import Checkpoints, load_record
+from morel_jax.training.progress import Progress
 from tests.small import small_config, small_dataset
 
 
@@ -107,7 +108,7 @@ def test_a_workdir_is_a_local_path(tmp_path, monkeypatch, train):
 @pytest.mark.parametrize("moment", ["step", "validation"])
 def test_a_signal_saves_and_the_resumed_run_is_bitwise_the_same(unbroken, tmp_path, monkeypatch, number, moment):
     before = signal.getsignal(number)
-    place = (loop.Progress, "steps") if moment == "step" else (loop.Progress, "validation")
+    place = (Progress, "steps") if moment == "step" else (Progress, "validation")
     original, calls = getattr(*place), []
 
     def interrupting(self, *arguments):
@@ -117,7 +118,7 @@ def test_a_signal_saves_and_the_resumed_run_is_bitwise_the_same(unbroken, tmp_pa
             os.kill(os.getpid(), number)
 
     monkeypatch.setattr(*place, interrupting)
-    with pytest.raises(training.Interrupted, match=r"stopped and saved at step .*the same command goes on") as error:
+    with pytest.raises(training.Interrupted, match=r"stopped and saved at step .*the same command resumes") as error:
         training.fit(small_config(), tmp_path, progress=False)
     assert error.value.signal_number == number
     assert signal.getsignal(number) == before
@@ -164,8 +165,8 @@ def test_streaming_from_the_host_is_bitwise_the_same(unbroken, tmp_path):
 
 
 def test_one_compilation_for_all_epochs_and_pieces(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(loop, "next_size", lambda size, seconds: 1)  # An epoch in several calls.
-    loop._programs.cache_clear()
+    monkeypatch.setattr(trainer, "next_size", lambda size, seconds: 1)  # An epoch in several calls.
+    trainer._kept_programs.cache_clear()
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
         for seed in range(2):  # The second run is another one of the same program.
             training.fit(small_config("standard", seed=seed), tmp_path / str(seed), progress=False)
@@ -177,14 +178,14 @@ def test_average_survives_a_resumption(tmp_path):
     config = small_config(ema_decay=0.9)
     whole, _ = training.fit(config, tmp_path / "whole", progress=False)
     with pytest.MonkeyPatch.context() as patch:
-        original = loop.Progress.start_epoch
+        original = Progress.start_epoch
 
         def interrupting(self, epoch, done):
             original(self, epoch, done)
             if epoch == 2:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        patch.setattr(loop.Progress, "start_epoch", interrupting)
+        patch.setattr(Progress, "start_epoch", interrupting)
         with pytest.raises(training.Interrupted):
             training.fit(config, tmp_path / "broken", progress=False)
     state, _ = training.fit(config, tmp_path / "broken", progress=False)
@@ -220,8 +221,8 @@ def test_divergence_before_anything_was_saved(tmp_path):
 
 
 def test_validation_only_where_asked_and_at_the_end(tmp_path):
-    _, history = training.fit(small_config("standard", epochs=3, validation__every=2, batch_norm__moves=("natural",)),
-                              tmp_path, progress=False)
+    _, history = training.fit(small_config("standard", epochs=3, validation__every=2,
+                                           batch_norm__statistics_from=("natural",)), tmp_path, progress=False)
     assert ["robust_accuracy" in line for line in history] == [False, True, True]
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from morel_jax.configuration import METHODS, defaults, flatten, recipe
-from morel_jax.training.assemble import build_hparams, build_parts
 from morel_jax.training.members import SWEEPABLE, build_members, parse_sweeps, read_settings, shared_config
+from morel_jax.training.setup import build_hparams, build_parts
 from tests.small import small_config
 
 EPOCHS = (1, *range(70, 121))

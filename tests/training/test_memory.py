@@ -12,7 +12,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from morel_jax.models import Outputs
-from morel_jax.training.assemble import build_hparams, build_parts
+from morel_jax.training.setup import build_hparams, build_parts
 from morel_jax.training.state import create_state
 from morel_jax.training.step import Batch, compiler_options, train_step
 from tests.small import images_and_labels, small_config

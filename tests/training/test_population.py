@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from morel_jax import builders, evaluation, training
-from morel_jax.training import checkpoint, population
+from morel_jax.training import checkpoint, trainer
+from morel_jax.training.progress import Progress
 from tests.small import small_config, small_dataset
 
 SETTINGS = [{"preference": 0.2}, {"optimizer.learning_rate": 0.03, "seed": 5}, {"seed": 1}]
@@ -41,7 +42,7 @@ def assert_same(outcomes, expected):
 
 def interrupt_after(monkeypatch, calls, method="steps"):
     """SIGTERM at the n-th report of progress."""
-    original, seen = getattr(population.Progress, method), []
+    original, seen = getattr(Progress, method), []
 
     def interrupting(self, *arguments):
         original(self, *arguments)
@@ -49,7 +50,7 @@ def interrupt_after(monkeypatch, calls, method="steps"):
         if len(seen) == calls:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(population.Progress, method, interrupting)
+    monkeypatch.setattr(Progress, method, interrupting)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +104,7 @@ def test_a_finished_sweep_given_again_is_returned(unbroken):
 def test_a_signal_saves_and_the_resumed_sweep_is_bitwise_the_same(unbroken, tmp_path, monkeypatch, method, calls):
     with monkeypatch.context() as patch:
         interrupt_after(patch, calls, method)
-        with pytest.raises(training.Interrupted, match=r"stopped and saved 3 members at step \d+ .*goes on from there"):
+        with pytest.raises(training.Interrupted, match=r"stopped and saved 3 members at step \d+ .*resumes from there"):
             training.fit_population(small_config(), SETTINGS, tmp_path, progress=False)
     assert_same(training.fit_population(small_config(), SETTINGS, tmp_path, progress=False), unbroken[0])
 
@@ -225,8 +226,8 @@ def compilations(caplog, name):
 
 
 def test_one_compilation_for_nine_members_and_none_for_nine_others(tmp_path, caplog):
-    population._programs.cache_clear()
-    config = small_config("standard", epochs=1, batch_norm__moves=("natural",))
+    trainer._kept_programs.cache_clear()
+    config = small_config("standard", epochs=1, batch_norm__statistics_from=("natural",))
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
         for sweep in range(2):
             training.fit_population(config, [{"seed": 10 * sweep + seed, "loss.label_smoothing": seed / 10}
@@ -236,7 +237,7 @@ def test_one_compilation_for_nine_members_and_none_for_nine_others(tmp_path, cap
 
 @as_users_compile
 def test_averages(tmp_path):
-    config = small_config("standard", epochs=1, batch_norm__moves=("natural",), ema_decay=0.9)
+    config = small_config("standard", epochs=1, batch_norm__statistics_from=("natural",), ema_decay=0.9)
     (outcome,) = training.fit_population(config, [{"ema_decay": 0.5}], tmp_path / "sweep", progress=False)
     state, _ = training.fit(outcome.member.config, tmp_path / "alone", progress=False)
     chex.assert_trees_all_equal(outcome.state, jax.device_get(state))
@@ -244,7 +245,7 @@ def test_averages(tmp_path):
 
 
 def test_progress_shows_the_mean_of_members(tmp_path, capfd):
-    config = small_config("standard", epochs=1, batch_norm__moves=("natural",))
+    config = small_config("standard", epochs=1, batch_norm__statistics_from=("natural",))
     outcomes = training.fit_population(config, [{"seed": 1}, {"seed": 2}], tmp_path)
     mean = np.mean([outcome.history[0]["loss"] for outcome in outcomes])
     assert f"epoch 1/1, mean of 2  loss {mean:.4f}" in capfd.readouterr().err
@@ -252,7 +253,6 @@ def test_progress_shows_the_mean_of_members(tmp_path, capfd):
 
 @pytest.mark.parametrize(("changes", "options", "message"), [
     (dict(mesh__fsdp=2), {}, r"config\.mesh\.fsdp must be 1 in a population.*got 2"),
-    (dict(data__placement="host"), {}, r"config\.data\.placement must be device or auto in a population.*got 'host'"),
     ({}, dict(mode="parallel"), "mode must be one of sequential, vmapped; got 'parallel'"),
     (dict(epochs=0), {}, r"config\.epochs must be at least 1; got 0"),
 ])

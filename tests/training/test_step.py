@@ -11,10 +11,10 @@ import pytest
 from morel_jax import losses
 from morel_jax.configuration import METHODS
 from morel_jax.optimizer import keeps_average, perturbed
-from morel_jax.training.assemble import build_hparams, build_parts
 from morel_jax.training.members import shared_config
+from morel_jax.training.setup import build_hparams, build_parts
 from morel_jax.training.state import create_state
-from morel_jax.training.step import Batch, compile_train_epoch, empty_totals, train_epoch, train_step
+from morel_jax.training.step import Batch, Piece, compile_train_epoch, empty_totals, train_epoch, train_step
 from tests.small import images_and_labels, small_config
 
 KEY = jax.random.key(7)
@@ -69,7 +69,7 @@ def run(config, steps, cuts=((),), epoch_images=24):
     for stops in cuts:
         reached = jax.tree.map(jnp.copy, (state, totals))
         for first, stop in itertools.pairwise((0, *stops, steps)):
-            reached = loop(*reached, hparams, images, labels, rows, rows, KEY, np.int32(first), np.int32(stop))
+            reached = loop(*reached, hparams, Piece(images, labels, rows, rows), KEY, np.int32(first), np.int32(stop))
         found.append(reached)
     return found
 
@@ -300,7 +300,7 @@ def test_state_is_donated():
     parts, hparams, state, batch = setup(small_config())
     totals = empty_totals(state, hparams, batch, KEY, parts=parts)
     rows = jnp.arange(8)[None]
-    compile_train_epoch(parts)(state, totals, hparams, batch.images, batch.labels, rows, rows, KEY, 0, 1)
+    compile_train_epoch(parts)(state, totals, hparams, Piece(batch.images, batch.labels, rows, rows), KEY, 0, 1)
     assert jax.tree.leaves(state.params)[0].is_deleted()
 
 
@@ -324,8 +324,8 @@ def test_bfloat16_keeps_parameters_and_statistics_in_float32():
     for leaf in jax.tree.leaves((after.params, after.batch_stats, after.opt_state)):
         assert leaf.dtype == jnp.float32
     assert "bf16" in str(jax.make_jaxpr(partial(train_epoch, parts=parts))(
-        state, empty_totals(state, hparams, batch, KEY, parts=parts), hparams, batch.images, batch.labels,
-        jnp.arange(8)[None], jnp.arange(8)[None], KEY, 0, 1))
+        state, empty_totals(state, hparams, batch, KEY, parts=parts), hparams,
+        Piece(batch.images, batch.labels, *[jnp.arange(8)[None]] * 2), KEY, 0, 1))
 
 
 @pytest.mark.parametrize("name", losses.GRADIENT_METHODS)

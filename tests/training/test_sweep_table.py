@@ -2,8 +2,8 @@ import csv
 
 import pytest
 
+from morel_jax.training.fit import Outcome
 from morel_jax.training.members import Member
-from morel_jax.training.population import Outcome
 from morel_jax.training.sweep_table import table_rows, to_csv, to_markdown
 
 

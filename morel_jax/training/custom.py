@@ -1,4 +1,4 @@
-"""A user's own parts of a run: objects handed to `fit` in place of what the config names."""
+"""Custom parts of a run: objects handed to `fit` in place of what the config names."""
 import dataclasses
 import functools
 import hashlib
@@ -18,15 +18,15 @@ from morel_jax.models import Outputs
 
 
 @dataclasses.dataclass(frozen=True)
-class Own:
+class CustomParts:
     """Parts that a run takes from its caller; None leaves what the config names.
 
     Attributes:
         dataset: data.Dataset.
         model: Flax module; see :func:`check_model`.
         loss: (views, labels, hparams) -> float[n], in place of the method's classification loss; see
-            :class:`~morel_jax.training.objective.Views` and :class:`~morel_jax.training.state.HParams`.
-        attack: called as ``attack(logits_fn, keys, x, y)`` -> ``x_adv``, keys one an example; a pytree, whose leaves
+            :class:`~morel_jax.methods.Views` and :class:`~morel_jax.training.state.HParams`.
+        attack: called as ``attack(logits_fn, keys, x, y)`` -> ``x_adv``, one key per example; a pytree, whose leaves
             are traced. In place of ``config.attack`` in training; validation keeps ``config.validation``.
     """
     dataset: Dataset | None = None
@@ -54,7 +54,7 @@ class Own:
 
 
 # A run without any.
-NO_OWN = Own()
+NO_CUSTOM = CustomParts()
 
 
 def _printed(value):

@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 
 from morel_jax import builders, evaluation, losses, models, training
-from morel_jax.training.assemble import build_hparams, build_parts
-from morel_jax.training.loop import compile_new_state, totals_of_no_step
-from morel_jax.training.own import Own, check_model
-from morel_jax.training.state import create_state
+from morel_jax.training.custom import CustomParts, check_model
+from morel_jax.training.setup import setup
 from tests.small import small_config, small_dataset
 
 
@@ -73,10 +71,10 @@ def test_a_finished_run_given_again_is_returned(own_run):
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    (dict(loss=None), r"own loss: 'my_trades' there, None given"),
-    (dict(attack=None), r"own attack: 'my_signs' there, None given"),
-    (dict(model=Average(10, True)), r"own model: .*statistics = False.* there, .*statistics = True.* given"),
-    (dict(dataset=small_dataset(train=95)), r"own dataset: .*'sha256': "),
+    (dict(loss=None), r"custom loss: 'my_trades' there, None given"),
+    (dict(attack=None), r"custom attack: 'my_signs' there, None given"),
+    (dict(model=Average(10, True)), r"custom model: .*statistics = False.* there, .*statistics = True.* given"),
+    (dict(dataset=small_dataset(train=95)), r"custom dataset: .*'sha256': "),
 ])
 def test_other_parts_are_refused(own_run, changes, message):
     folder, parts, _ = own_run
@@ -150,17 +148,9 @@ def test_a_models_own_error_comes_through():
     (dict(attack=lambda logits_fn, keys, x, y: (x, y)), "got tuple"),
 ])
 def test_what_parts_return_is_checked_before_anything_compiles(part, message):
-    config, own = small_config("trades"), Own(**part)
-    parts = build_parts(config, 10, own)
+    made = setup(small_config("trades"), CustomParts(dataset=small_dataset(), **part))
     with pytest.raises(ValueError, match=message):
-        traced_step(config, parts, own)
-
-
-def traced_step(config, parts, own):
-    shape = (28, 28, 1)
-    hparams = build_hparams(config, epoch=1, own=own)
-    state = jax.eval_shape(lambda key: create_state(parts, key, shape, hparams, False), jax.random.key(0))
-    return totals_of_no_step(config, parts, shape, state, own)
+        made.no_totals  # noqa: B018
 
 
 @pytest.mark.parametrize(("part", "message"), [
@@ -170,11 +160,11 @@ def traced_step(config, parts, own):
 ])
 def test_what_is_no_part(part, message):
     with pytest.raises(ValueError, match=message):
-        Own(**part)
+        CustomParts(**part)
 
 
 def test_what_is_printed_of_parts_has_no_address():
-    record = Own(loss=lambda views, labels, hparams: 0, model=Average(10), attack=my_signs).record()
+    record = CustomParts(loss=lambda views, labels, hparams: 0, model=Average(10), attack=my_signs).record()
     assert record["loss"].endswith("<lambda>")
     assert record["attack"] == "my_signs"
     assert " at 0x" not in str(record)
@@ -203,9 +193,9 @@ class Shifted(Average):
 def test_a_model_that_holds_an_array_gets_a_state():
     """Such a model has no hash, by which compiled programs are kept."""
     config = small_config("trades")
-    parts = build_parts(config, 10, Own(model=Shifted(10, offset=np.ones((28, 28, 1), np.float32))))
+    made = setup(config, CustomParts(small_dataset(), Shifted(10, offset=np.ones((28, 28, 1), np.float32))))
     with pytest.raises(TypeError, match="unhashable"):
-        hash(parts)
+        hash(made.parts)
     key = jax.random.key(0)
-    state = compile_new_state(config, parts, (28, 28, 1), key)(key)
+    state = made.compile_new_state(key)(key)
     assert jax.tree.leaves(state.params)[-1].shape[-1] == 10

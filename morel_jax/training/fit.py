@@ -1,0 +1,148 @@
+"""Training from a config to a folder: one run, or a sweep whose runs one program trains."""
+import contextlib
+import dataclasses
+from typing import Any
+
+import jax
+
+from morel_jax import builders, sharding
+from morel_jax.configuration import check
+from morel_jax.files import local_path
+from morel_jax.training.custom import CustomParts
+from morel_jax.training.interruption import InterruptionRequest
+from morel_jax.training.lock import hold
+from morel_jax.training.members import Member, build_members
+from morel_jax.training.placement import MODES, Sharded, Stacked, build_layout, check_compiled
+from morel_jax.training.progress import Progress
+from morel_jax.training.setup import setup
+from morel_jax.training.trainer import Trainer
+from morel_jax.training.workdir import open_sweep, open_workdir
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a member's run ended.
+
+    Attributes:
+        member: Member.
+        state: final TrainState of NumPy arrays; None of a member that diverged, whose last good one is in its folder.
+        history: as :func:`fit` returns it.
+        diverged: None, or {"epoch", "step"} at which loss or parameters were not finite.
+    """
+    member: Member
+    state: Any
+    history: list
+    diverged: dict | None
+
+
+def _train(members, placement, workdir, custom, progress, is_sweep):
+    """The Trainer of these members, at the end of its work."""
+    first, config = sharding.is_first_process(), members[0].config
+    with contextlib.ExitStack() as stack:
+        if first:
+            stack.enter_context(hold(workdir))
+        folders = [workdir]
+        if is_sweep:
+            open_sweep({member.name: member.changes for member in members}, workdir)
+            folders = [workdir / member.name for member in members]
+            for folder in folders:  # Against a run alone in a member's folder.
+                stack.enter_context(hold(folder))
+        for member, folder in zip(members, folders, strict=True):
+            open_workdir(member.config, folder, write=first, custom=custom.record())
+        request = stack.enter_context(InterruptionRequest())  # Watches until the checkpoints are written.
+        bar = stack.enter_context(Progress(config, progress and first, len(members)))
+        trainer = Trainer(setup(config, custom), members, placement, workdir, folders, request, bar, stack)
+        trainer.run()
+    return trainer
+
+
+def fit(config, workdir, progress=True, *, dataset=None, model=None, loss=None, attack=None):
+    """Trains, or resumes the run in ``workdir``; bitwise the same whether or not it was interrupted.
+
+    Runs on the devices that ``config.mesh`` asks for, those of all processes; every process must call it alike. Another
+    number of devices, from the start or from a resumption on, changes nothing but rounding.
+
+    Args:
+        config: ConfigDict with every field of ``morel_jax.configuration.defaults()``.
+        workdir: folder of the run; made if it is not there.
+        progress: on standard error, True: a bar and one line per epoch; "epochs": the lines alone; False: nothing.
+        dataset, model, loss, attack: one's own, in place of what the config names; see
+            :class:`~morel_jax.training.custom.CustomParts`. A resumption must be given the same.
+
+    Returns:
+        (state, history): the final TrainState, and a list of dicts, one per epoch: ``epoch``, ``step``,
+        ``learning_rate`` (of the epoch's first step), mean losses and training accuracies, ``clean_accuracy`` and
+        ``robust_accuracy`` on the validation split where it was judged, ``seconds`` and ``images_per_second``.
+
+    Raises:
+        ValueError: a config that cannot work, or not the one that the workdir's run has, or a workdir that another
+            run is using.
+        OSError: the workdir cannot be written, the disk is full, or no checkpoint there is whole. The last good
+            checkpoint stands.
+        Diverged: a loss or parameter stopped being finite.
+        Interrupted: SIGINT or SIGTERM came, and the run was saved.
+    """
+    check(config, own_model=model)
+    workdir = local_path(workdir, "workdir")
+    custom = CustomParts(dataset, model, loss, attack)
+    builders.check_images(config, custom.dataset)
+    alone = Member(name="", changes={}, config=config)
+    trainer = _train([alone], Sharded(build_layout(config)), workdir, custom, progress, is_sweep=False)
+    (run,) = trainer.runs
+    return run.state, run.history
+
+
+def _placement(members, mode, custom):
+    config = members[0].config
+    check_compiled()
+    if mode not in (None, *MODES):
+        raise ValueError(f"mode must be one of {', '.join(MODES)}; got {mode!r}.")
+    if jax.process_count() > 1:
+        raise ValueError(f"a population must be trained by one process; got {jax.process_count()}.")
+    swept = {name for member in members for name in member.changes if name.startswith("attack.")}
+    if swept and custom.attack is not None:
+        raise ValueError(f"config.{min(swept)} must not be swept with a custom attack, which does not read it.")
+    if len(members) == 1:
+        return Sharded(build_layout(config))
+    if config.mesh.fsdp != 1:
+        raise ValueError("config.mesh.fsdp must be 1 in a population, whose members lie whole on a device; got "
+                         f"{config.mesh.fsdp}.")
+    return Stacked.over_local_devices(len(members), mode)
+
+
+def fit_population(config, settings, workdir, progress=True, mode=None, *, dataset=None, model=None, loss=None,
+                   attack=None):
+    """Trains a member for each of ``settings``, or resumes the sweep in ``workdir``.
+
+    One program trains all of them, cut over this process's devices (``config.mesh.data`` is not looked at); other
+    values, or another number of members that gives a device as many, are the same program. Each member is the run that
+    :func:`fit` makes of its config alone on one device: bitwise on one device and ``sequential``, and but for rounding
+    otherwise. A single member is that run itself, on the devices that ``config.mesh`` asks for. A member that diverges
+    takes no more steps, and the others continue.
+
+    Args:
+        config: base ConfigDict with every field of ``morel_jax.configuration.defaults()``.
+        settings: list of {"section.field": value}; see :func:`~morel_jax.training.members.build_members`.
+        workdir: folder of the sweep; each member's run is in a folder of its name there, like one that ``fit`` made.
+        progress: on standard error, True: a bar and one line per epoch; "epochs": the lines alone; False: nothing.
+        mode: how the members of one device are worked on, ``sequential`` or ``vmapped``; None: the first on a CPU, else
+            the second.
+        dataset, model, loss, attack: one's own, for every member, as in :func:`fit`.
+
+    Returns:
+        list of Outcome, in the order of ``settings``. In a member's history ``seconds`` and ``images_per_second`` are
+        its own images in the time of the whole population.
+
+    Raises:
+        ValueError: a config, setting or mode that cannot work, not the ones that the workdir's sweep has, or a workdir
+            that another run is using.
+        Interrupted: SIGINT or SIGTERM came, and the members were saved.
+    """
+    custom = CustomParts(dataset, model, loss, attack)
+    members = build_members(config, settings, own_model=model)
+    placement = _placement(members, mode, custom)
+    builders.check_images(config, custom.dataset)
+    workdir = local_path(workdir, "workdir")
+    trainer = _train(members, placement, workdir, custom, progress, is_sweep=True)
+    return [Outcome(member, None if diverged else jax.device_get(run.state), run.history, diverged)
+            for member, run, diverged in zip(members, trainer.runs, trainer.diverged, strict=True)]

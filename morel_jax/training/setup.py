@@ -1,0 +1,191 @@
+"""Config to all that a run needs: its data, the static parts of its step, and the traced numbers."""
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from morel_jax import builders, models, optimizer
+from morel_jax.configuration import FIELDS
+from morel_jax.data import Split
+from morel_jax.data.extra import epoch_order
+from morel_jax.methods import METHODS
+from morel_jax.training.custom import NO_CUSTOM, CustomParts, check_model
+from morel_jax.training.members import shared_config
+from morel_jax.training.state import HParams, create_state
+from morel_jax.training.step import Batch, Parts, empty_totals
+
+# Purposes of randomness, folded into the seed's key.
+INITIAL, ORDER, STEP, VALIDATION = range(4)
+
+
+def purpose_key(seed, purpose):
+    """The key of one purpose: ``INITIAL``, ``ORDER``, ``STEP`` or ``VALIDATION``."""
+    return jax.random.fold_in(jax.random.key(seed), purpose)
+
+
+def build_parts(config, num_classes, custom=NO_CUSTOM):
+    """What fixes the compiled step: :class:`~morel_jax.training.step.Parts`."""
+    method = METHODS[config.method]
+    model = builders.model(config, num_classes) if custom.model is None else custom.model
+    if hasattr(model, "batch_norm_momentum"):
+        model = model.clone(batch_norm_momentum=0.0)
+    embedding = None
+    if method.has_embedding:
+        embedding = models.EmbeddingSpace(config.embedding.embed_dim, config.embedding.num_heads)
+    return Parts(
+        model=model,
+        embedding=embedding,
+        objective=method.objective(config, custom.loss),
+        optimizer=optimizer.sgd,
+        passes=method.passes,
+        statistics_from=tuple(config.batch_norm.statistics_from),
+        attack_batch_norm=config.attack.batch_norm,
+        crop_padding=config.data.crop_padding,
+        flip=config.data.flip,
+        accumulate=config.accumulate,
+        awp=config.loss.awp,
+        combine=method.combine(config),
+        cutmix=config.data.cutmix,
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def _kept_parts(shared, num_classes):
+    return build_parts(shared, num_classes)
+
+
+def build_hparams(config, epoch, steps_per_epoch=0, custom=NO_CUSTOM):
+    """The numbers of an epoch: :class:`~morel_jax.training.state.HParams`.
+
+    Args:
+        config: checked ConfigDict.
+        epoch: counted from 1.
+        steps_per_epoch: for what depends on it: a plain average's first step, rates that change step by step.
+        custom: :class:`~morel_jax.training.custom.CustomParts`.
+    """
+    numbers = {field.traced: np.asarray(functools.reduce(getattr, name.split("."), config), np.float32)
+               for name, field in FIELDS.items() if field.traced}
+    numbers |= optimizer.schedule(config, epoch, steps_per_epoch)
+    numbers |= METHODS[config.method].schedule(config, epoch)
+    return HParams(builders.pgd(config.attack) if custom.attack is None else custom.attack, **numbers)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Setup:
+    """A run before any device is chosen, or the runs of a sweep, which share all of this.
+
+    Attributes:
+        config: checked ConfigDict, of a sweep its first member's.
+        custom: :class:`~morel_jax.training.custom.CustomParts`.
+        num_classes: of the data set.
+        class_names: its classes' names.
+        train: Split to train on; the images of ``config.data.extra`` stand behind the data set's own.
+        own_images: how many of those are the data set's own.
+        validation: Split.
+        parts: Parts.
+    """
+    config: Any
+    custom: CustomParts
+    num_classes: int
+    class_names: tuple[str, ...]
+    train: Split
+    own_images: int
+    validation: Split
+    parts: Parts
+
+    @property
+    def image_shape(self):
+        """(h, w, c) of one image."""
+        return self.train.images.shape[1:]
+
+    @property
+    def steps_per_epoch(self):
+        """Steps of an epoch; its last, incomplete batch is dropped."""
+        return self.own_images // self.config.batch_size
+
+    @property
+    def has_config_parts(self):
+        """Whether the compiled programs follow from the config and the number of classes alone."""
+        return self.custom.model is None and self.custom.loss is None
+
+    def hparams(self, config, epoch):
+        """:func:`build_hparams` of a run with ``config``."""
+        return build_hparams(config, epoch, self.steps_per_epoch, self.custom)
+
+    def order(self, seed, epoch):
+        """The examples of an epoch's steps, int32[steps, batch_size]: :func:`~morel_jax.data.extra.epoch_order`."""
+        return epoch_order(purpose_key(seed, ORDER), epoch, self.own_images, self.config.batch_size,
+                           len(self.train.labels) - self.own_images, self.config.data.extra_share)
+
+    @functools.cached_property
+    def step_arguments(self):
+        """Shapes of what ``train_step`` takes: (TrainState, HParams, Batch, key); HParams as values."""
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        hparams = self.hparams(self.config, epoch=1)
+        state = jax.eval_shape(lambda key: create_state(self.parts, key, self.image_shape, hparams,
+                                                        optimizer.keeps_average(self.config)), key)
+        labels = jax.ShapeDtypeStruct((self.config.batch_size,), np.int32)
+        images = jax.ShapeDtypeStruct((self.config.batch_size, *self.image_shape), np.uint8)
+        return state, hparams, Batch(images, labels, labels), key
+
+    @functools.cached_property
+    def no_totals(self):
+        """Totals of no step, as NumPy arrays: what an epoch begins with."""
+        return empty_totals(*self.step_arguments, parts=self.parts)
+
+    def compile_new_state(self, key, shardings=None):
+        """The function key -> TrainState of a new run, compiled.
+
+        Args:
+            key: one like those it will be called with.
+            shardings: function of a tree of shapes that gives the state's shardings; None: where the key is.
+        """
+        like = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=key.sharding)
+        arguments = (shared_config(self.config), optimizer.keeps_average(self.config), self.parts, self.image_shape,
+                     like, shardings)
+        try:
+            hash(self.parts)
+        except TypeError:  # A caller's own model may hold what cannot be hashed, such as an array.
+            return _compiled_new_state.__wrapped__(*arguments)
+        return _compiled_new_state(*arguments)
+
+
+@functools.lru_cache(maxsize=1)
+def _compiled_new_state(shared, average, parts, image_shape, key, shardings):
+    hparams = build_hparams(shared, epoch=1)
+
+    def create(key):
+        return create_state(parts, key, image_shape, hparams, average)
+
+    create = jax.jit(create, out_shardings=shardings(jax.eval_shape(create, key)) if shardings else None)
+    # Run once: what optimising would save is far less than the seconds that it takes.
+    return create.lower(key).compile(compiler_options={"xla_backend_optimization_level": 0})
+
+
+def setup(config, custom=NO_CUSTOM, blank=False):
+    """:class:`Setup` of a run, or of the members of a sweep.
+
+    Args:
+        config: checked ConfigDict.
+        custom: the caller's own parts.
+        blank: take the data set's shapes and not its content, so that nothing is downloaded or decoded. Of
+            ``config.data.extra`` the file is read, as only that tells how many images it adds.
+
+    Raises:
+        ValueError: numbers of the config that do not fit the images, or a custom model that cannot be trained.
+        OSError: the data set is not there.
+    """
+    if custom.dataset is not None:
+        dataset = custom.dataset
+    else:
+        dataset = builders.blank_dataset(config) if blank else builders.dataset(config)
+    own, validation = builders.splits(config, dataset)
+    if custom.model is not None:
+        check_model(custom.model, dataset.image_shape, dataset.num_classes)
+    has_config_parts = custom.model is None and custom.loss is None
+    parts = (_kept_parts(shared_config(config), dataset.num_classes) if has_config_parts
+             else build_parts(config, dataset.num_classes, custom))
+    return Setup(config, custom, dataset.num_classes, dataset.class_names,
+                 builders.with_extra(config, own, dataset.num_classes), len(own.labels), validation, parts)
