@@ -19,9 +19,9 @@ _SUB_BLOCK1 = flags.DEFINE_bool("sub_block1", False, "For a wide_resnet: write T
 _STATE_DICT = "state dict of the network in PyTorch's layout"
 
 
-def _summary(folder, logits_fn, split):
+def _summary(folder, trained):
     """The checkpoint's summary.json, or None where there is none, or one of another network."""
-    from morel_jax.evaluation.identity import agree, network_record
+    from morel_jax.evaluation.identity import network_digests
     from morel_jax.evaluation.summary import read_summary
 
     path = folder / "summary.json"
@@ -29,29 +29,29 @@ def _summary(folder, logits_fn, split):
         return None
     summary = read_summary(path)
     settings = summary["settings"]
-    record = network_record(logits_fn, split.images, split.labels, width=8)
-    # Of the program only what any version of JAX would find: its weights, its modules, and what it answers.
-    if all(agree(name, settings.get(name), record[name]) for name in ("network", "network_answers")):
+    digests = network_digests(trained.logits_fn, trained.data["image_shape"])
+    # Weights and modules; and the traced program, where this version of JAX has judged.
+    if settings.get("network") == digests["network"] and all(settings.get(name, digest) == digest
+                                                             for name, digest in digests.items()):
         return summary
     print(f"warning: {path} judges another network than this one; the model card leaves it out.", file=sys.stderr)
     return None
 
 
 def _load(workdir, which):
-    """What ``load_variables`` gives, and the checkpoint's record, both of one checkpoint."""
-    from morel_jax.evaluation.trained import load_variables
+    """(Trained, the checkpoint's record), both of one checkpoint."""
+    from morel_jax.evaluation.trained import load_trained
     from morel_jax.training.checkpoint import load_record
 
     record = None
     while record != (record := load_record(workdir, which)):  # A run under way may save another between the two.
-        loaded = load_variables(workdir, which)
-    return *loaded, record
+        trained = load_trained(workdir, which)
+    return trained, record
 
 
 def _export(workdir, which, out):
     import jax
 
-    from morel_jax.evaluation.trained import as_logits_fn
     from morel_jax.files import write_atomically
     from morel_jax.interop import stablehlo, torch_file
     from morel_jax.interop.model_card import model_card, to_markdown
@@ -59,12 +59,11 @@ def _export(workdir, which, out):
     from morel_jax.training.workdir import load_content
 
     run = load_content(workdir)
-    model, variables, config, dataset, record = _load(workdir, which)
-    if dataset is None:
-        raise ValueError(f"{workdir} was trained on its caller's own data set; export it with the functions of "
-                         "morel_jax.interop.")
-    logits_fn = as_logits_fn(model, variables)
-    image_shape = dataset.test.images.shape[1:]
+    trained, record = _load(workdir, which)
+    model, data = trained.model, trained.data
+    if "train_images" not in data:  # An earlier version's record of a custom data set.
+        raise ValueError(f"{workdir} was trained on its caller's own data set, which its config.json does not describe; "
+                         "export it with the functions of morel_jax.interop.")
     out.mkdir(parents=True, exist_ok=True)
     files = {}
     for form in dict.fromkeys(_FORMAT.value):
@@ -72,21 +71,22 @@ def _export(workdir, which, out):
             name = "model.stablehlo"
             files[name] = (f"for `jax.export.deserialize`, on {', '.join(_PLATFORMS.value)}, batches of any size, "
                            f"weights inside{', differentiable once' if _GRADIENTS.value else ''}")
-            content = stablehlo.serialise(logits_fn, image_shape, _PLATFORMS.value, _GRADIENTS.value)
+            content = stablehlo.serialise(trained.logits_fn, data["image_shape"], _PLATFORMS.value, _GRADIENTS.value)
             write = partial(write_atomically, out / name, content)
         else:
             name = {"safetensors": "model.safetensors", "torch": "model.pt"}[form]
             files[name] = _STATE_DICT
             write = partial(torch_file.write, out / name, export_state_dict(
-                variables, config.model.name, mean=model.mean, std=model.std, sub_block1=_SUB_BLOCK1.value))
+                trained.variables, trained.config.model.name, mean=model.mean, std=model.std,
+                sub_block1=_SUB_BLOCK1.value))
         for card in ("model_card.json", "model_card.md"):  # Of an earlier export: it must not stand beside new weights.
             (out / card).unlink(missing_ok=True)
         write()
     card = model_card(
-        run, which, record, _summary(workdir / "evaluation" / which, logits_fn, dataset.test),
-        sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
-        {"name": dataset.name, "num_classes": dataset.num_classes, "image_shape": list(image_shape),
-         "train": len(dataset.train.labels), "test": len(dataset.test.labels)}, files)
+        run, which, record, _summary(workdir / "evaluation" / which, trained),
+        sum(leaf.size for leaf in jax.tree.leaves(trained.variables["params"])),
+        {"name": data["name"], "num_classes": data["num_classes"], "image_shape": data["image_shape"],
+         "train": data["train_images"], "test": data["test_images"]}, files)
     write_atomically(out / "model_card.json", json.dumps(card, indent=1))
     write_atomically(out / "model_card.md", to_markdown(card))
     print(f"exported: {', '.join(str(out / name) for name in [*files, 'model_card.md'])}")

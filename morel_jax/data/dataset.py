@@ -92,6 +92,11 @@ class Dataset:
                 raise ValueError(f"{self.name}: {field} labels must be below num_classes = "
                                  f"{self.num_classes}; got {largest}.")
 
+    def record(self):
+        """What a run's folder keeps of it: a dict for JSON."""
+        return {"name": self.name, "image_shape": list(self.image_shape), "num_classes": self.num_classes,
+                "class_names": list(self.class_names), "train_images": len(self.train), "test_images": len(self.test)}
+
     @property
     def image_shape(self):
         """(h, w, c) of one image."""

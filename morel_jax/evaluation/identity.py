@@ -50,12 +50,17 @@ def network_record(logits_fn, images, labels, width, prefix="network"):
         ``<prefix>_program_jax_<version>``, of the traced computation and its gradient, constants included, which is
         comparable within one version of JAX.
     """
+    return (network_digests(logits_fn, images.shape[1:], prefix)
+            | {f"{prefix}_answers": _answers(as_argument(logits_fn), images, labels, width)})
+
+
+def network_digests(logits_fn, image_shape, prefix="network"):
+    """What of :func:`network_record` takes no images, but their shape (h, w, c)."""
     logits_fn = as_argument(logits_fn)
     digest = hashlib.sha256(_ADDRESS.sub("", repr(logits_fn.func)).encode())
     digest.update(fingerprint(logits_fn).encode())
-    image = jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.float32)
-    return {prefix: digest.hexdigest(), f"{prefix}_answers": _answers(logits_fn, images, labels, width),
-            f"{prefix}_program_jax_{jax.__version__}": _program(logits_fn, image)}
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    return {prefix: digest.hexdigest(), f"{prefix}_program_jax_{jax.__version__}": _program(logits_fn, image)}
 
 
 def _answers(logits_fn, images, labels, width):

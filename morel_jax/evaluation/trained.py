@@ -10,11 +10,35 @@ from morel_jax.files import local_path
 from morel_jax.models.outputs import in_float32
 from morel_jax.training.checkpoint import load_classifier
 from morel_jax.training.custom import CustomParts
-from morel_jax.training.workdir import load_config, load_custom
+from morel_jax.training.workdir import load_config, load_content
 
 
-def load_variables(workdir, which="best", model=None):
-    """The plain classifier that a run saved.
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A network that a run saved.
+
+    Attributes:
+        model: Flax module of the plain classifier.
+        variables: its ``params`` and ``batch_stats``.
+        config: the run's ConfigDict.
+        data: what was trained on: ``name``, ``image_shape``, ``num_classes``, ``class_names``, ``train_images`` and
+            ``test_images``, the last two their numbers.
+        is_custom_data: whether the data set was the caller's own.
+    """
+    model: Any
+    variables: Any
+    config: Any
+    data: dict
+    is_custom_data: bool = False
+
+    @property
+    def logits_fn(self):
+        """The network as a function of images alone; see :func:`as_logits_fn`."""
+        return as_logits_fn(self.model, self.variables)
+
+
+def load_trained(workdir, which="best", model=None):
+    """The plain classifier that a run saved, without its data set.
 
     Args:
         workdir: the run's folder.
@@ -22,31 +46,38 @@ def load_variables(workdir, which="best", model=None):
         model: the run's own Flax module, where it was given one.
 
     Returns:
-        (model, variables, config, dataset): Flax module, its ``params`` and ``batch_stats``, the run's ConfigDict, and
-        the data.Dataset that it names, or None where the run was given one of the caller's.
+        :class:`Trained`. Of a run of an earlier version, whose folder does not describe its data, the data set is read.
 
     Raises:
         FileNotFoundError: not a run's folder, or no such checkpoint in it.
         ValueError: an unknown ``which``, or not the model that was trained.
     """
     workdir = local_path(workdir, "workdir")
-    config, own = load_config(workdir), load_custom(workdir)
+    config, content = load_config(workdir), load_content(workdir)
+    own = content.get("own", {})
     given = CustomParts(model=model).record()
     if given.get("model") != own.get("model"):
         raise ValueError(f"model must be the one that the run in {workdir} was given, {own.get('model', 'none')}; "
                          f"got {given.get('model', 'none')}.")
-    dataset = None
-    if "dataset" in own:
-        image_shape, num_classes = own["dataset"]["image_shape"], own["dataset"]["num_classes"]
-    else:
-        dataset = builders.dataset(config)
-        image_shape, num_classes = dataset.image_shape, dataset.num_classes
+    data = content.get("data") or own.get("dataset") or builders.dataset(config).record()
     if model is None:
-        model = builders.model(config, num_classes)
-    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+        model = builders.model(config, data["num_classes"])
+    image = jax.ShapeDtypeStruct((1, *data["image_shape"]), jnp.float32)
     # A model without BatchNorm is saved with no statistics.
     shapes = {"batch_stats": {}} | jax.eval_shape(model.init, jax.random.key(0), image)
-    return model, load_classifier(workdir, which, shapes), config, dataset
+    return Trained(model, load_classifier(workdir, which, shapes), config, data, is_custom_data="dataset" in own)
+
+
+def load_variables(workdir, which="best", model=None):
+    """:func:`load_trained` together with the data set.
+
+    Returns:
+        (model, variables, config, dataset): Flax module, its ``params`` and ``batch_stats``, the run's ConfigDict, and
+        the data.Dataset that it names, or None where the run was given one of the caller's.
+    """
+    trained = load_trained(workdir, which, model)
+    dataset = None if trained.is_custom_data else builders.dataset(trained.config)
+    return trained.model, trained.variables, trained.config, dataset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,5 +119,5 @@ def load(workdir, which="best", model=None):
         FileNotFoundError: not a run's folder, or no such checkpoint in it.
         ValueError: an unknown ``which``, or not the model that was trained.
     """
-    model, variables, config, _ = load_variables(workdir, which, model)
-    return as_logits_fn(model, variables), config
+    trained = load_trained(workdir, which, model)
+    return trained.logits_fn, trained.config

@@ -1,6 +1,7 @@
 """Orbax checkpoints of a run: ``last``, from which it resumes, and ``best``, which is judged."""
 import concurrent.futures
 import contextlib
+import dataclasses
 import logging
 import math
 import os
@@ -13,10 +14,11 @@ import orbax.checkpoint as ocp
 from morel_jax import sharding
 from morel_jax.files import DamagedFileError, local_path, make_folder, read_json, sync
 from morel_jax.training import checksums
-from morel_jax.training.state import TrainState
 
 # Two of `last`: should the newest be damaged, there is one before.
 _KEPT = {"last": 2, "best": 1}
+# Counts changes in what a checkpoint holds; those before it was counted have none and are read alike.
+_FORMAT = 1
 # How the names end of what is being written or removed.
 _UNFINISHED = ".tmp"
 # What Orbax and the file system raise where something cannot be written.
@@ -28,9 +30,15 @@ class CheckpointError(OSError):
     """A checkpoint could not be written, or is damaged."""
 
 
+class NewerCheckpointError(CheckpointError):
+    """A checkpoint was written by a later version of this library. It is left as it is."""
+
+
 def _split(state):
     """(variables of the judged classifier, the rest), so that judging reads nothing else."""
-    rest = {"step": state.step, "opt_state": state.opt_state}
+    # By name, so that a field which the state gets one day is saved too.
+    rest = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)
+            if field.name not in ("params", "batch_stats", "average")}
     if state.average is None:
         rest["embedding"] = state.params.get("embedding", {})
     else:
@@ -38,14 +46,13 @@ def _split(state):
     return state.inference_variables(), rest
 
 
-def _join(classifier, rest, average):
-    if average:
-        return TrainState(**rest, average=classifier)
-    params = {"classifier": classifier["params"]}
+def _join(like, classifier, rest):
+    """The inverse of :func:`_split`; ``like`` is a state of the same fields."""
+    if like.average is not None:
+        return like.replace(**rest, average=classifier)
     embedding = rest.pop("embedding")
-    if embedding:
-        params["embedding"] = embedding
-    return TrainState(**rest, params=params, batch_stats=classifier["batch_stats"])
+    params = {"classifier": classifier["params"]} | ({"embedding": embedding} if embedding else {})
+    return like.replace(**rest, params=params, batch_stats=classifier["batch_stats"])
 
 
 class _NotOrbax(logging.Filter):
@@ -108,6 +115,10 @@ def _read_record(folder):
         record = read_json(path, "Remove this checkpoint.", fields)
     except (DamagedFileError, OSError) as error:
         raise CheckpointError(f"the checkpoint {folder} is damaged: {_first_line(error)}") from None
+    if record.get("format", _FORMAT) != _FORMAT:
+        raise NewerCheckpointError(f"the checkpoint {folder} has format {record['format']!r:.20}; this version of "
+                                   f"morel_jax reads formats up to {_FORMAT}. Install the version that wrote it, or a "
+                                   "later one.")
     if not all(isinstance(line, dict) and isinstance(line.get("step"), int) for line in record["history"]):
         raise CheckpointError(f"the checkpoint {folder} is damaged: {path} must have a history of objects with 'step'.")
     return {name: record[name] for name in fields}
@@ -168,7 +179,7 @@ class Checkpoints:
         if which == "last" and position in self._positions[which]:
             return  # What the run resumed from, or what it has just saved.
         classifier, rest = _split(state)
-        items = {"classifier": _copied(classifier), "record": ocp.args.JsonSave(record)}
+        items = {"classifier": _copied(classifier), "record": ocp.args.JsonSave(record | {"format": _FORMAT})}
         if which == "last":
             items["training"] = _copied({"rest": rest, "totals": totals})
         try:
@@ -258,7 +269,7 @@ class Checkpoints:
         self._report_best()
         restored, record = found
         training = restored["training"]
-        state = _join(restored["classifier"], training["rest"], average=state.average is not None)
+        state = _join(state, restored["classifier"], training["rest"])
         return state, training["totals"], record
 
     def _newest(self, below):
@@ -275,6 +286,8 @@ class Checkpoints:
         error = _damage(folder)
         try:
             record = None if error else _read_record(folder)
+        except NewerCheckpointError:
+            raise
         except CheckpointError as failure:
             error = failure
         if any(sharding.agree([error is not None])):
@@ -372,6 +385,7 @@ def load_classifier(workdir, which, variables):
         damage = _damage(folder)
         if damage:
             raise damage
+        _read_record(folder)  # Says it where a later version wrote this.
         with contextlib.closing(_orbax()) as reader:
             return reader.restore(folder, args=ocp.args.Composite(
                 classifier=ocp.args.StandardRestore(variables)))["classifier"]

@@ -16,7 +16,7 @@ from morel_jax.training.placement import MODES, Sharded, Stacked, build_layout, 
 from morel_jax.training.progress import Progress
 from morel_jax.training.setup import setup
 from morel_jax.training.trainer import Trainer
-from morel_jax.training.workdir import open_sweep, open_workdir
+from morel_jax.training.workdir import describe_data, open_sweep, open_workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,11 @@ def _train(members, placement, workdir, custom, progress, is_sweep):
             open_workdir(member.config, folder, write=first, custom=custom.record())
         request = stack.enter_context(InterruptionRequest())  # Watches until the checkpoints are written.
         bar = stack.enter_context(Progress(config, progress and first, len(members)))
-        trainer = Trainer(setup(config, custom), members, placement, workdir, folders, request, bar, stack)
+        made = setup(config, custom)
+        if first:
+            for folder in folders:
+                describe_data(folder, made.data)
+        trainer = Trainer(made, members, placement, workdir, folders, request, bar, stack)
         trainer.run()
     return trainer
 

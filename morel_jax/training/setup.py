@@ -79,8 +79,7 @@ class Setup:
     Attributes:
         config: checked ConfigDict, of a sweep its first member's.
         custom: :class:`~morel_jax.training.custom.CustomParts`.
-        num_classes: of the data set.
-        class_names: its classes' names.
+        data: the data set's :meth:`~morel_jax.data.Dataset.record`.
         train: Split to train on; the images of ``config.data.extra`` stand behind the data set's own.
         own_images: how many of those are the data set's own.
         validation: Split.
@@ -88,12 +87,16 @@ class Setup:
     """
     config: Any
     custom: CustomParts
-    num_classes: int
-    class_names: tuple[str, ...]
+    data: dict
     train: Split
     own_images: int
     validation: Split
     parts: Parts
+
+    @property
+    def num_classes(self):
+        """Classes of the data set."""
+        return self.data["num_classes"]
 
     @property
     def image_shape(self):
@@ -187,5 +190,5 @@ def setup(config, custom=NO_CUSTOM, blank=False):
     has_config_parts = custom.model is None and custom.loss is None
     parts = (_kept_parts(shared_config(config), dataset.num_classes) if has_config_parts
              else build_parts(config, dataset.num_classes, custom))
-    return Setup(config, custom, dataset.num_classes, dataset.class_names,
+    return Setup(config, custom, dataset.record(),
                  builders.with_extra(config, own, dataset.num_classes), len(own.labels), validation, parts)

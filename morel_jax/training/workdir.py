@@ -15,6 +15,8 @@ from morel_jax.configuration import FIELDS, check, defaults, flatten, nested
 from morel_jax.files import DamagedFileError, local_path, make_folder, read_json, write_atomically
 
 _CONFIG_REMEDY = "Put back a copy of it: what was trained there cannot be used without."
+# The least that is known of a data set.
+_NO_DATA = {"image_shape": [], "num_classes": 0}
 _VERSIONS_OF = ("morel_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -68,7 +70,7 @@ def open_workdir(config, workdir, write=True, custom=None):
                 different.append(f"  the file config.data.extra: SHA-256 {there} there, {here} given")
         elif stored["data.extra"] != given["data.extra"]:
             different.append(f"  config.data.extra: {stored['data.extra']!r} there, {given['data.extra']!r} given")
-        stored, given = load_custom(workdir), custom or {}
+        stored, given = load_content(workdir).get("own", {}), custom or {}
         different += [f"  custom {part}: {stored.get(part)!r} there, {given.get(part)!r} given"
                       for part in sorted(stored.keys() | given.keys()) if stored.get(part) != given.get(part)]
         takes_part = config.validation.split == "holdout" or config.validation.examples
@@ -124,6 +126,13 @@ def open_sweep(changes, workdir):
     return workdir
 
 
+def describe_data(workdir, data):
+    """Adds to a run's ``config.json`` what it is trained on, where it does not say it: see ``Dataset.record``."""
+    content = load_content(workdir)
+    if "data" not in content:
+        write_atomically(workdir / "config.json", json.dumps(content | {"data": data}, indent=1))
+
+
 def load_config(workdir):
     """The config of the run in ``workdir``, a locked ConfigDict; fields that were added since have their defaults.
 
@@ -140,18 +149,12 @@ def load_config(workdir):
     return config
 
 
-def load_custom(workdir):
-    """What tells apart the parts that the run in ``workdir`` took from its caller; empty where the config names all.
-
-    Raises:
-        FileNotFoundError: no run there.
-        DamagedFileError: its ``config.json`` is damaged.
-    """
-    return load_content(workdir).get("own", {})
-
-
 def load_content(workdir):
-    """All that the ``config.json`` in ``workdir`` says: ``config``, ``own``, ``versions``, ``commit``.
+    """All that the ``config.json`` in ``workdir`` says.
+
+    Returns:
+        dict: ``config``, ``versions``, ``commit``; ``own``, what tells custom parts apart; and once data were read
+        ``data``, what the run is trained on.
 
     Raises:
         FileNotFoundError: no run there.
@@ -161,10 +164,12 @@ def load_content(workdir):
     if not path.exists():
         raise FileNotFoundError(f"no config.json in {workdir}: not a run's folder.")
     content = read_json(path, _CONFIG_REMEDY, {"config": dict, "versions": dict, "commit": (str, type(None))})
-    own = content.get("own", {})
-    dataset = own.get("dataset", {}) if isinstance(own, dict) else None
-    if not isinstance(dataset, dict) or (dataset and not {"image_shape", "num_classes"} <= dataset.keys()):
-        raise DamagedFileError(f"{path} does not say what the run was given of its own in 'own'. {_CONFIG_REMEDY}")
+    own, data = content.get("own", {}), content.get("data", _NO_DATA)
+    dataset = own.get("dataset", _NO_DATA) if isinstance(own, dict) else None
+    for name, value in (("own", dataset), ("data", data)):
+        if not isinstance(value, dict) or not _NO_DATA.keys() <= value.keys():
+            raise DamagedFileError(f"{path} does not say in {name!r} what the run was given of its own, or trained on. "
+                                   f"{_CONFIG_REMEDY}")
     return content
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import struct
 
 from morel_jax import sharding
 from morel_jax.training import checkpoint, checksums
@@ -350,3 +351,30 @@ def test_an_applications_own_log_is_left_as_it_is(workdir, caplog):
     finally:
         absl.logging.set_verbosity(absl.logging.WARNING)
     assert [said.getMessage() for said in caplog.records] == ["said by an application"]
+
+
+def test_a_checkpoint_of_a_later_version_is_refused_and_left(workdir, monkeypatch):
+    monkeypatch.setattr(checkpoint, "_FORMAT", 7)
+    with Checkpoints(workdir) as checkpoints:
+        save(checkpoints, 30)
+        save(checkpoints, 30, "best")
+    monkeypatch.undo()
+    for read in (restored, lambda workdir: load_record(workdir, "last"),
+                 lambda workdir: load_classifier(workdir, "best", state(0).inference_variables())):
+        with pytest.raises(CheckpointError, match="/30 has format 7; this version .* reads formats up to 1"):
+            read(workdir)
+    assert sorted(path.name for path in (workdir / "checkpoints" / "last").iterdir()) == ["20", "30"]
+    assert not (workdir / "checkpoints" / "damaged").exists()
+
+
+def test_a_field_that_the_state_gets_is_saved(tmp_path):
+    @struct.dataclass
+    class Later(TrainState):
+        scale: jax.Array = None
+
+    later = Later(**vars(state(3)), scale=jnp.float32(0.25))
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save("last", 3, later, totals(3), record(3))
+    with Checkpoints(tmp_path) as checkpoints:
+        found, _, _ = checkpoints.restore(abstract(later), abstract(totals(3)))
+    chex.assert_trees_all_equal(found, later)
