@@ -62,8 +62,8 @@ def _export(workdir, which, out):
     trained, record = _load(workdir, which)
     model, data = trained.model, trained.data
     if "train_images" not in data:  # An earlier version's record of a custom data set.
-        raise ValueError(f"{workdir} was trained on its caller's own data set, which its config.json does not describe; "
-                         "export it with the functions of morel_jax.interop.")
+        raise ValueError(f"{workdir} was trained on its caller's own data set, which its config.json does not "
+                         "describe; export it with the functions of morel_jax.interop.")
     out.mkdir(parents=True, exist_ok=True)
     files = {}
     for form in dict.fromkeys(_FORMAT.value):

@@ -361,7 +361,7 @@ def test_a_checkpoint_of_a_later_version_is_refused_and_left(workdir, monkeypatc
     monkeypatch.undo()
     for read in (restored, lambda workdir: load_record(workdir, "last"),
                  lambda workdir: load_classifier(workdir, "best", state(0).inference_variables())):
-        with pytest.raises(CheckpointError, match="/30 has format 7; this version .* reads formats up to 1"):
+        with pytest.raises(CheckpointError, match=r"/30 has format 7; this version .* reads formats up to 1"):
             read(workdir)
     assert sorted(path.name for path in (workdir / "checkpoints" / "last").iterdir()) == ["20", "30"]
     assert not (workdir / "checkpoints" / "damaged").exists()
