@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from morel_jax import builders
-from morel_jax.data.extra import epoch_order
+from morel_jax.data.shuffle import epoch_order
 from morel_jax.reproduction.scales import PROTOCOLS
 from morel_jax.training import loop
 from morel_jax.training.assemble import build_hparams, build_layout, build_parts

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from morel_jax import builders, sharding
-from morel_jax.data.extra import epoch_order
+from morel_jax.data.shuffle import epoch_order
 from morel_jax.files import local_path
 from morel_jax.metrics import accuracies, compile_correct
 from morel_jax.training.assemble import build_hparams, build_layout, build_parts
@@ -39,7 +39,7 @@ def purpose_key(seed, purpose):
 
 
 def order_of(config, epoch, own, extra):
-    """:func:`~morel_jax.data.extra.epoch_order` of a run's epoch, with ``own`` and ``extra`` images."""
+    """:func:`~morel_jax.data.shuffle.epoch_order` of a run's epoch, with ``own`` and ``extra`` images."""
     return epoch_order(purpose_key(config.seed, ORDER), epoch, own, config.batch_size, extra, config.data.extra_share)
 
 
