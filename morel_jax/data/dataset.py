@@ -4,9 +4,31 @@ import dataclasses
 
 import numpy as np
 
-_SHAPES = {"images": "[n, h, w, c]", "labels": "[n]"}
 _HINTS = {"images": " Images in [0, 1] become that by (255 * images).round().astype('uint8').",
-          "labels": " They are class numbers: one-hot rows become that by labels.argmax(1).astype('int32')."}
+          "labels": " They are class numbers: one-hot rows become that by labels.argmax(-1).astype('int32')."}
+
+
+def check_arrays(images, labels, owner=""):
+    """Raises ValueError, naming rule and value, unless the arrays are images [n, h, w, c] and their labels int[n].
+
+    Args:
+        images, labels: arrays of NumPy or JAX.
+        owner: what stands before their names in a message, such as "Split.".
+    """
+    if np.ndim(images) != 4:
+        raise ValueError(f"{owner}images must have the shape [n, height, width, channels]; got {np.shape(images)}.")
+    if not len(images):
+        raise ValueError(f"{owner}images must hold at least one image; got none.")
+    if 0 in np.shape(images):
+        raise ValueError(f"{owner}images must have no side of length 0; got {np.shape(images)}.")
+    if np.shape(labels) != (len(images),):
+        hint = ""
+        if np.ndim(labels) == 2 and len(labels) == len(images):
+            hint = f" Give {owner}labels[:, 0]." if np.shape(labels)[1] == 1 else _HINTS["labels"]
+        raise ValueError(f"{owner}labels must have the shape ({len(images)},), one per image; got {np.shape(labels)}."
+                         + hint)
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"{owner}labels must be integers; got {labels.dtype}.")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,23 +48,14 @@ class Split:
     labels: np.ndarray
 
     def __post_init__(self):
-        for field, array, dtype, ndim in (("images", self.images, np.uint8, 4),
-                                          ("labels", self.labels, np.int32, 1)):
+        for field, array, dtype in (("images", self.images, "uint8"), ("labels", self.labels, "int32")):
             if not isinstance(array, np.ndarray):
                 kind = f"{type(array).__module__}.{type(array).__name__}"
-                raise TypeError(f"Split.{field} must be a NumPy array of {np.dtype(dtype)}; got one of type {kind}, "
-                                "which numpy.asarray may turn into one.")
+                raise TypeError(f"Split.{field} must be a NumPy array of {dtype}; got one of type {kind}, which "
+                                "numpy.asarray may turn into one.")
             if array.dtype != dtype:
-                raise TypeError(f"Split.{field} must be a NumPy array of {np.dtype(dtype)}; got {array.dtype}."
-                                + _HINTS[field])
-            if array.ndim != ndim:
-                raise ValueError(f"Split.{field} must have shape {_SHAPES[field]}; got {list(array.shape)}."
-                                 + (_HINTS[field] if field == "labels" else ""))
-        if len(self.images) != len(self.labels) or not len(self.labels):
-            raise ValueError("Split.images and Split.labels must have the same number of rows, at least one; "
-                             f"got {len(self.images)} and {len(self.labels)}.")
-        if 0 in self.images.shape:
-            raise ValueError(f"Split.images must have no side of length 0; got {list(self.images.shape)}.")
+                raise TypeError(f"Split.{field} must be a NumPy array of {dtype}; got {array.dtype}." + _HINTS[field])
+        check_arrays(self.images, self.labels, "Split.")
         if self.labels.min() < 0:
             raise ValueError("Split.labels must be >= 0 (TFDS writes -1 where a split has no labels); "
                              f"got {self.labels.min()}.")
@@ -60,9 +73,10 @@ class Dataset:
         train: Split to train on.
         test: Split to judge on; same image shape as `train`.
         num_classes: number of classes; every label is below it.
-        class_names: one name a class, in the order of the labels.
+        class_names: one name per class, in the order of the labels.
 
     Raises:
+        TypeError: `train` or `test` is no Split.
         ValueError: the splits' image shapes differ, a label is out of range, or the number of names is not
             `num_classes`.
     """
