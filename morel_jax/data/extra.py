@@ -8,7 +8,7 @@ import numpy as np
 from morel_jax.data.dataset import Split
 from morel_jax.files import local_path, reading
 
-# No images are compressed more than a hundredfold; below 64 MiB it does not matter, and labels compress so.
+# Images compress less than a hundredfold. Labels may compress more, but up to 64 MiB that does not matter.
 _DENSEST, _SMALL = 100, 2**26
 
 
@@ -23,11 +23,11 @@ def load_extra(path, like, num_classes):
         num_classes: every label must be below it.
 
     Returns:
-        Split of the images of ``like`` and, behind them, the extra ones.
+        Split of the images of ``like``, followed by the extra ones.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: other arrays, shapes or labels than those.
+        ValueError: other arrays, shapes or labels.
     """
     path = local_path(path, "config.data.extra")
     if not path.is_file():
@@ -52,7 +52,7 @@ def load_extra(path, like, num_classes):
 
 
 def _header(archive, name):
-    """(shape, dtype) of an array in an .npz file, if the archive can hold so much."""
+    """(shape, dtype) of an array in an .npz file, if the archive can hold that much."""
     entry, size = archive.getinfo(name), os.stat(archive.filename).st_size
     with archive.open(entry) as file:
         version = np.lib.format.read_magic(file)

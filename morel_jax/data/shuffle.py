@@ -12,13 +12,13 @@ def epoch_order(key, epoch, count, batch_size, extra=0, extra_share=0.0):
     Args:
         key: a key.
         epoch: int.
-        count: the data set's own images, numbered from 0.
-        batch_size: images of a batch.
-        extra: how many extra images there are, numbered from ``count``.
-        extra_share: of a batch, rounded to whole images.
+        count: number of the data set's own images, numbered from 0.
+        batch_size: images per batch.
+        extra: number of extra images, numbered from ``count``.
+        extra_share: their share of a batch, rounded to whole images.
 
     Returns:
-        int32[count // batch_size, batch_size]; a batch's extra images stand behind its own.
+        int32[count // batch_size, batch_size]; a batch's extra images follow its own.
     """
     steps, key = count // batch_size, jax.random.fold_in(key, epoch)
     from_extra = round(batch_size * extra_share)

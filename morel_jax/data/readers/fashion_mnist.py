@@ -1,4 +1,4 @@
-"""Fashion-MNIST's facts and its IDX files; NumPy only.
+"""Fashion-MNIST in its four gzipped IDX files.
 
 Xiao, Rasul and Vollgraf, "Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning Algorithms",
 arXiv:1708.07747; MIT licence, Zalando SE.
@@ -8,25 +8,31 @@ import math
 
 import numpy as np
 
-from morel_jax.data.archives import gunzip
+from morel_jax.data.archives import Archive, Reader, gunzip
 from morel_jax.files import reading
 
 # In the order of the labels; spelled as in TFDS.
 CLASS_NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
                "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
-FILES = {
-    "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
-    "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
-}
-
-# SHA-256 of the IDX files inside the gzip members. Debian's package `dataset-fashion-mnist` packs the same
-# bytes under other gzip headers, so the checksums of the .gz files themselves would refuse it.
-CONTENT_SHA256 = {
-    "train-images-idx3-ubyte.gz": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-    "train-labels-idx1-ubyte.gz": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-    "t10k-images-idx3-ubyte.gz": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-    "t10k-labels-idx1-ubyte.gz": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+_ADDRESS = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+# Images and labels of each split. Debian's package `dataset-fashion-mnist` holds the same bytes under other gzip
+# headers, so an archive may also be known by its content.
+ARCHIVES = {
+    "train": (
+        Archive(f"{_ADDRESS}train-images-idx3-ubyte.gz",
+                "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+                "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"),
+        Archive(f"{_ADDRESS}train-labels-idx1-ubyte.gz",
+                "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+                "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9")),
+    "test": (
+        Archive(f"{_ADDRESS}t10k-images-idx3-ubyte.gz",
+                "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+                "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b"),
+        Archive(f"{_ADDRESS}t10k-labels-idx1-ubyte.gz",
+                "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+                "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34")),
 }
 
 
@@ -55,11 +61,6 @@ def parse_idx(content, offset=0):
     return np.frombuffer(content, np.uint8, end - start, start).reshape(shape), end
 
 
-def format_idx(array):
-    """The bytes that `parse_idx` reads back as `array` (uint8, any shape)."""
-    return b"\0\0\x08" + bytes([array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
-
-
 def read_idx(path):
     """Returns the one array of a gzipped IDX file as uint8, read-only.
 
@@ -68,3 +69,12 @@ def read_idx(path):
     """
     with reading(path, "is not a gzipped IDX file"):
         return parse_idx(gunzip(path))[0]
+
+
+def _read(paths):
+    arrays = [read_idx(path) for path in paths]
+    return CLASS_NAMES, {split: (arrays[2 * i][..., None], arrays[2 * i + 1]) for i, split in enumerate(ARCHIVES)}
+
+
+READERS = (Reader("fashion_mnist", (*ARCHIVES["train"], *ARCHIVES["test"]), (28, 28, 1), 60_000, 10_000,
+                  len(CLASS_NAMES), _read),)
