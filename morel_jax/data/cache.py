@@ -28,10 +28,6 @@ _RECORD = "entry.json"
 _logger = logging.getLogger(__name__)
 
 
-class _DamagedError(Exception):
-    pass
-
-
 def default_dir():
     """`$XDG_CACHE_HOME/morel_jax`, by default `~/.cache/morel_jax`.
 
@@ -79,13 +75,11 @@ def load(name, folder, fill):
 
     Raises:
         TypeError, ValueError: what `fill` wrote makes no Dataset; the cache stays as it was.
-        OSError: the cache cannot be written; names the setting.
+        OSError: the cache cannot be written; names the setting. Or what was written cannot be read.
     """
-    try:
-        found = _read(name, folder)
-    except _DamagedError as error:
-        _logger.warning("The cached data in %s is damaged and will be made again: %s", folder, error)
-        found = None
+    found, fault = _read(name, folder)
+    if fault:
+        _logger.warning("The cached data in %s is damaged and will be made again: %s", folder, fault)
     if found is None:
         with scratch(folder) as fresh:
             names = list(fill(fresh))
@@ -93,7 +87,9 @@ def load(name, folder, fill):
             manifest.write(fresh)
             _dataset(name, fresh)
             _put(name, fresh, folder)
-        found = _read(name, folder)
+        found, fault = _read(name, folder)
+    if found is None:
+        raise OSError(f"The cache entry {folder} could not be read back after it was written: {fault or 'it is gone.'}")
     return found
 
 
@@ -105,26 +101,20 @@ def _dataset(name, folder):
 
 
 def _read(name, folder):
+    """(Dataset, None), or (None, what is wrong with the entry), or (None, None) where there is none."""
     if not folder.exists():
-        return None
+        return None, None
+    if fault := manifest.problem(folder):
+        return None, f"{fault}."
     try:
-        if fault := manifest.problem(folder):
-            raise _DamagedError(f"{fault}.")
-        return _dataset(name, folder)
+        return _dataset(name, folder), None
     except Exception as error:  # Of many kinds can come of what was altered and hashed again.
-        raise _DamagedError(str(error).partition("\n")[0]) from error
-
-
-def _is_good(name, folder):
-    try:
-        return _read(name, folder) is not None
-    except _DamagedError:
-        return False
+        return None, str(error).partition("\n")[0] or type(error).__name__
 
 
 def _put(name, fresh, folder):
     """Gives a new entry its place, unless another process's entry has it."""
-    if _is_good(name, folder):
+    if _read(name, folder)[0] is not None:
         return
     damaged = fresh.with_suffix(".old.scratch")
     with contextlib.suppress(FileNotFoundError):
@@ -133,7 +123,7 @@ def _put(name, fresh, folder):
     try:
         fresh.rename(folder)
     except OSError:
-        if not _is_good(name, folder):  # Else another process was faster.
+        if _read(name, folder)[0] is None:  # Else another process was faster.
             raise
 
 
@@ -172,8 +162,8 @@ def scratch(place):
 def _locked(folder, flags=0):
     """Locks a folder while the ``with`` block lasts; yields whether it could.
 
-    It cannot where the folder is in use (with ``LOCK_NB``; else this waits) or gone, nor on a file system without such
-    locks, where nothing is known of other processes and so nothing removed.
+    It cannot where the folder is in use (with ``LOCK_NB``; else this waits) or gone, or on a file system without such
+    locks. There nothing is known of other processes, so nothing of theirs is removed.
     """
     with contextlib.ExitStack() as held:
         try:

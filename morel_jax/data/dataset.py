@@ -88,23 +88,21 @@ class Dataset:
     class_names: tuple[str, ...]
 
     def __post_init__(self):
-        for field in ("train", "test"):
-            if not isinstance(getattr(self, field), Split):
-                raise TypeError(f"Dataset.{field} must be a Split; got {type(getattr(self, field)).__name__}.")
         if not isinstance(self.num_classes, (int, np.integer)) or self.num_classes < 1:
             raise ValueError(f"Dataset.num_classes must be a whole number of at least 1; got {self.num_classes!r}.")
         object.__setattr__(self, "num_classes", int(self.num_classes))  # JSON, which keeps it, knows no NumPy.
+        for field, split in (("train", self.train), ("test", self.test)):
+            if not isinstance(split, Split):
+                raise TypeError(f"Dataset.{field} must be a Split; got {type(split).__name__}.")
+            if (largest := split.labels.max()) >= self.num_classes:
+                raise ValueError(f"{self.name}: {field} labels must be below num_classes = {self.num_classes}; "
+                                 f"got {largest}.")
         if self.train.images.shape[1:] != self.test.images.shape[1:]:
             raise ValueError(f"{self.name}: train and test images must have one shape; "
                              f"got {self.train.images.shape[1:]} and {self.test.images.shape[1:]}.")
         if len(self.class_names) != self.num_classes:
             raise ValueError(f"{self.name}: class_names must hold num_classes = {self.num_classes} names; "
                              f"got {len(self.class_names)}.")
-        for field in ("train", "test"):
-            largest = getattr(self, field).labels.max()
-            if largest >= self.num_classes:
-                raise ValueError(f"{self.name}: {field} labels must be below num_classes = "
-                                 f"{self.num_classes}; got {largest}.")
 
     @property
     def image_shape(self):

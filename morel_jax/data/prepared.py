@@ -18,8 +18,7 @@ def _is_version_folder(folder):
 
 def _versions(folder):
     """{(major, minor, patch): folder} of the data sets prepared right in a folder."""
-    folders = folder.iterdir() if folder.is_dir() else ()
-    return {tuple(map(int, match.groups())): path for path in folders
+    return {tuple(map(int, match.groups())): path for path in folder.glob("*")
             if (match := _VERSION.fullmatch(path.name)) and _is_version_folder(path)}
 
 
@@ -27,16 +26,15 @@ def find(name, data_dir):
     """Finds the folder in which TFDS prepared a data set.
 
     Args:
-        name: as in TFDS: "svhn_cropped", "mnist_corrupted/shot_noise", or with ":1.0.0" for one version; else
-            the newest is taken.
+        name: as in TFDS: "svhn_cropped", "mnist_corrupted/shot_noise", or with ":1.0.0" for one version; else the
+            newest is taken.
         data_dir: folder that holds `name/[config/]version`, or is such a version's folder itself.
 
     Returns:
         Path, or None.
 
     Raises:
-        ValueError: `data_dir` is a version's folder of another data set, or there are several configs and
-            none is named.
+        ValueError: `data_dir` is a version's folder of another data set, or holds several configs and none is named.
     """
     data_dir = local_path(data_dir, "data_dir").resolve()
     name, _, version = name.partition(":")
@@ -47,14 +45,13 @@ def find(name, data_dir):
             raise ValueError(f"data_dir {data_dir} holds the data set {found!r}; got the name {name!r}.")
         return data_dir
     candidates = _versions(data_dir / name)
-    if not candidates and (data_dir / name).is_dir():
-        configs = {path.name: versions for path in sorted((data_dir / name).iterdir()) if (versions := _versions(path))}
+    if not candidates:
+        configs = {path.name: versions for path in sorted((data_dir / name).glob("*")) if (versions := _versions(path))}
         if len(configs) > 1:
             raise ValueError(f"data_dir {data_dir} holds several configs of {name}; name one of "
                              f"{', '.join(f'{name}/{config}' for config in configs)}.")
         candidates = next(iter(configs.values()), {})
-    if version:
-        return {path.name: path for path in candidates.values()}.get(version)
+    candidates = {number: path for number, path in candidates.items() if version in ("", path.name)}
     return candidates[max(candidates)] if candidates else None
 
 
@@ -79,8 +76,8 @@ def decode(folder, output, test_split=None):
         list of the classes' names.
 
     Raises:
-        ValueError: not in ArrayRecord form; no single image and label feature; images not uint8, or of
-            several shapes; a split is missing. The message names what there is.
+        ValueError: not in ArrayRecord form; no single image and label feature; images not uint8, or of several shapes;
+            a split is missing. The message names what there is.
     """
     import absl.logging
     import PIL.Image
@@ -117,7 +114,7 @@ def sizes(folder, test_split=None):
         (training images, test images, (h, w, c), classes).
 
     Raises:
-        ValueError: as `decode` for the features and splits; or the shape is known from the images only.
+        ValueError: as `decode` for features and splits; or only the images tell their shape.
     """
     with reading(folder, "holds no data set that can be read"):
         builder, image_key, label_key, splits = _open(folder, test_split)

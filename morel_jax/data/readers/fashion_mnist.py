@@ -44,10 +44,10 @@ def parse_idx(content, offset=0):
         offset: where the array's header starts.
 
     Returns:
-        The array, uint8 and read-only, a view of `content`; and the offset of the byte after it.
+        (array, end): uint8, a read-only view of `content`; the offset of the byte after it.
 
     Raises:
-        ValueError: no IDX header of unsigned bytes there, or the content ends early.
+        ValueError: there is no IDX header of unsigned bytes, or the content ends early.
     """
     magic = content[offset:offset + 4]
     if len(magic) < 4 or magic[:3] != b"\0\0\x08":
