@@ -25,9 +25,10 @@ from typing import NamedTuple
 import numpy as np
 from safetensors.numpy import save
 
-from morel_jax import data, files
-from morel_jax.data import Split, archives, cache, embedded, fashion_mnist, prepared
+from morel_jax import data, files, manifest
+from morel_jax.data import Split, archives, cache, embedded, prepared
 from morel_jax.data.extra import load_extra
+from morel_jax.data.readers import fashion_mnist
 from morel_jax.interop.layouts import layout
 from morel_jax.interop.torch import load_checkpoint
 
@@ -338,7 +339,7 @@ def _load_archive(path):
 
 
 def _check_gzip(path):
-    archives.check(path, "0" * 64, "0" * 64)
+    archives.check(path, archives.Archive("", "0" * 64, "0" * 64))
 
 
 def _unpack(path):
@@ -356,11 +357,16 @@ _ARCHIVES = [
 
 
 # The cache of decoded arrays: a damaged entry is reported and made again, so its report is what is said.
+def _fill(output):
+    for split in ("train", "test"):
+        np.save(output / f"{split}_images.npy", np.zeros((3, 2, 2, 1), np.uint8))
+        np.save(output / f"{split}_labels.npy", np.zeros(3, np.int32))
+    return ["a"]
+
+
 def _cached(change):
     def make(folder):
-        with cache.build(folder / "entry", {"name": "made"}) as (output, metadata):
-            np.save(output / "images.npy", np.zeros((3, 2), np.uint8))
-            metadata["class_names"] = ["a"]
+        cache.load("made", folder / "entry", _fill)
         change(folder / "entry")
         return folder / "entry"
     return make
@@ -373,10 +379,10 @@ def _read_cached(path):
     logger = logging.getLogger("morel_jax.data.cache")
     logger.addHandler(handler)
     try:
-        found = cache.read(path, {"name": "made"})
+        cache.load("made", path, _fill)
     finally:
         logger.removeHandler(handler)
-    if found is None:
+    if said:
         raise ValueError(*said)
 
 
@@ -395,33 +401,35 @@ def _edited(name, change):
     return _rewritten(name, edit)
 
 
-def _signed(change):
-    """A manifest changed by somebody who knows how it is signed."""
-    def edit(manifest):
-        del manifest["sha256"]
-        change(manifest)
-        manifest["sha256"] = cache._digest(manifest)
-    return _edited("manifest.json", edit)
+def _hashed_again(name, change):
+    """A file changed by somebody who changes its checksum, too."""
+    def apply(folder):
+        _rewritten(name, change)(folder)
+        manifest.write(folder)
+    return apply
 
 
-def _change_array(**changes):
-    return _signed(lambda manifest: manifest["arrays"]["images"].update(changes))
+def _listed(**entries):
+    return _edited(manifest.NAME, lambda value: value.update(entries))
 
 
 _CACHE = [File(f"cache: {name}", _cached(change), _read_cached, says) for name, change, says in (
-    ("nested deeply", _rewritten("manifest.json", lambda _: b"[" * 1_000_000), "nested too deeply"),
-    ("list", _rewritten("manifest.json", lambda _: b"[]"), "must hold a JSON object"),
-    ("no arrays", _edited("manifest.json", lambda value: value.pop("arrays")), "'arrays' of type dict"),
-    ("outside", _change_array(file="../../../../etc/passwd"), "damaged"),
-    ("number for a file", _change_array(file=7), "damaged"),
-    ("null", _signed(lambda value: value["arrays"].update(images=None)), "damaged"),
-    ("another class", _edited("manifest.json", lambda value: value["metadata"].update(class_names=["b"])),
-     "not as it was written"),
-    ("header claims 4 GB", _rewritten("images.npy", lambda old: (
+    ("nested deeply", _rewritten(manifest.NAME, lambda _: b"[" * 1_000_000), "is cut or altered"),
+    ("list", _rewritten(manifest.NAME, lambda _: b"[]"), "is cut or altered"),
+    ("record nested deeply", _hashed_again("entry.json", lambda _: b"[" * 1_000_000), "nested too deeply"),
+    ("record of another kind", _hashed_again("entry.json", lambda _: b"[]"), "must hold a JSON object"),
+    ("no names", _hashed_again("entry.json", lambda _: b"{}"), "'class_names' of type list"),
+    ("outside", _listed(**{"../../../../etc/passwd": {"bytes": 1, "blake2b": ""}}), "damaged"),
+    ("endless", _listed(**{"/dev/zero": {"bytes": 0, "blake2b": ""}}), "/dev/zero is missing"),
+    ("number for a file", _listed(**{"test_images.npy": 7}), "is cut or altered"),
+    ("null", _listed(**{"test_images.npy": None}), "is cut or altered"),
+    ("another class", _rewritten("entry.json", lambda old: old.replace(b"a", b"b")), "is not what was written"),
+    ("label of no class", _hashed_again("test_labels.npy", lambda old: old[:-4] + b"\7\0\0\0"), "must be below"),
+    ("header claims 4 GB", _hashed_again("test_images.npy", lambda old: (
         b"\x93NUMPY\3\0\xff\xff\xff\xff" + old[12:])), "damaged"),
-    ("header of brackets", _rewritten("images.npy", lambda old: _HEADER + b"(" * (len(old) - 10)), "damaged"),
-    ("array claims 730 GiB", _rewritten("images.npy", lambda old: (
-        old.replace(b"(3, 2), }       ", b"(3, 9999999999)}")) ), "damaged"),
+    ("header of brackets", _hashed_again("test_images.npy", lambda old: _HEADER + b"(" * (len(old) - 10)), "damaged"),
+    ("array claims 730 GiB", _hashed_again("test_images.npy", lambda old: (
+        old.replace(b"(3, 2, 2, 1), }       ", b"(3, 2, 2, 9999999999)}")[:len(old)])), "damaged"),
 )]
 
 
@@ -429,8 +437,7 @@ _CACHE = [File(f"cache: {name}", _cached(change), _read_cached, says) for name, 
 @functools.cache
 def _prepared(image=None):
     """A data set's folder; ``image`` makes the bytes of each image from the right ones."""
-    from morel_jax.data.tfds_builders import png
-    from tests.data.test_prepared import prepare
+    from tests.data.test_prepared import png, prepare
 
     def example(_, pixels, label):
         return {"image": image(png(pixels)), "label": label}

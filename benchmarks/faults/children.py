@@ -19,7 +19,7 @@ _PRELOADED = (
     "morel_jax.training", "morel_jax.evaluation.trained", "morel_jax.evaluation.progress",
     "morel_jax.evaluation.figures", "morel_jax.reproduction.work", "morel_jax.reproduction.page",
     "morel_jax.reproduction.report", "morel_jax.interop.stablehlo", "morel_jax.interop.model_card",
-    "morel_jax.data.tfds_builders", "ml_collections.config_flags", "scipy.stats")
+    "ml_collections.config_flags", "scipy.stats")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,8 +13,8 @@ import orbax.checkpoint as ocp
 CLOCKS = ("seconds", "images_per_second")
 # Parts of names that only something unfinished has.
 UNFINISHED = (".tmp", "-tmp", "incomplete", ".part")
-# Written for people or other programs, with times in them, or by TFDS, whose bytes differ from run to run.
-_EVENTS, _PREPARED = "events.out.", "tensorflow_datasets"
+# Written for people or other programs, with times in them.
+_EVENTS = "events.out."
 _CHECKPOINTS = "checkpoints"
 _KEPT = {"last": 2, "best": 1}
 _one_reader = threading.Lock()
@@ -40,7 +40,7 @@ def snapshot(folder):
     """What a folder holds, to be compared with another.
 
     Checkpoints are compared by what they restore (the newest of each kind), metrics without their clocks, other files
-    by their bytes. TensorBoard's events, what TFDS prepared and ``.lock`` are left out, but for unfinished files.
+    by their bytes. TensorBoard's events and ``.lock`` are left out, but for unfinished files.
 
     Args:
         folder: path; it may be missing.
@@ -55,7 +55,7 @@ def snapshot(folder):
             found[str(name)] = "unfinished"
         elif path.name == _CHECKPOINTS and path.is_dir():
             found |= {f"{name}/{key}": value for key, value in _checkpoints(path).items()}
-        elif path.is_file() and is_content(name) and not {_CHECKPOINTS, _PREPARED} & set(name.parts):
+        elif path.is_file() and is_content(name) and _CHECKPOINTS not in name.parts:
             found[str(name)] = _content(path)
     return found
 

@@ -80,14 +80,12 @@ def kind_of(name):
         name: relative Path.
 
     Returns:
-        str: the file's name, or of checkpoints which they are, and of data their folder.
+        str: the file's name, or of checkpoints which they are.
     """
     parts = name.parts
     if "checkpoints" in parts:
         which = parts[parts.index("checkpoints") + 1]
         return f"{which}: {name.name if name.suffix == '.json' else 'record' if 'record' in parts else 'arrays'}"
-    if "tensorflow_datasets" in parts:
-        return f"prepared: {name.suffix}"
     return name.suffix if name.suffix in (".npy", ".gz") else name.name
 
 

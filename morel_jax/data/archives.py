@@ -1,28 +1,73 @@
-"""The files that data sets are made from: those the user has, and whether the others can be fetched."""
+"""Official archives: how a data set declares them, and how they are found, checked and downloaded."""
 
+import contextlib
+import dataclasses
 import gzip
 import hashlib
+import sys
 import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 
-from morel_jax.files import local_path, reading
+from morel_jax.files import reading
 
 PROBE_SECONDS = 5.0
 _MOST_CONTENT = 2**26  # Of a gzip file, in bytes; Fashion-MNIST's training images are 47 million.
+_RETRIES = 2  # Of a download that breaks off.
 
 
-def file_name(url):
-    """The name under which an archive is looked for in the user's folder."""
-    return url.rsplit("/", 1)[-1]
+@dataclasses.dataclass(frozen=True)
+class Archive:
+    """A published file.
+
+    Attributes:
+        url: its address; the last part is the file's name.
+        sha256: its published SHA-256, hexadecimal.
+        content_sha256: SHA-256 of the content of a gzip file that others publish compressed anew; or empty.
+    """
+
+    url: str
+    sha256: str
+    content_sha256: str = ""
+
+    @property
+    def file(self):
+        """The name under which the archive is looked for in the user's folder."""
+        return self.url.rsplit("/", 1)[-1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """A data set that is made from official archives.
+
+    Attributes:
+        name: by which it is loaded.
+        archives: tuple of Archive.
+        image_shape: (h, w, c) of one image.
+        num_train, num_test: numbers of images.
+        num_classes: number of classes.
+        read: list of the archives' paths -> (class names, {"train": (images, labels), "test": (images, labels)});
+            images is an iterable of uint8[h, w, c], labels an integer array with one value per image.
+        test_split: the publishers' name of the split to judge on.
+    """
+
+    name: str
+    archives: tuple[Archive, ...]
+    image_shape: tuple[int, int, int]
+    num_train: int
+    num_test: int
+    num_classes: int
+    read: Callable
+    test_split: str = "test"
 
 
 def gunzip(path):
-    """What a gzip file holds, as bytes.
+    """The content of a gzip file, as bytes.
 
     Raises:
-        ValueError: it is damaged, or holds more than any archive here; names the file.
+        ValueError: the file is damaged, or holds more than any archive here; names the file.
     """
     with reading(path, "is not a whole gzip file"), gzip.open(path) as file:
         content = file.read(_MOST_CONTENT + 1)
@@ -31,89 +76,107 @@ def gunzip(path):
     return content
 
 
-def _content_sha256(path):
-    try:
-        return hashlib.sha256(gunzip(path)).hexdigest()
-    except ValueError:
-        return None
+def _sha256(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check(path, sha256, content_sha256=None):
+def check(path, archive):
     """Checks an archive that the user brought.
 
-    Args:
-        path: the file.
-        sha256: expected SHA-256 of the file, hexadecimal.
-        content_sha256: SHA-256 of what the file holds, for a gzip file that may have been packed again.
-
     Raises:
-        ValueError: neither fits; names file, expected and got.
+        ValueError: neither its own SHA-256 nor that of its content is right; names file, expected and got.
     """
-    with open(path, "rb") as file:
-        got = hashlib.file_digest(file, "sha256").hexdigest()
-    if got == sha256 or (content_sha256 and _content_sha256(path) == content_sha256):
-        return
-    also = f" (or content with SHA-256 {content_sha256})" if content_sha256 else ""
-    raise ValueError(f"Archive {path} must have SHA-256 {sha256}{also}; got {got}. "
+    got, content = _sha256(path), archive.content_sha256
+    with contextlib.suppress(ValueError):  # Of a file that is no gzip.
+        if got == archive.sha256 or (content and hashlib.sha256(gunzip(path)).hexdigest() == content):
+            return
+    also = f" (or content with SHA-256 {content})" if content else ""
+    raise ValueError(f"Archive {path} must have SHA-256 {archive.sha256}{also}; got {got}. "
                      "It is damaged or another file; fetch it again.")
 
 
-def find(urls, archive_dir):
-    """Which archives lie in the user's folder.
+def obtain(name, archives, downloads, scratch, archive_dir=None):
+    """The files of archives: the user's own, else those downloaded before, else downloaded now.
 
     Args:
-        urls: the archives' addresses; their last parts are the file names.
-        archive_dir: folder, or None.
+        name: of the data set.
+        archives: sequence of Archive.
+        downloads: Path of the folder in which downloads are kept.
+        scratch: Path of an empty folder on the same file system, for downloads under way; empty again at the end.
+        archive_dir: Path of the user's folder, or None.
 
     Returns:
-        {url: Path} of those found.
+        list of Path, one per archive; every file has a SHA-256 that was declared.
 
     Raises:
         NotADirectoryError: `archive_dir` is no folder.
+        ValueError: a file has another SHA-256; names file, expected and got.
+        FileNotFoundError: an archive cannot be downloaded; names files, addresses, reasons and what to do. A network
+            that cannot be reached is found out within `PROBE_SECONDS`.
     """
-    if archive_dir is None:
-        return {}
-    folder = local_path(archive_dir, "archive_dir")
-    if not folder.is_dir():
-        raise NotADirectoryError(f"archive_dir must be a folder with {', '.join(map(file_name, urls))}; "
-                                 f"got {folder}.")
-    return {url: folder / file_name(url) for url in urls if (folder / file_name(url)).is_file()}
+    if archive_dir is not None and not archive_dir.is_dir():
+        raise NotADirectoryError(f"archive_dir must be a folder with {', '.join(one.file for one in archives)}; "
+                                 f"got {archive_dir}.")
+    paths, missing = [], []
+    for archive in archives:
+        if archive_dir is not None and (archive_dir / archive.file).is_file():
+            paths.append(archive_dir / archive.file)
+            check(paths[-1], archive)
+        else:
+            paths.append(downloads / archive.file)
+            if not paths[-1].is_file() or _sha256(paths[-1]) != archive.sha256:
+                missing.append(archive)
+    if missing:
+        _require_reachable(name, missing)
+        _download(name, missing, downloads, scratch)
+    return paths
 
 
-def _probe(url, reasons):
-    try:
-        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PROBE_SECONDS).close()
-        reasons[url] = None
-    except urllib.error.HTTPError as error:
-        # 405 and 501: there is a server, and it merely dislikes HEAD.
-        reasons[url] = None if error.code in (405, 501) else f"HTTP {error.code}"
-    except Exception as error:
-        reasons[url] = str(getattr(error, "reason", error))
+def _download(name, archives, downloads, scratch):
+    import pooch
+    import requests
+
+    fetcher = pooch.create(scratch, "", registry={archive.file: archive.sha256 for archive in archives},
+                           urls={archive.file: archive.url for archive in archives}, retry_if_failed=_RETRIES)
+    get = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), chunk_size=2**16)
+    downloads.mkdir(parents=True, exist_ok=True)
+    for archive in archives:
+        try:
+            fetcher.fetch(archive.file, downloader=get)
+        except requests.RequestException as error:
+            raise _unobtainable(name, {archive: str(error)}) from error
+        (scratch / archive.file).rename(downloads / archive.file)
 
 
-def require_reachable(name, urls):
-    """Refuses early what TFDS would retry for minutes.
+def _require_reachable(name, archives):
+    """Finds out within `PROBE_SECONDS` in all what a download would wait for much longer."""
+    reasons = dict.fromkeys(archives, f"no answer in {PROBE_SECONDS:g} s")
 
-    Args:
-        name: the data set, for the message.
-        urls: addresses to download from; all are asked at once, and `PROBE_SECONDS` bound the whole.
+    def probe(archive):
+        try:
+            urllib.request.urlopen(archive.url, timeout=PROBE_SECONDS).close()
+            reasons[archive] = None
+        except urllib.error.HTTPError as error:
+            reasons[archive] = str(error)
+        except Exception as error:
+            reasons[archive] = str(getattr(error, "reason", error))
 
-    Raises:
-        FileNotFoundError: at least one does not answer; names files, addresses, reasons and what to do.
-    """
-    reasons = {}
     # Daemon threads, because a name server that does not answer outlives every timeout one can set.
-    threads = [threading.Thread(target=_probe, args=(url, reasons), daemon=True) for url in urls]
+    threads = [threading.Thread(target=probe, args=(archive,), daemon=True) for archive in archives]
     for thread in threads:
         thread.start()
     deadline = time.monotonic() + PROBE_SECONDS
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
-    reasons = {url: reasons.get(url, f"no answer in {PROBE_SECONDS:g} s") for url in urls}
     if any(reasons.values()):
-        lines = "".join(f"\n  {file_name(url)}  from  {url}" + (f"  ({reason})" if reason else "")
-                        for url, reason in reasons.items())
-        raise FileNotFoundError(
-            f"Data set {name} is not on this machine and cannot be downloaded. Fetch what is named here on another "
-            "machine, put it under the same name into a folder, and pass that folder as archive_dir; "
-            f"'fashion_mnist_small' needs no download:{lines}")
+        raise _unobtainable(name, reasons)
+
+
+def _unobtainable(name, reasons):
+    lines = "".join(f"\n  {archive.file}  from  {archive.url}" + (f"  ({reason})" if reason else "")
+                    for archive, reason in reasons.items())
+    return FileNotFoundError(
+        f"Data set {name} is not on this machine and cannot be downloaded. Fetch what is named here on another "
+        "machine, put it under the same name into a folder, and pass that folder as archive_dir; "
+        f"'fashion_mnist_small' needs no download:{lines}")

@@ -10,7 +10,7 @@ def crop_and_flip(keys, images, padding=4, flip=True):
     """Random crop of the zero-padded image, at its own size, then a random horizontal flip.
 
     Args:
-        keys: keys[n], one an example.
+        keys: keys[n], one per example.
         images: [n, h, w, c] of any dtype.
         padding: pixels of zeros added on each side before the crop; 0 for no crop.
         flip: mirror each image with probability 1/2.
@@ -36,17 +36,18 @@ def crop_and_flip(keys, images, padding=4, flip=True):
 
 
 def cutmix(keys, images, alpha):
-    """Images with a rectangle from another image of the batch: the one half a batch further on.
+    """Images with a rectangle from another image of the batch, the one half a batch further on.
 
     Args:
-        keys: keys[n], one an example.
+        keys: keys[n], one per example.
         images: [n, h, w, c] of any dtype.
-        alpha: of the Beta distribution from which a share is drawn; may be traced. The rectangle has the image's
-            proportions and the other share of its area, a random centre, and is cut off at the border.
+        alpha: of the Beta distribution from which the share of an image that stays is drawn; may be traced. The
+            rectangle takes the rest of the area. It has the image's proportions and a random centre, and is cut off at
+            the border.
 
     Returns:
-        (mixed, partner, share): [n, h, w, c]; int32[n], whose rectangle an image got; float32[n], the share of pixels
-        that are still its own.
+        (mixed, partner, share): [n, h, w, c]; int32[n], the image that the rectangle is from; float32[n], the share of
+        pixels that stayed.
 
     Source: Yun et al., arXiv:1905.04899.
     """
@@ -70,6 +71,6 @@ def cutmix(keys, images, alpha):
 
 
 def to_float(images):
-    """uint8[...] in 0..255 -> float32[...] in [0, 1], to the last bit NumPy's x / 255 on every device."""
-    # A table, as compilers turn a division by a constant into a product that rounds differently.
+    """uint8[...] in 0..255 -> float32[...] in [0, 1], bit for bit NumPy's x / 255 on every device."""
+    # A table, because compilers turn a division by a constant into a product that rounds differently.
     return jnp.asarray(_FLOATS)[images]

@@ -1,7 +1,8 @@
-"""Decoded arrays on disk: .npy files, memory-mapped at the next start, and a manifest that proves them.
+"""Decoded data sets on disk: .npy files, memory-mapped at the next start, with hashes that prove them.
 
-An entry is a folder with `manifest.json` and one .npy file an array. It is built under another name beside
-its place and renamed, so a reader sees a whole entry or none. The cache may be deleted at any time.
+An entry is a folder with the images and labels of both splits, `entry.json`, and the checksums of these files
+(`morel_jax.manifest`). It is built under another name beside its place and renamed, so a reader sees a whole entry or
+none. The cache may be deleted at any time.
 """
 
 import contextlib
@@ -11,21 +12,20 @@ import json
 import logging
 import os
 import pathlib
+import re
+import secrets
 import shutil
 import tempfile
 
 import numpy as np
 
+from morel_jax import manifest
+from morel_jax.data.dataset import Dataset, Split
 from morel_jax.files import read_json
 
-_FORMAT = 2
-_MANIFEST = "manifest.json"
-_FIELDS = {"format": int, "source": dict, "arrays": dict, "metadata": dict}
+_FORMAT = 3  # Counts changes in what entries hold; those of another format have other names.
+_RECORD = "entry.json"
 _logger = logging.getLogger(__name__)
-
-
-class _DamagedError(Exception):
-    pass
 
 
 def default_dir():
@@ -43,121 +43,95 @@ def default_dir():
                          "known.") from None
 
 
-def sha256(array):
-    """SHA-256 of a C-contiguous array's values, without a file's header; hexadecimal."""
-    return hashlib.sha256(array.reshape(-1).view(np.uint8).data).hexdigest()
-
-
-def read(folder, source):
-    """Reads an entry.
-
-    Sizes, shapes and the SHA-256 of every array are checked (0.1 to 0.5 s for CIFAR-10's 184 MB). A damaged
-    entry is reported with `logging.warning`, and is as good as none.
+def place(cache_dir, name, source):
+    """The folder of an entry.
 
     Args:
-        folder: the entry's folder.
-        source: JSON value that says what the entry was made from; another one means that it is stale.
+        cache_dir: Path.
+        name: of the data set.
+        source: JSON value that says what the entry is made from; another one gives another folder.
 
     Returns:
-        ({name: memory-mapped read-only array}, {metadata}) as given to `build`; None where there is no such
-            entry.
+        Path, whose name tells people the data set, and programs the source.
     """
-    folder = pathlib.Path(folder)
-    try:
-        return _read(folder, source)
-    except _DamagedError as error:
-        _logger.warning("The cached data in %s is damaged and will be made again: %s", folder, error)
-        return None
+    digest = hashlib.sha256(json.dumps([_FORMAT, name, source], sort_keys=True).encode()).hexdigest()[:16]
+    return cache_dir / "decoded" / f"{re.sub(r'[^A-Za-z0-9._-]', '-', name)}-{digest}"
 
 
-def _digest(manifest):
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+def load(name, folder, fill):
+    """Reads an entry; makes it first where there is none, or a damaged one, which is reported.
 
-
-def _read(folder, source):
-    if not folder.exists():
-        return None
-    try:
-        manifest = read_json(folder / _MANIFEST, "Delete it.", _FIELDS)
-        if manifest["format"] != _FORMAT:
-            return None
-        if manifest.pop("sha256", None) != _digest(manifest):
-            raise _DamagedError(f"{_MANIFEST} is not as it was written.")
-        if manifest["source"] != source:
-            return None
-        arrays = {name: _read_array(folder, entry) for name, entry in manifest["arrays"].items()}
-        return arrays, manifest["metadata"]
-    except Exception as error:  # Of many kinds can come of a manifest or a header that was cut or altered.
-        raise _DamagedError(str(error).partition("\n")[0]) from error
-
-
-def _read_array(folder, entry):
-    path = folder / pathlib.PurePath(entry["file"]).name
-    if path.stat().st_size != entry["bytes"]:
-        raise _DamagedError(f"{path.name} must have {entry['bytes']} bytes; got {path.stat().st_size}.")
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
-    if list(array.shape) != entry["shape"] or str(array.dtype) != entry["dtype"]:
-        raise _DamagedError(f"{path.name} must be {entry['dtype']}{entry['shape']}; "
-                            f"got {array.dtype}{list(array.shape)}.")
-    if (got := sha256(array)) != entry["sha256"]:
-        raise _DamagedError(f"{path.name} must have SHA-256 {entry['sha256']}; got {got}.")
-    return array
-
-
-def _is_good(folder, source):
-    try:
-        return _read(folder, source) is not None
-    except _DamagedError:
-        return False
-
-
-@contextlib.contextmanager
-def build(folder, source):
-    """Builds an entry, and puts it in place when the `with` block ends without an error.
-
-    Yields a folder to write `<name>.npy` files into, and a dict to put JSON metadata into. What was at
-    `folder` is replaced if it is damaged or stale. Where several processes build one entry, the first one's
-    stands.
+    Size and hash of every file are checked (0.1 to 0.5 s for CIFAR-10's 184 MB). Where several processes make one
+    entry, the first one's stands.
 
     Args:
-        folder: the entry's folder.
-        source: see `read`.
+        name: of the data set.
+        folder: what `place` returned.
+        fill: function of an empty folder that writes `train_images.npy`, `train_labels.npy`, `test_images.npy` and
+            `test_labels.npy` into it, and returns the names of the classes.
+
+    Returns:
+        Dataset with memory-mapped, read-only arrays.
+
+    Raises:
+        TypeError, ValueError: what `fill` wrote makes no Dataset; the cache stays as it was.
+        OSError: the cache cannot be written; names the setting. Or what was written cannot be read.
     """
-    folder = pathlib.Path(folder)
-    with scratch(folder) as beside:
-        fresh, metadata = beside / "new", {}
-        fresh.mkdir()
-        yield fresh, metadata
-        arrays = {}
-        for path in sorted(fresh.glob("*.npy")):
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-            arrays[path.stem] = {"file": path.name, "bytes": path.stat().st_size, "shape": list(array.shape),
-                                 "dtype": str(array.dtype), "sha256": sha256(array)}
-        manifest = {"format": _FORMAT, "source": source, "metadata": metadata, "arrays": arrays}
-        (fresh / _MANIFEST).write_text(json.dumps(manifest | {"sha256": _digest(manifest)}, indent=1))
-        if not _is_good(folder, source):
-            with contextlib.suppress(FileNotFoundError):
-                folder.rename(beside / "old")
-            try:
-                fresh.rename(folder)
-            except OSError:
-                if not _is_good(folder, source):  # Else another process was faster.
-                    raise
+    found, fault = _read(name, folder)
+    if fault:
+        _logger.warning("The cached data in %s is damaged and will be made again: %s", folder, fault)
+    if found is None:
+        with scratch(folder) as fresh:
+            names = list(fill(fresh))
+            (fresh / _RECORD).write_text(json.dumps({"class_names": names}))
+            manifest.write(fresh)
+            _dataset(name, fresh)
+            _put(name, fresh, folder)
+        found, fault = _read(name, folder)
+    if found is None:
+        raise OSError(f"The cache entry {folder} could not be read back after it was written: {fault or 'it is gone.'}")
+    return found
 
 
-def remove_abandoned(parent):
-    """Removes the folders of :func:`scratch` that killed processes left in ``parent``, a Path."""
-    for path in parent.glob(".*.scratch"):
-        with _locked(path) as is_ours:
-            if is_ours:
-                shutil.rmtree(path, ignore_errors=True)
+def _dataset(name, folder):
+    names = tuple(read_json(folder / _RECORD, "Delete it.", {"class_names": list})["class_names"])
+    arrays = [np.load(folder / f"{split}_{part}.npy", mmap_mode="r", allow_pickle=False)
+              for split in ("train", "test") for part in ("images", "labels")]
+    return Dataset(name, Split(*arrays[:2]), Split(*arrays[2:]), len(names), names)
+
+
+def _read(name, folder):
+    """(Dataset, None), or (None, what is wrong with the entry), or (None, None) where there is none."""
+    if not folder.exists():
+        return None, None
+    if fault := manifest.problem(folder):
+        return None, f"{fault}."
+    try:
+        return _dataset(name, folder), None
+    except Exception as error:  # Of many kinds can come of what was altered and hashed again.
+        return None, str(error).partition("\n")[0] or type(error).__name__
+
+
+def _put(name, fresh, folder):
+    """Gives a new entry its place, unless another process's entry has it."""
+    if _read(name, folder)[0] is not None:
+        return
+    damaged = fresh.with_suffix(".old.scratch")
+    with contextlib.suppress(FileNotFoundError):
+        folder.rename(damaged)
+    shutil.rmtree(damaged, ignore_errors=True)  # Before the new one is there, as nobody looks for it afterwards.
+    try:
+        fresh.rename(folder)
+    except OSError:
+        if _read(name, folder)[0] is None:  # Else another process was faster.
+            raise
 
 
 @contextlib.contextmanager
 def scratch(place):
     """A new folder beside ``place``, removed when the ``with`` block ends.
 
-    It is locked while it is in use, and a lock ends with its process: so the folders that killed processes left beside
+    It is locked while it is in use, and a lock ends with its process. So the folders that killed processes left beside
     ``place`` are known, and removed too.
 
     Raises:
@@ -167,33 +141,64 @@ def scratch(place):
         place.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=place.parent).close()
     except OSError as error:
-        raise OSError(f"cache_dir (config.data.cache_dir; by default below XDG_CACHE_HOME or HOME), or data_dir, must "
-                      f"be a folder that can be written; got {place.parent}: {error.strerror}.") from error
-    remove_abandoned(place.parent)
+        raise OSError("cache_dir (config.data.cache_dir; by default below XDG_CACHE_HOME or HOME) must be a folder "
+                      f"that can be written; got {place.parent}: {error.strerror}.") from error
+    for path in place.parent.glob(".*.scratch"):
+        with _locked(path, fcntl.LOCK_NB) as is_ours:
+            if is_ours:
+                shutil.rmtree(path, ignore_errors=True)
     with contextlib.ExitStack() as held:
         path = None
         # Another process may take a folder for abandoned, and remove it, before this one has locked it.
         while path is None or not path.exists():
-            path = pathlib.Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".scratch", dir=place.parent))
+            path = place.with_name(f".{place.name}.{secrets.token_hex(4)}.scratch")
+            path.mkdir()
             held.enter_context(_locked(path))
         held.callback(shutil.rmtree, path, ignore_errors=True)
         yield path
 
 
 @contextlib.contextmanager
-def _locked(folder):
-    """Tries to lock a folder while the ``with`` block lasts; yields whether it is."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        yield False
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        is_ours = True
-    except OSError:  # In use; or a file system without such locks, where nothing is known and nothing removed.
-        is_ours = False
-    try:
-        yield is_ours
-    finally:
-        os.close(descriptor)
+def _locked(folder, flags=0):
+    """Locks a folder while the ``with`` block lasts; yields whether it could.
+
+    It cannot where the folder is in use (with ``LOCK_NB``; else this waits) or gone, or on a file system without such
+    locks. There nothing is known of other processes, so nothing of theirs is removed.
+    """
+    with contextlib.ExitStack() as held:
+        try:
+            descriptor = os.open(folder, os.O_RDONLY)
+            held.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | flags)
+        except OSError:
+            descriptor = None
+        yield descriptor is not None
+
+
+def write_images(path, images, count, where):
+    """Writes images into a .npy file one at a time, through a memory map: Tiny-ImageNet takes 1.2 GB.
+
+    Args:
+        path: of the file.
+        images: iterable of `count` arrays uint8[h, w, c].
+        count: number of images.
+        where: what an error names.
+
+    Returns:
+        uint8[count, h, w, c], the writable memory map.
+
+    Raises:
+        ValueError: there is no image, or there are several shapes.
+    """
+    array = None
+    for row, image in zip(range(count), images, strict=True):
+        if array is None:
+            array = np.lib.format.open_memmap(path, "w+", np.uint8, (count, *image.shape))
+        if image.shape != array.shape[1:]:
+            raise ValueError(f"All images must have one shape; in {where}, row {row} has {image.shape}, "
+                             f"row 0 {array.shape[1:]}.")
+        array[row] = image
+    if array is None:
+        raise ValueError(f"{where} must have at least one example; it is empty.")
+    array.flush()
+    return array

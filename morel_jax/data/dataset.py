@@ -4,9 +4,31 @@ import dataclasses
 
 import numpy as np
 
-_SHAPES = {"images": "[n, h, w, c]", "labels": "[n]"}
 _HINTS = {"images": " Images in [0, 1] become that by (255 * images).round().astype('uint8').",
-          "labels": " They are class numbers: one-hot rows become that by labels.argmax(1).astype('int32')."}
+          "labels": " They are class numbers: one-hot rows become that by labels.argmax(-1).astype('int32')."}
+
+
+def check_arrays(images, labels, owner=""):
+    """Raises ValueError, naming rule and value, unless the arrays are images [n, h, w, c] and their labels int[n].
+
+    Args:
+        images, labels: arrays of NumPy or JAX.
+        owner: what stands before their names in a message, such as "Split.".
+    """
+    if np.ndim(images) != 4:
+        raise ValueError(f"{owner}images must have the shape [n, height, width, channels]; got {np.shape(images)}.")
+    if not len(images):
+        raise ValueError(f"{owner}images must hold at least one image; got none.")
+    if 0 in np.shape(images):
+        raise ValueError(f"{owner}images must have no side of length 0; got {np.shape(images)}.")
+    if np.shape(labels) != (len(images),):
+        hint = ""
+        if np.ndim(labels) == 2 and len(labels) == len(images):
+            hint = f" Give {owner}labels[:, 0]." if np.shape(labels)[1] == 1 else _HINTS["labels"]
+        raise ValueError(f"{owner}labels must have the shape ({len(images)},), one per image; got {np.shape(labels)}."
+                         + hint)
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"{owner}labels must be integers; got {labels.dtype}.")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,23 +48,14 @@ class Split:
     labels: np.ndarray
 
     def __post_init__(self):
-        for field, array, dtype, ndim in (("images", self.images, np.uint8, 4),
-                                          ("labels", self.labels, np.int32, 1)):
+        for field, array, dtype in (("images", self.images, "uint8"), ("labels", self.labels, "int32")):
             if not isinstance(array, np.ndarray):
                 kind = f"{type(array).__module__}.{type(array).__name__}"
-                raise TypeError(f"Split.{field} must be a NumPy array of {np.dtype(dtype)}; got one of type {kind}, "
-                                "which numpy.asarray may turn into one.")
+                raise TypeError(f"Split.{field} must be a NumPy array of {dtype}; got one of type {kind}, which "
+                                "numpy.asarray may turn into one.")
             if array.dtype != dtype:
-                raise TypeError(f"Split.{field} must be a NumPy array of {np.dtype(dtype)}; got {array.dtype}."
-                                + _HINTS[field])
-            if array.ndim != ndim:
-                raise ValueError(f"Split.{field} must have shape {_SHAPES[field]}; got {list(array.shape)}."
-                                 + (_HINTS[field] if field == "labels" else ""))
-        if len(self.images) != len(self.labels) or not len(self.labels):
-            raise ValueError("Split.images and Split.labels must have the same number of rows, at least one; "
-                             f"got {len(self.images)} and {len(self.labels)}.")
-        if 0 in self.images.shape:
-            raise ValueError(f"Split.images must have no side of length 0; got {list(self.images.shape)}.")
+                raise TypeError(f"Split.{field} must be a NumPy array of {dtype}; got {array.dtype}." + _HINTS[field])
+        check_arrays(self.images, self.labels, "Split.")
         if self.labels.min() < 0:
             raise ValueError("Split.labels must be >= 0 (TFDS writes -1 where a split has no labels); "
                              f"got {self.labels.min()}.")
@@ -60,9 +73,10 @@ class Dataset:
         train: Split to train on.
         test: Split to judge on; same image shape as `train`.
         num_classes: number of classes; every label is below it.
-        class_names: one name a class, in the order of the labels.
+        class_names: one name per class, in the order of the labels.
 
     Raises:
+        TypeError: `train` or `test` is no Split.
         ValueError: the splits' image shapes differ, a label is out of range, or the number of names is not
             `num_classes`.
     """
@@ -74,23 +88,21 @@ class Dataset:
     class_names: tuple[str, ...]
 
     def __post_init__(self):
-        for field in ("train", "test"):
-            if not isinstance(getattr(self, field), Split):
-                raise TypeError(f"Dataset.{field} must be a Split; got {type(getattr(self, field)).__name__}.")
         if not isinstance(self.num_classes, (int, np.integer)) or self.num_classes < 1:
             raise ValueError(f"Dataset.num_classes must be a whole number of at least 1; got {self.num_classes!r}.")
         object.__setattr__(self, "num_classes", int(self.num_classes))  # JSON, which keeps it, knows no NumPy.
+        for field, split in (("train", self.train), ("test", self.test)):
+            if not isinstance(split, Split):
+                raise TypeError(f"Dataset.{field} must be a Split; got {type(split).__name__}.")
+            if (largest := split.labels.max()) >= self.num_classes:
+                raise ValueError(f"{self.name}: {field} labels must be below num_classes = {self.num_classes}; "
+                                 f"got {largest}.")
         if self.train.images.shape[1:] != self.test.images.shape[1:]:
             raise ValueError(f"{self.name}: train and test images must have one shape; "
                              f"got {self.train.images.shape[1:]} and {self.test.images.shape[1:]}.")
         if len(self.class_names) != self.num_classes:
             raise ValueError(f"{self.name}: class_names must hold num_classes = {self.num_classes} names; "
                              f"got {len(self.class_names)}.")
-        for field in ("train", "test"):
-            largest = getattr(self, field).labels.max()
-            if largest >= self.num_classes:
-                raise ValueError(f"{self.name}: {field} labels must be below num_classes = "
-                                 f"{self.num_classes}; got {largest}.")
 
     def record(self):
         """What a run's folder keeps of it: a dict for JSON."""

@@ -6,40 +6,19 @@ import lzma
 
 import numpy as np
 
-from morel_jax.data import fashion_mnist
 from morel_jax.data.dataset import Dataset, Split
+from morel_jax.data.readers import fashion_mnist
 from morel_jax.files import reading
 
 NAME = "fashion_mnist_small"
 FILE = "fashion_mnist_small.xz"
 
 
-def pack(train, test):
-    """Packs two splits of at most 256 classes into the bytes that `unpack` reads.
-
-    The form is xz around four IDX arrays: train images, train labels, test images, test labels. Plain LZMA
-    beat the PNG and median predictors, deltas and a pixel-major order on these images.
-
-    Args:
-        train: Split.
-        test: Split.
-
-    Returns:
-        bytes; a function of the splits' values and of liblzma's version, which makes no promise about the
-        compressed form (the content is what `unpack` returns under every version).
-    """
-    arrays = (train.images, train.labels.astype(np.uint8), test.images, test.labels.astype(np.uint8))
-    # A window as large as the content (9.4 MB); preset 9's 64 MB would only cost memory when unpacking.
-    filters = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 1 << 24}]
-    content = b"".join(map(fashion_mnist.format_idx, arrays))
-    return lzma.compress(content, check=lzma.CHECK_SHA256, filters=filters)
-
-
 def unpack(packed):
-    """Undoes `pack`.
+    """Reads the embedded file's form: xz around four IDX arrays, train images and labels, then test images and labels.
 
     Args:
-        packed: bytes.
+        packed: bytes of the file.
 
     Returns:
         (train, test): Splits whose arrays are read-only.
@@ -62,7 +41,7 @@ def load():
     """The embedded part of Fashion-MNIST.
 
     10,000 training and 2,000 test images, uint8[n, 28, 28, 1], 1,000 and 200 of each of the 10 classes,
-    chosen by `embed_fashion_mnist` from Fashion-MNIST's own training and test split and left in its order.
+    chosen from Fashion-MNIST's own training and test split and left in its order.
 
     Returns:
         Dataset with read-only arrays; the same object at every call.

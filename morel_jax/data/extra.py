@@ -1,15 +1,14 @@
-"""Images beside a data set's own, such as synthetic ones, and batches that mix both."""
+"""Images beside a data set's own, such as synthetic ones."""
 import math
 import os
 import zipfile
 
-import jax
 import numpy as np
 
 from morel_jax.data.dataset import Split
 from morel_jax.files import local_path, reading
 
-# No images are compressed more than a hundredfold; below 64 MiB it does not matter, and labels compress so.
+# Images compress less than a hundredfold. Labels may compress more, but up to 64 MiB that does not matter.
 _DENSEST, _SMALL = 100, 2**26
 
 
@@ -24,11 +23,11 @@ def load_extra(path, like, num_classes):
         num_classes: every label must be below it.
 
     Returns:
-        Split of the images of ``like`` and, behind them, the extra ones.
+        Split of the images of ``like``, followed by the extra ones.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: other arrays, shapes or labels than those.
+        ValueError: other arrays, shapes or labels.
     """
     path = local_path(path, "config.data.extra")
     if not path.is_file():
@@ -53,7 +52,7 @@ def load_extra(path, like, num_classes):
 
 
 def _header(archive, name):
-    """(shape, dtype) of an array in an .npz file, if the archive can hold so much."""
+    """(shape, dtype) of an array in an .npz file, if the archive can hold that much."""
     entry, size = archive.getinfo(name), os.stat(archive.filename).st_size
     with archive.open(entry) as file:
         version = np.lib.format.read_magic(file)
@@ -72,32 +71,3 @@ def _header(archive, name):
 def _array(archive, name):
     with archive.open(name) as file:
         return np.lib.format.read_array(file, allow_pickle=False)
-
-
-def epoch_order(key, epoch, count, batch_size, extra=0, extra_share=0.0):
-    """The examples of an epoch's batches.
-
-    Of the data set's own images a permutation, of the extra ones as many permutations as it takes; both depend on key
-    and epoch alone. Without extra images the last, incomplete batch is dropped.
-
-    Args:
-        key: a key.
-        epoch: int.
-        count: the data set's own images, numbered from 0.
-        batch_size: images of a batch.
-        extra: how many extra images there are, numbered from ``count``.
-        extra_share: of a batch, rounded to whole images.
-
-    Returns:
-        int32[count // batch_size, batch_size]; a batch's extra images stand behind its own.
-    """
-    steps, key = count // batch_size, jax.random.fold_in(key, epoch)
-    from_extra = round(batch_size * extra_share)
-    own = np.asarray(jax.random.permutation(key, count)[:steps * (batch_size - from_extra)], np.int32)
-    batches = [own.reshape(steps, batch_size - from_extra)]
-    if from_extra:
-        rounds = -(-steps * from_extra // extra)
-        drawn = np.concatenate([np.asarray(jax.random.permutation(jax.random.fold_in(key, number), extra), np.int32)
-                                for number in range(rounds)])
-        batches.append(count + drawn[:steps * from_extra].reshape(steps, from_extra))
-    return np.concatenate(batches, axis=1)

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 
+from morel_jax.data import cache
 from morel_jax.files import local_path, read_json, reading
 
 _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
@@ -17,8 +18,7 @@ def _is_version_folder(folder):
 
 def _versions(folder):
     """{(major, minor, patch): folder} of the data sets prepared right in a folder."""
-    folders = folder.iterdir() if folder.is_dir() else ()
-    return {tuple(map(int, match.groups())): path for path in folders
+    return {tuple(map(int, match.groups())): path for path in folder.glob("*")
             if (match := _VERSION.fullmatch(path.name)) and _is_version_folder(path)}
 
 
@@ -26,16 +26,15 @@ def find(name, data_dir):
     """Finds the folder in which TFDS prepared a data set.
 
     Args:
-        name: as in TFDS: "svhn_cropped", "mnist_corrupted/shot_noise", or with ":1.0.0" for one version; else
-            the newest is taken.
+        name: as in TFDS: "svhn_cropped", "mnist_corrupted/shot_noise", or with ":1.0.0" for one version; else the
+            newest is taken.
         data_dir: folder that holds `name/[config/]version`, or is such a version's folder itself.
 
     Returns:
         Path, or None.
 
     Raises:
-        ValueError: `data_dir` is a version's folder of another data set, or there are several configs and
-            none is named.
+        ValueError: `data_dir` is a version's folder of another data set, or holds several configs and none is named.
     """
     data_dir = local_path(data_dir, "data_dir").resolve()
     name, _, version = name.partition(":")
@@ -46,31 +45,27 @@ def find(name, data_dir):
             raise ValueError(f"data_dir {data_dir} holds the data set {found!r}; got the name {name!r}.")
         return data_dir
     candidates = _versions(data_dir / name)
-    if not candidates and (data_dir / name).is_dir():
-        folders = sorted((data_dir / name).iterdir())
-        configs = {path.name: _versions(path) for path in folders if path.is_dir()}
-        configs = {config: versions for config, versions in configs.items() if versions}
+    if not candidates:
+        configs = {path.name: versions for path in sorted((data_dir / name).glob("*")) if (versions := _versions(path))}
         if len(configs) > 1:
             raise ValueError(f"data_dir {data_dir} holds several configs of {name}; name one of "
                              f"{', '.join(f'{name}/{config}' for config in configs)}.")
         candidates = next(iter(configs.values()), {})
-    if version:
-        return {path.name: path for path in candidates.values()}.get(version)
+    candidates = {number: path for number, path in candidates.items() if version in ("", path.name)}
     return candidates[max(candidates)] if candidates else None
 
 
 def fingerprint(folder):
-    """A JSON value that changes when the prepared files do: their names, sizes and times."""
-    files = [[path.name, path.stat().st_size, path.stat().st_mtime_ns]
-             for path in sorted(folder.iterdir()) if path.is_file()]
-    return {"folder": str(folder), "files": files}
+    """A JSON value that changes when the prepared files do: their folder, names, sizes and times."""
+    return [str(folder), [[path.name, path.stat().st_size, path.stat().st_mtime_ns]
+                          for path in sorted(folder.iterdir()) if path.is_file()]]
 
 
 def decode(folder, output, test_split=None):
     """Decodes the train and the test split of a prepared data set into .npy files.
 
-    Rows are in stored order, or ordered by the feature `id` where the data set has one of text (as CIFAR's,
-    which restores the archive's order where TFDS's official builder shuffled it).
+    Rows are in stored order, or ordered by the feature `id` where the data set has one of text. CIFAR's restores the
+    archive's order where TFDS's official builder shuffled it.
 
     Args:
         folder: what `find` returned.
@@ -78,15 +73,14 @@ def decode(folder, output, test_split=None):
         test_split: name of the split to judge on; by default `test`, or else `validation`.
 
     Returns:
-        dict with `class_names`.
+        list of the classes' names.
 
     Raises:
-        ValueError: not in ArrayRecord form; no single image and label feature; images not uint8, or of
-            several shapes; a split is missing. The message names what there is.
+        ValueError: not in ArrayRecord form; no single image and label feature; images not uint8, or of several shapes;
+            a split is missing. The message names what there is.
     """
     import absl.logging
     import PIL.Image
-    import tensorflow_datasets as tfds  # Takes a second, and a start from the cache needs none of it.
 
     # TFDS recommends OpenCV at the first image. Pillow, which we depend on, is fast enough to be used once.
     verbosity, most = absl.logging.get_verbosity(), PIL.Image.MAX_IMAGE_PIXELS
@@ -94,35 +88,19 @@ def decode(folder, output, test_split=None):
     PIL.Image.MAX_IMAGE_PIXELS = _MOST_PIXELS
     try:
         with reading(folder, "holds no data set that can be read"):
-            return _decode(folder, output, test_split, tfds)
+            builder, image_key, label_key, splits = _open(folder, test_split)
+            formats = sorted(form.value for form in builder.info.available_file_formats())
+            if "array_record" not in formats:
+                raise ValueError(f"The data set in {folder} must be in ArrayRecord form; it is in "
+                                 f"{', '.join(formats)}. Prepare it elsewhere with "
+                                 "download_and_prepare(file_format='array_record').")
+            for purpose, split in splits.items():
+                source = builder.as_data_source(split=split, file_format="array_record")
+                _decode_split(source, image_key, label_key, f"{folder} split {split!r}", output, purpose)
+            return builder.info.features[label_key].names
     finally:
         absl.logging.set_verbosity(verbosity)
         PIL.Image.MAX_IMAGE_PIXELS = most
-
-
-def _decode(folder, output, test_split, tfds):
-    builder = tfds.builder_from_directory(folder)
-    info = builder.info
-    formats = sorted(form.value for form in info.available_file_formats())
-    if "array_record" not in formats:
-        raise ValueError(f"The data set in {folder} must be in ArrayRecord form; it is in "
-                         f"{', '.join(formats)}. Prepare it elsewhere with "
-                         "download_and_prepare(file_format='array_record').")
-    image_key, label_key = _feature_keys(folder, info, tfds)
-    _check_claims(folder, info, label_key)
-    for purpose, split in _splits(folder, info.splits, test_split).items():
-        source = builder.as_data_source(split=split, file_format="array_record")
-        _decode_split(source, image_key, label_key, f"{folder} split {split!r}", output, purpose)
-    return {"class_names": list(info.features[label_key].names)}
-
-
-def _check_claims(folder, info, label_key):
-    """The metadata may claim no more than the folder can hold, before any memory is taken on their word."""
-    size = sum(path.stat().st_size for path in folder.iterdir())
-    claims = {f"images in the split {name!r}": split.num_examples for name, split in info.splits.items()}
-    for name, number in (claims | {"classes": info.features[label_key].num_classes}).items():
-        if not 0 <= number <= size:
-            raise ValueError(f"The metadata in {folder} claim {number} {name}; the folder has {size} bytes.")
 
 
 def sizes(folder, test_split=None):
@@ -136,43 +114,48 @@ def sizes(folder, test_split=None):
         (training images, test images, (h, w, c), classes).
 
     Raises:
-        ValueError: as `decode` for the features and splits; or the shape is known from the images only.
+        ValueError: as `decode` for features and splits; or only the images tell their shape.
     """
-    import tensorflow_datasets as tfds
-
     with reading(folder, "holds no data set that can be read"):
-        info = tfds.builder_from_directory(folder).info
-        image_key, label_key = _feature_keys(folder, info, tfds)
-        _check_claims(folder, info, label_key)
+        builder, image_key, label_key, splits = _open(folder, test_split)
+    info = builder.info
     shape = info.features[image_key].shape
     if None in shape:
         raise ValueError(f"The metadata in {folder} must give the images' shape; it is {shape} there.")
-    splits = _splits(folder, info.splits, test_split)
     return (*(info.splits[splits[purpose]].num_examples for purpose in ("train", "test")), tuple(shape),
             info.features[label_key].num_classes)
 
 
-def _feature_keys(folder, info, tfds):
-    """The keys of the image and of the label feature."""
-    features = dict(info.features.items()) if isinstance(info.features, tfds.features.FeaturesDict) else {}
-    images = [key for key, feature in features.items() if isinstance(feature, tfds.features.Image)]
-    labels = [key for key, feature in features.items()
-              if isinstance(feature, tfds.features.ClassLabel) and feature.num_classes]
+def _open(folder, test_split):
+    """(TFDS's builder, image key, label key, {"train": split, "test": split}), after checking the metadata."""
+    import tensorflow_datasets as tfds  # Takes a second, and a start from the cache needs none of it.
+
+    builder = tfds.builder_from_directory(folder)
+    info, F = builder.info, tfds.features
+    features = dict(info.features.items()) if isinstance(info.features, F.FeaturesDict) else {}
     supervised = info.supervised_keys or ()
 
-    def choose(keys, usual, place, kind):
+    def key_of(kind, usual, place):
+        keys = [key for key, feature in features.items()
+                if isinstance(feature, kind) and getattr(feature, "num_classes", True)]
         if len(supervised) == 2 and supervised[place] in keys:
             return supervised[place]
-        if usual in keys or len(keys) == 1:
-            return usual if usual in keys else keys[0]
-        raise ValueError(f"The data set in {folder} must have one {kind} feature, one named {usual!r}, or "
-                         f"supervised keys that name one; it has the features {features or info.features}.")
+        if usual not in keys and len(keys) != 1:
+            raise ValueError(f"The data set in {folder} must have one {kind.__name__} feature, one named {usual!r}, or "
+                             f"supervised keys that name one; it has the features {features or info.features}.")
+        return usual if usual in keys else keys[0]
 
-    image_key = choose(images, "image", 0, "Image")
+    image_key = key_of(F.Image, "image", 0)
     if features[image_key].np_dtype != np.uint8:
-        dtype = np.dtype(features[image_key].np_dtype)
-        raise ValueError(f"The images in {folder} must be uint8; got {dtype}.")
-    return image_key, choose(labels, "label", 1, "ClassLabel")
+        raise ValueError(f"The images in {folder} must be uint8; got {np.dtype(features[image_key].np_dtype)}.")
+    label_key = key_of(F.ClassLabel, "label", 1)
+    # The metadata may claim no more than the folder can hold, before any memory is taken on their word.
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    claims = {f"images in the split {name!r}": split.num_examples for name, split in info.splits.items()}
+    for name, number in (claims | {"classes": features[label_key].num_classes}).items():
+        if not 0 <= number <= size:
+            raise ValueError(f"The metadata in {folder} claim {number} {name}; the folder has {size} bytes.")
+    return builder, image_key, label_key, _splits(folder, info.splits, test_split)
 
 
 def _splits(folder, available, test_split):
@@ -189,26 +172,20 @@ def _splits(folder, available, test_split):
 
 
 def _decode_split(source, image_key, label_key, where, output, purpose):
-    labels = np.empty(len(source), np.int32)
-    images, ids = None, []
-    for start in range(0, len(source), _CHUNK):
-        rows = range(start, min(start + _CHUNK, len(source)))
-        for row, example in zip(rows, source.__getitems__(list(rows)), strict=True):
-            image = example[image_key]
-            if images is None:
-                # Written through a memory map: Tiny-ImageNet is 1.2 GB, and so no process needs that much.
-                images = np.lib.format.open_memmap(output / f"{purpose}_images.npy", "w+", np.uint8,
-                                                   (len(source), *image.shape))
-            if image.shape != images.shape[1:]:
-                raise ValueError(f"All images must have one shape; in {where}, row {row} has {image.shape}, "
-                                 f"row 0 {images.shape[1:]}.")
-            images[row], labels[row] = image, example[label_key]
-            if isinstance(example.get("id"), bytes):
-                ids.append(example["id"])
-    if images is None:
-        raise ValueError(f"{where} must have at least one example; it is empty.")
+    labels, ids = [], []
+
+    def images():
+        for start in range(0, len(source), _CHUNK):
+            for example in source.__getitems__(list(range(start, min(start + _CHUNK, len(source))))):
+                labels.append(example[label_key])
+                if isinstance(example.get("id"), bytes):
+                    ids.append(example["id"])
+                yield example[image_key]
+
+    array = cache.write_images(output / f"{purpose}_images.npy", images(), len(source), where)
+    labels = np.array(labels, np.int32)
     order = np.argsort(np.array(ids), kind="stable") if len(ids) == len(labels) else np.arange(len(labels))
     if np.any(np.diff(order) != 1):
-        images[...], labels = images[order], labels[order]
-    images.flush()
+        array[...], labels = array[order], labels[order]
+        array.flush()
     np.save(output / f"{purpose}_labels.npy", labels)

@@ -1,9 +1,9 @@
-"""Which rows make up a part of a data set: a fixed order in which every beginning has the classes in proportion."""
+"""Which rows make up a part of a data set: a fixed order whose every beginning has the classes in proportion."""
 import heapq
 
 import numpy as np
 
-# Of the order; it has no meaning, and must never change: a larger part of a data set holds every smaller one.
+# Fixes the order. It has no meaning and must never change: a larger part of a data set holds every smaller one.
 _SALT = np.uint64(0x6D6F72656C)
 
 
@@ -16,11 +16,11 @@ def _scrambled(count):
 
 
 def stratified_order(labels):
-    """Rows of a data set in the order in which parts of it take them: a part of k has the first k.
+    """Rows of a data set in the order in which parts of it take them: a part of k rows is the first k.
 
-    Of each class with share p, the first k rows hold k p, rounded down or up, for every k. Within a class the order is
-    a fixed permutation of its rows, which has nothing to do with how the data set is sorted. It depends on the labels
-    alone: not on a seed, on NumPy's random streams, or on the machine.
+    For every k, the first k rows hold k p rows of a class with share p, rounded down or up. Within a class the rows are
+    in a fixed permutation, independent of how the data set is sorted. The order depends on the labels alone: not on a
+    seed, NumPy's random streams or the machine.
 
     Args:
         labels: int[n].
@@ -36,7 +36,7 @@ def stratified_order(labels):
     by_class = np.argsort(own, kind="stable")
     rank = np.empty(len(labels), np.int64)  # Of a row in its class.
     rank[by_class] = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
-    # A row that came earlier would lift its class above its share rounded up; later, leave it below that rounded down.
+    # Earlier, a row would lift its class above its share rounded up; later, leave it below its share rounded down.
     earliest = rank * len(labels) // counts[own]
     latest = -(-(rank + 1) * len(labels) // counts[own])
     coming = np.argsort(earliest, kind="stable")
@@ -58,6 +58,6 @@ def stratified_rows(labels, count):
         count: 0 .. n.
 
     Returns:
-        int64[count], rising.
+        int64[count], ascending.
     """
     return np.sort(stratified_order(labels)[:count]) if count else np.arange(len(labels))

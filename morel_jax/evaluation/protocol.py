@@ -7,6 +7,7 @@ import numpy as np
 
 from morel_jax import checks
 from morel_jax.attacks.keys import fold_in_name
+from morel_jax.data.dataset import check_arrays
 from morel_jax.data.subset import stratified_rows
 from morel_jax.evaluation.identity import fingerprint, floats, network_record
 from morel_jax.evaluation.ledger import Images, Ledger, Row
@@ -25,16 +26,7 @@ def check_data(logits_fn, images, labels):
         images: uint8[n, h, w, c], or floats in [0, 1].
         labels: int[n] in 0 .. classes - 1.
     """
-    if np.ndim(images) != 4:
-        raise ValueError(f"images must have the shape [n, height, width, channels]; got {np.shape(images)}.")
-    if len(images) == 0:
-        raise ValueError("images must hold at least one image; got none.")
-    if np.shape(labels) != (len(images),):
-        hint = f": of one row an image, give labels{'[:, 0]' if np.shape(labels)[1] == 1 else '.argmax(-1)'}" \
-            if np.ndim(labels) == 2 and len(labels) == len(images) and np.size(labels) else ""
-        raise ValueError(f"labels must have the shape ({len(images)},), one per image; got {np.shape(labels)}{hint}.")
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"labels must be integers; got {labels.dtype}.")
+    check_arrays(images, labels)
     if images.dtype != np.uint8:
         if not jnp.issubdtype(images.dtype, jnp.floating):  # NumPy does not count bfloat16.
             raise ValueError(f"images must be uint8 or floats in [0, 1]; got {images.dtype}.")

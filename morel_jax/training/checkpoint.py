@@ -11,9 +11,8 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from morel_jax import sharding
+from morel_jax import manifest, sharding
 from morel_jax.files import DamagedFileError, local_path, make_folder, read_json, sync
-from morel_jax.training import checksums
 
 # Two of `last`: should the newest be damaged, there is one before.
 _KEPT = {"last": 2, "best": 1}
@@ -103,7 +102,7 @@ def _first_line(error):
 
 def _damage(folder, part=""):
     """CheckpointError for a checkpoint whose files are not those that were written, or None."""
-    problem = checksums.problem(folder, part) if folder.exists() else "it is not there"
+    problem = manifest.problem(folder, part) if folder.exists() else "it is not there"
     return CheckpointError(f"the checkpoint {folder} is damaged: {problem}.") if problem else None
 
 
@@ -201,7 +200,7 @@ class Checkpoints:
     def _commit(self, which, position):
         """Gives what Orbax has written the name by which it counts, and removes what it replaces."""
         written, target = self._path(which, position, _UNFINISHED), self._path(which, position)
-        checksums.write(written)
+        manifest.write(written)
         if target.exists():
             # A `best` written before a kill, and now again by the run that went on from a `last` before it.
             _remove(target)

@@ -9,7 +9,7 @@ import numpy as np
 from morel_jax import builders, models, optimizer
 from morel_jax.configuration import FIELDS
 from morel_jax.data import Split
-from morel_jax.data.extra import epoch_order
+from morel_jax.data.shuffle import epoch_order
 from morel_jax.methods import METHODS
 from morel_jax.training.custom import NO_CUSTOM, CustomParts, check_model
 from morel_jax.training.members import shared_config
@@ -118,7 +118,7 @@ class Setup:
         return build_hparams(config, epoch, self.steps_per_epoch, self.custom)
 
     def order(self, seed, epoch):
-        """The examples of an epoch's steps, int32[steps, batch_size]: :func:`~morel_jax.data.extra.epoch_order`."""
+        """The examples of an epoch's steps, int32[steps, batch_size]: :func:`~morel_jax.data.shuffle.epoch_order`."""
         return epoch_order(purpose_key(seed, ORDER), epoch, self.own_images, self.config.batch_size,
                            len(self.train.labels) - self.own_images, self.config.data.extra_share)
 

@@ -1,6 +1,7 @@
 """Small archives in the data sets' true formats, and a server to download them from."""
 
 import contextlib
+import dataclasses
 import functools
 import gzip
 import hashlib
@@ -13,7 +14,8 @@ import zipfile
 import numpy as np
 import PIL.Image
 
-from morel_jax.data import fashion_mnist
+from morel_jax.data import readers
+from morel_jax.data.readers import fashion_mnist
 
 FINE = [f"fine_{i}" for i in range(100)]
 COARSE = [f"coarse_{i}" for i in range(20)]
@@ -57,18 +59,21 @@ def cifar100(folder, rng, rows=7):
     return {split: part[1:] for split, part in parts.items()}
 
 
+def idx(array):
+    """The bytes that `fashion_mnist.parse_idx` reads back as `array` (uint8, any shape)."""
+    return b"\0\0\x08" + bytes([array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
+
+
 def fashion(folder, rng, per_class=3):
-    """Writes Fashion-MNIST's four files; returns {split: (images, labels)}, {file: SHA-256 of the content}."""
-    arrays, contents = {}, {}
-    for split, files in fashion_mnist.FILES.items():
+    """Writes Fashion-MNIST's four files; returns {split: (images, labels)}."""
+    arrays = {}
+    for split, archives in fashion_mnist.ARCHIVES.items():
         labels = rng.permutation(np.repeat(np.arange(10, dtype=np.uint8), per_class))
         images = rng.integers(0, 256, (len(labels), 28, 28), np.uint8)
         arrays[split] = images[..., None], labels.astype(np.int32)
-        for file, array in zip(files, (images, labels), strict=True):
-            content = fashion_mnist.format_idx(array)
-            (folder / file).write_bytes(gzip.compress(content, mtime=0))
-            contents[file] = hashlib.sha256(content).hexdigest()
-    return arrays, contents
+        for archive, array in zip(archives, (images, labels), strict=True):
+            (folder / archive.file).write_bytes(gzip.compress(idx(array), mtime=0))
+    return arrays
 
 
 def _jpeg(image):
@@ -109,14 +114,23 @@ def tiny_imagenet(folder, rng):
                     np.array([label for _, label in part], np.int32)) for split, part in rows.items()}
 
 
-def trust(monkeypatch, builder, folder):
-    """Makes a builder expect the archives in `folder`, as if they were the published ones."""
-    from etils import epath
-    from tensorflow_datasets.core.download import checksums
+def trusted(archives, folder, address=None):
+    """The same archives as they are in `folder`, as if those were the published ones, at another address if need be."""
+    def of(archive):
+        content = (folder / archive.file).read_bytes()
+        sums = {"sha256": hashlib.sha256(content).hexdigest()}
+        if archive.content_sha256:  # Known by its content alone.
+            sums = {"content_sha256": hashlib.sha256(gzip.decompress(content)).hexdigest()}
+        return dataclasses.replace(archive, url=f"{address}/{archive.file}" if address else archive.url, **sums)
 
-    infos = {url: checksums.compute_url_info(epath.Path(folder) / url.rsplit("/", 1)[-1])
-             for url in builder.URLS}
-    monkeypatch.setattr(builder, "checksums", classmethod(lambda cls: dict(infos)))
+    return tuple(map(of, archives))
+
+
+def trust(monkeypatch, name, folder, address=None):
+    """Makes the reader of a data set expect the archives in `folder`; see `trusted`."""
+    reader = readers.BY_NAME[name]
+    monkeypatch.setitem(readers.BY_NAME, name, dataclasses.replace(
+        reader, archives=trusted(reader.archives, folder, address)))
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):

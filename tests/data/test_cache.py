@@ -1,3 +1,4 @@
+import fcntl
 import json
 import logging
 import pathlib
@@ -9,46 +10,56 @@ import pytest
 
 from morel_jax.data import cache
 
-SOURCE = {"name": "made", "files": [["a", 1]]}
+SHAPE = (3, 2, 2, 1)
 
 
-def build(folder, value=7):
-    with cache.build(folder, SOURCE) as (output, metadata):
-        np.save(output / "images.npy", np.full((3, 2), value, np.uint8))
-        np.save(output / "labels.npy", np.arange(3, dtype=np.int32))
-        metadata["class_names"] = ["a"]
+def filling(value=7, labels=(0, 0, 0)):
+    def fill(output):
+        for split in ("train", "test"):
+            np.save(output / f"{split}_images.npy", np.full(SHAPE, value, np.uint8))
+            np.save(output / f"{split}_labels.npy", np.array(labels, np.int32))
+        return ("a",)
+    return fill
+
+
+def load(folder, value=7):
+    return cache.load("made", folder, filling(value))
+
+
+def never(_):
+    raise AssertionError("The entry is there.")
 
 
 @pytest.fixture
 def entry(tmp_path):
-    build(tmp_path / "cache" / "entry")
+    load(tmp_path / "cache" / "entry")
     return tmp_path / "cache" / "entry"
 
 
 def test_reads_back_what_was_built(entry, caplog):
-    arrays, metadata = cache.read(entry, SOURCE)
-    assert metadata == {"class_names": ["a"]}
-    np.testing.assert_array_equal(arrays["images"], np.full((3, 2), 7, np.uint8))
-    assert all(isinstance(array, np.memmap) and not array.flags.writeable for array in arrays.values())
+    dataset = cache.load("made", entry, never)
+    assert (dataset.name, dataset.class_names, dataset.num_classes) == ("made", ("a",), 1)
+    np.testing.assert_array_equal(dataset.train.images, np.full(SHAPE, 7, np.uint8))
+    for array in (dataset.train.images, dataset.train.labels, dataset.test.images, dataset.test.labels):
+        assert isinstance(array, np.memmap)
+        assert not array.flags.writeable
     assert [path.name for path in entry.parent.iterdir()] == ["entry"]
     assert not caplog.records
-    manifest = json.loads((entry / "manifest.json").read_text())
-    assert manifest["source"] == SOURCE
-    assert manifest["arrays"]["labels"] == {
-        "file": "labels.npy", "bytes": 128 + 12, "shape": [3], "dtype": "int32",
-        "sha256": cache.sha256(np.arange(3, dtype=np.int32))}
+    assert sorted(path.name for path in entry.iterdir()) == [
+        "checksums.json", "entry.json", "test_images.npy", "test_labels.npy", "train_images.npy", "train_labels.npy"]
 
 
-def test_sha256_is_of_the_values():
-    # printf '\1\2\3' | sha256sum
-    assert cache.sha256(np.array([[1, 2, 3]], np.uint8)) == (
-        "039058c6f2c0cb492c533b0a4d14ef77cc0f78abccced5287d84a1a2011cfb81")
+def test_an_entry_may_be_read_by_all_who_may_read_its_neighbours(entry):
+    (entry.parent / "other").mkdir()
+    assert entry.stat().st_mode == (entry.parent / "other").stat().st_mode
 
 
-def test_no_entry_and_another_source_are_none(entry, caplog):
-    assert cache.read(entry.parent / "none", SOURCE) is None
-    assert cache.read(entry, {**SOURCE, "name": "other"}) is None
-    assert not caplog.records
+def test_place_depends_on_name_and_source(tmp_path):
+    place = cache.place(tmp_path, "shapes/blue:1.2.0", ["a"])
+    assert place.parent == tmp_path / "decoded"
+    assert re.fullmatch("shapes-blue-1.2.0-[0-9a-f]{16}", place.name)
+    assert place == cache.place(tmp_path, "shapes/blue:1.2.0", ["a"])
+    assert len({place, cache.place(tmp_path, "shapes/blue:1.2.0", ["b"]), cache.place(tmp_path, "other", ["a"])}) == 3
 
 
 def _flip_last_byte(path):
@@ -58,96 +69,146 @@ def _flip_last_byte(path):
 
 
 @pytest.mark.parametrize(("damage", "message"), [
-    (lambda entry: (entry / "images.npy").unlink(), "images.npy"),
-    (lambda entry: (entry / "images.npy").write_bytes(b""), "images.npy must have 134 bytes; got 0"),
-    (lambda entry: _flip_last_byte(entry / "images.npy"), "images.npy must have SHA-256"),
-    (lambda entry: np.save(entry / "images.npy", np.full((2, 3), 7, np.uint8)),
-     r"uint8\[3, 2\]; got uint8\[2, 3\]"),
-    (lambda entry: (entry / "images.npy").write_bytes(b"x" * 134), "damaged"),
-    (lambda entry: (entry / "manifest.json").unlink(), "manifest.json"),
-    (lambda entry: (entry / "manifest.json").write_text('{"format": 1, "sou'), "damaged"),
-    (lambda entry: (entry / "manifest.json").write_text("[]"), "damaged"),
-    (lambda entry: (entry / "manifest.json").write_text("{}"), "damaged"),
-    (lambda entry: (entry / "manifest.json").write_text((entry / "manifest.json").read_text().replace('"a"', '"b"')),
-     "manifest.json is not as it was written"),
+    (lambda entry: (entry / "test_images.npy").unlink(), "test_images.npy is missing"),
+    (lambda entry: (entry / "test_images.npy").write_bytes(b""), "test_images.npy must have 140 bytes; got 0"),
+    (lambda entry: _flip_last_byte(entry / "test_images.npy"), "test_images.npy is not what was written"),
+    (lambda entry: np.save(entry / "test_images.npy", np.full((2, 3, 2, 1), 7, np.uint8)), "is not what was written"),
+    (lambda entry: (entry / "test_images.npy").write_bytes(b"x" * 140), "is not what was written"),
+    (lambda entry: (entry / "checksums.json").unlink(), "checksums.json is missing"),
+    (lambda entry: (entry / "checksums.json").write_text('{"entry.js'), "checksums.json is cut or altered"),
+    (lambda entry: (entry / "checksums.json").write_text("[]"), "checksums.json is cut or altered"),
+    (lambda entry: (entry / "entry.json").unlink(), "entry.json is missing"),
+    (lambda entry: (entry / "entry.json").write_text((entry / "entry.json").read_text().replace('"a"', '"b"')),
+     "entry.json is not what was written"),
 ])
 def test_damage_is_reported_and_replaced(entry, damage, message, caplog):
     damage(entry)
     with caplog.at_level(logging.WARNING):
-        assert cache.read(entry, SOURCE) is None
+        assert (load(entry, value=8).train.images == 8).all()
     assert len(caplog.records) == 1
     assert caplog.records[0].levelname == "WARNING"
     assert str(entry) in caplog.text
-    assert re.search(message, caplog.text)
-    build(entry, value=8)
-    assert (cache.read(entry, SOURCE)[0]["images"] == 8).all()
+    assert "is damaged and will be made again" in caplog.text
+    assert message in caplog.text
+    assert (cache.load("made", entry, never).train.images == 8).all()
     assert [path.name for path in entry.parent.iterdir()] == ["entry"]
 
 
-def build_half(folder):
-    with cache.build(folder, SOURCE) as (output, _):
-        np.save(output / "images.npy", np.zeros(3))
-        raise RuntimeError("half way")
+def fill_half(output):
+    np.save(output / "train_images.npy", np.zeros(3))
+    raise RuntimeError("half way")
 
 
 def test_a_failed_build_leaves_nothing(tmp_path):
     with pytest.raises(RuntimeError, match="half way"):
-        build_half(tmp_path / "entry")
+        cache.load("made", tmp_path / "entry", fill_half)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failed_build_keeps_the_old_entry(entry):
+def test_a_failed_build_keeps_what_was_there(entry):
+    _flip_last_byte(entry / "test_images.npy")
     with pytest.raises(RuntimeError, match="half way"):
-        build_half(entry)
-    assert (cache.read(entry, SOURCE)[0]["images"] == 7).all()
+        cache.load("made", entry, fill_half)
+    assert [path.name for path in entry.parent.iterdir()] == ["entry"]
+    assert len(list(entry.iterdir())) == 6
+
+
+def test_what_makes_no_data_set_is_not_kept(tmp_path):
+    with pytest.raises(ValueError, match="labels must be >= 0"):
+        cache.load("made", tmp_path / "entry", filling(labels=(0, 0, -1)))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_first_of_several_builders_wins(tmp_path):
-    barrier = threading.Barrier(4)
+    barrier, found = threading.Barrier(4), []
 
     def work(value):
-        with cache.build(tmp_path / "entry", SOURCE) as (output, _):
-            np.save(output / "images.npy", np.full(3, value, np.uint8))
+        def fill(output):
+            names = filling(value)(output)
             barrier.wait()
+            return names
+
+        found.append(cache.load("made", tmp_path / "entry", fill))
 
     threads = [threading.Thread(target=work, args=(value,)) for value in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    first = cache.read(tmp_path / "entry", SOURCE)[0]["images"]
-    build(tmp_path / "entry", value=99)
-    np.testing.assert_array_equal(cache.read(tmp_path / "entry", SOURCE)[0]["images"], first)
+    first = cache.load("made", tmp_path / "entry", never).train.images
+    assert len(found) == 4
+    for dataset in found:
+        np.testing.assert_array_equal(dataset.train.images, first)
     assert [path.name for path in tmp_path.iterdir()] == ["entry"]
 
 
 def test_a_killed_builds_scratch_is_removed_and_a_living_ones_kept(entry):
     dead = entry.parent / ".entry.abc.scratch"
-    (dead / "new").mkdir(parents=True)
+    (dead / "tmp").mkdir(parents=True)
     other = entry.parent / ".other.def.scratch"  # Of an entry that may never be built again.
     other.mkdir()
     with cache.scratch(entry) as living:
         (living / "new").mkdir()
-        build(entry.parent / "more")
+        load(entry.parent / "more")
         assert sorted(path.name for path in entry.parent.iterdir()) == sorted(["entry", "more", living.name])
         assert (living / "new").exists()
     assert sorted(path.name for path in entry.parent.iterdir()) == ["entry", "more"]
 
 
+def test_a_kill_right_after_the_entry_is_in_place_leaves_nothing_else(tmp_path, monkeypatch):
+    names = []
+
+    def killed(name, fresh, folder, put=cache._put):
+        put(name, fresh, folder)
+        names.extend(path.name for path in tmp_path.iterdir())  # No later step changes what a kill here leaves.
+
+    monkeypatch.setattr(cache, "_put", killed)
+    (tmp_path / "entry").mkdir()  # A damaged one.
+    load(tmp_path / "entry")
+    assert names == ["entry"]
+
+
 def test_scratch_is_made_again_when_it_is_taken_for_abandoned(tmp_path, monkeypatch):
-    mkdtemp, made = cache.tempfile.mkdtemp, []
+    flock, made = fcntl.flock, []
 
-    def taken(**options):
-        made.append(mkdtemp(**options))
+    def taken(descriptor, flags):
+        (folder,) = tmp_path.iterdir()
+        made.append(folder)
         if len(made) == 1:
-            cache.shutil.rmtree(made[0])
-        return made[-1]
+            folder.rmdir()
+        flock(descriptor, flags)
 
-    monkeypatch.setattr(cache.tempfile, "mkdtemp", taken)
+    monkeypatch.setattr(cache.fcntl, "flock", taken)
     with cache.scratch(tmp_path / "entry") as folder:
-        assert str(folder) == made[1]
+        assert folder == made[1] != made[0]
         assert folder.is_dir()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_locks_nothing_is_taken_for_abandoned(entry, monkeypatch):
+    def unsupported(*_):
+        raise OSError("no locks here")
+
+    monkeypatch.setattr(cache.fcntl, "flock", unsupported)
+    (entry.parent / ".entry.abc.scratch").mkdir()
+    load(entry.parent / "more")
+    assert sorted(path.name for path in entry.parent.iterdir()) == [".entry.abc.scratch", "entry", "more"]
+
+
+def test_images_are_written_as_they_come(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (5, 4, 3, 2), np.uint8)
+    cache.write_images(tmp_path / "a.npy", iter(images), 5, "made")
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), images)
+    with pytest.raises(ValueError, match="zip"):
+        cache.write_images(tmp_path / "a.npy", iter(images), 6, "made")
+    with pytest.raises(ValueError, match="made must have at least one example"):
+        cache.write_images(tmp_path / "a.npy", [], 0, "made")
+    with pytest.raises(ValueError, match=r"in made, row 1 has \(4, 2, 2\), row 0 \(4, 3, 2\)"):
+        cache.write_images(tmp_path / "a.npy", [images[0], images[1, :, :2]], 2, "made")
+
+
+def test_record_is_plain(entry):
+    assert json.loads((entry / "entry.json").read_text()) == {"class_names": ["a"]}
 
 
 def test_default_dir(monkeypatch, tmp_path):
@@ -170,7 +231,6 @@ def test_no_home_is_one_clear_error(monkeypatch):
 def test_a_home_that_cannot_be_written_is_named_with_its_setting(monkeypatch, home):
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     monkeypatch.setenv("HOME", home)
-    place = cache.default_dir() / "decoded" / "entry"
+    place = cache.place(cache.default_dir(), "made", None)
     with pytest.raises(OSError, match=rf"config\.data\.cache_dir.* HOME.*must be a folder.*got {home}/.*: \w+"):
-        with cache.build(place, {}):
-            pass
+        cache.load("made", place, never)

@@ -1,12 +1,9 @@
-import jax
 import numpy as np
 import pytest
 
 from morel_jax.data import Split
-from morel_jax.data.extra import epoch_order, load_extra
+from morel_jax.data.extra import load_extra
 from tests.small import images_and_labels
-
-KEY = jax.random.key(3)
 
 
 def split(count=10):
@@ -47,22 +44,3 @@ def test_paths_of_the_user(tmp_path, monkeypatch):
     assert len(load_extra("~/extra.npz", split(), 4)) == 16
     with pytest.raises(ValueError, match=r"config\.data\.extra must be a path"):
         load_extra("s3://bucket/extra.npz", split(), 4)
-
-
-def test_own_images_alone_are_a_permutation():
-    order = epoch_order(KEY, 2, 11, 4)
-    assert order.shape == (2, 4)
-    assert len(np.unique(order)) == 8
-    np.testing.assert_array_equal(order, epoch_order(KEY, 2, 11, 4))
-    assert not np.array_equal(order, epoch_order(KEY, 3, 11, 4))
-
-
-@pytest.mark.parametrize("extra", [3, 100])
-def test_batches_are_mixed_by_their_share(extra):
-    order = epoch_order(KEY, 1, 40, 8, extra, 0.75)
-    assert order.shape == (5, 8)
-    assert (order[:, :2] < 40).all()
-    assert ((order[:, 2:] >= 40) & (order[:, 2:] < 40 + extra)).all()
-    assert len(np.unique(order[:, :2])) == 10
-    _, counts = np.unique(order[:, 2:], return_counts=True)
-    assert counts.max() - counts.min() <= 1  # All before any comes again.

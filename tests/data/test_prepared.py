@@ -1,12 +1,14 @@
+import io
 import json
 import shutil
 
 import numpy as np
+import PIL.Image
 import pytest
 import tensorflow_datasets as tfds
 
 from morel_jax import data
-from morel_jax.data import prepared, tfds_builders
+from morel_jax.data import prepared
 
 F = tfds.features
 LABEL = F.ClassLabel(names=["circle", "square", "star"])
@@ -14,12 +16,19 @@ IMAGE = F.Image(shape=(8, 8, 3))
 USUAL = {"image": IMAGE, "label": LABEL}
 
 
+def png(image):
+    """Encodes uint8[h, w] or uint8[h, w, 3] without loss."""
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(image).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
 def prepare(data_dir, features=USUAL, splits=("train", "test"), rows=9, supervised=None, example=None):
     """Has TFDS prepare a data set `shapes` in ArrayRecord form; returns its images and labels by split, in the
     order they were made (TFDS shuffles them)."""
     rng = np.random.default_rng(0)
     made = {split: (rng.integers(0, 256, (rows, 8, 8, 3), np.uint8), rng.integers(0, 3, rows)) for split in splits}
-    example = example or (lambda i, image, label: {"image": tfds_builders.png(image), "label": label})
+    example = example or (lambda i, image, label: {"image": png(image), "label": label})
 
     class Shapes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         name = "shapes"
@@ -89,7 +98,7 @@ def test_is_decoded_again_when_its_files_change(tmp_path):
 
 def test_text_ids_give_the_order(tmp_path):
     made = prepare(tmp_path / "tfds", {**USUAL, "id": F.Text()}, example=lambda i, image, label: {
-        "image": tfds_builders.png(image), "label": label, "id": f"row_{i:05d}"})
+        "image": png(image), "label": label, "id": f"row_{i:05d}"})
     dataset = load(tmp_path)
     np.testing.assert_array_equal(dataset.train.images, made["train"][0])
     np.testing.assert_array_equal(dataset.train.labels, made["train"][1])
@@ -98,26 +107,26 @@ def test_text_ids_give_the_order(tmp_path):
 
 def test_features_of_other_names(tmp_path):
     made = prepare(tmp_path / "tfds", {"picture": IMAGE, "shape": LABEL, "note": F.Text()}, example=lambda i, x, y: {
-        "picture": tfds_builders.png(x), "shape": y, "note": "no"})
+        "picture": png(x), "shape": y, "note": "no"})
     assert same_rows(load(tmp_path).train, made["train"])
 
 
 def test_supervised_keys_decide_between_features(tmp_path):
     made = prepare(tmp_path / "tfds", {"a": IMAGE, "b": IMAGE, "label": LABEL}, supervised=("b", "label"),
-                   example=lambda i, x, y: {"a": tfds_builders.png(255 - x), "b": tfds_builders.png(x), "label": y})
+                   example=lambda i, x, y: {"a": png(255 - x), "b": png(x), "label": y})
     assert same_rows(load(tmp_path).train, made["train"])
 
 
 def test_ambiguous_features(tmp_path):
     prepare(tmp_path / "tfds", {"a": IMAGE, "b": IMAGE, "label": LABEL}, example=lambda i, x, y: {
-        "a": tfds_builders.png(x), "b": tfds_builders.png(x), "label": y})
+        "a": png(x), "b": png(x), "label": y})
     with pytest.raises(ValueError, match=r"must have one Image feature, one named 'image'.*'a': Image"):
         load(tmp_path)
 
 
 def test_no_label_feature(tmp_path):
     prepare(tmp_path / "tfds", {"image": IMAGE, "number": F.Scalar(np.int64)}, example=lambda i, x, y: {
-        "image": tfds_builders.png(x), "number": y})
+        "image": png(x), "number": y})
     with pytest.raises(ValueError, match="must have one ClassLabel feature"):
         load(tmp_path)
 
@@ -145,7 +154,7 @@ def test_missing_splits(tmp_path):
 
 def test_images_of_several_shapes(tmp_path):
     prepare(tmp_path / "tfds", {"image": F.Image(shape=(None, None, 3)), "label": LABEL},
-            example=lambda i, x, y: {"image": tfds_builders.png(x[:, :8 - i % 2]), "label": y})
+            example=lambda i, x, y: {"image": png(x[:, :8 - i % 2]), "label": y})
     with pytest.raises(ValueError, match=r"in .* split 'train', row \d+ has \(8, \d, 3\), row 0 \(8, \d, 3\)"):
         load(tmp_path)
     assert list((tmp_path / "cache" / "decoded").iterdir()) == []
@@ -153,13 +162,13 @@ def test_images_of_several_shapes(tmp_path):
 
 def test_images_that_are_no_bytes(tmp_path):
     prepare(tmp_path / "tfds", {"image": F.Image(shape=(8, 8, 1), dtype=np.uint16), "label": LABEL},
-            example=lambda i, x, y: {"image": tfds_builders.png(x[..., 0]), "label": y})
+            example=lambda i, x, y: {"image": png(x[..., 0]), "label": y})
     with pytest.raises(ValueError, match="must be uint8; got uint16"):
         load(tmp_path)
 
 
 def test_unlabelled_rows(tmp_path):
-    prepare(tmp_path / "tfds", example=lambda i, x, y: {"image": tfds_builders.png(x), "label": -1})
+    prepare(tmp_path / "tfds", example=lambda i, x, y: {"image": png(x), "label": -1})
     with pytest.raises(ValueError, match="labels must be >= 0"):
         load(tmp_path)
 

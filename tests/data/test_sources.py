@@ -1,5 +1,4 @@
-import importlib
-import json
+import dataclasses
 import logging
 import os
 import socket
@@ -10,18 +9,43 @@ import time
 import numpy as np
 import pytest
 
-from morel_jax import data
-from morel_jax.data import archives, fashion_mnist, sources, tfds_builders
+from morel_jax import data, manifest
+from morel_jax.data import archives, readers, sources
 
 from . import made
 
-NO_TFDS = """
-import sys, time
+# In a process of its own: cache_dir, address and SHA-256 of a made CIFAR-10, and then what it is to do.
+PROCESS = """
+import dataclasses, os, sys, time
 from morel_jax import data
+from morel_jax.data import readers
+cache_dir, url, sha256 = sys.argv[1:4]
+reader = readers.BY_NAME["cifar10"]
+archive = dataclasses.replace(reader.archives[0], url=url, sha256=sha256)
+readers.BY_NAME["cifar10"] = dataclasses.replace(reader, archives=(archive,))
+"""
+LOAD = """
 start = time.monotonic()
-dataset = data.load(sys.argv[1], cache_dir=sys.argv[2])
+dataset = data.load("cifar10", cache_dir=cache_dir, archive_dir=(sys.argv[4:] or [None])[0])
 print(time.monotonic() - start, len(dataset.train), "tensorflow_datasets" in sys.modules)
 """
+DIE_IN_A_DOWNLOAD = """
+import pooch
+
+def die(self, url, output_file, *_):
+    with open(output_file, "wb") as file:
+        file.write(b"half")
+    os._exit(9)
+
+pooch.HTTPDownloader.__call__ = die
+data.load("cifar10", cache_dir=cache_dir)
+"""
+
+
+def process(code, cache_dir, *arguments):
+    (archive,) = readers.BY_NAME["cifar10"].archives
+    command = [sys.executable, "-c", PROCESS + code, cache_dir, archive.url, archive.sha256, *arguments]
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True)
 
 
 @pytest.fixture
@@ -34,7 +58,7 @@ def folders(tmp_path):
 @pytest.fixture
 def cifar10(folders, monkeypatch):
     arrays = made.cifar10(folders[0], np.random.default_rng(0))
-    made.trust(monkeypatch, tfds_builders.Cifar10, folders[0])
+    made.trust(monkeypatch, "cifar10", folders[0])
     return arrays
 
 
@@ -57,46 +81,19 @@ def closed_port():
         return server.getsockname()[1]
 
 
-def test_cifar10(folders, cifar10, capfd):
-    for folder in ("tensorflow_datasets", "decoded"):  # What a killed start left.
-        (folders[1] / folder / ".cifar10.abc.scratch" / "cifar10").mkdir(parents=True)
-    dataset = data.load("cifar10", archive_dir=folders[0], cache_dir=folders[1])
-    check(dataset, cifar10)
-    assert dataset.class_names == ("airplane", "automobile", "bird", "cat", "deer",
-                                   "dog", "frog", "horse", "ship", "truck")
+def test_archives_are_decoded_into_the_cache(folders, cifar10, capfd):
+    (folders[1] / "decoded" / ".cifar10.abc.scratch" / "old").mkdir(parents=True)  # What a killed start left.
+    check(data.load("cifar10", archive_dir=str(folders[0]), cache_dir=str(folders[1])), cifar10)
     assert capfd.readouterr().out == ""
-    assert [path.name for path in (folders[1] / "tensorflow_datasets").iterdir() if path.name != "downloads"] == [
-        "cifar10"]
+    assert [path.name for path in folders[1].iterdir()] == ["decoded"]
     assert entry(folders[1]).name.startswith("cifar10-")
 
 
-def test_cifar100_takes_the_fine_labels(folders, monkeypatch):
-    arrays = made.cifar100(folders[0], np.random.default_rng(1))
-    made.trust(monkeypatch, tfds_builders.Cifar100, folders[0])
-    dataset = data.load("cifar100", archive_dir=folders[0], cache_dir=folders[1])
-    check(dataset, arrays)
-    assert dataset.class_names == tuple(made.FINE)
-
-
-def test_fashion_mnist_by_checksum_of_the_content(folders, monkeypatch):
-    arrays, contents = made.fashion(folders[0], np.random.default_rng(2))
-    monkeypatch.setattr(tfds_builders.FashionMnist, "CONTENT_SHA256", contents)
-    dataset = data.load("fashion_mnist", archive_dir=str(folders[0]), cache_dir=str(folders[1]))
-    check(dataset, arrays)
-    assert dataset.class_names == fashion_mnist.CLASS_NAMES
-
-
-def test_published_checksums_are_known():
-    # From the recorded checksums of tensorflow-datasets 4.9.10.
-    cifar = {"cifar-10-binary.tar.gz": "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
-             "cifar-100-binary.tar.gz": "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec"}
-    infos = {**tfds_builders.Cifar10.checksums(), **tfds_builders.Cifar100.checksums()}
-    assert {info.filename: info.checksum for info in infos.values()} == cifar
-    fashion = {info.filename for info in tfds_builders.FashionMnist.checksums().values()}
-    assert fashion == set(fashion_mnist.CONTENT_SHA256)
-    for builder in (tfds_builders.Cifar10, tfds_builders.Cifar100, tfds_builders.FashionMnist):
-        import tensorflow_datasets as tfds
-        assert builder.VERSION == tfds.builder_cls(builder.name).VERSION
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "fashion_mnist"])
+def test_published_checksums_are_those_that_tfds_knows(name):
+    import tensorflow_datasets as tfds
+    published = {url: info.checksum for url, info in tfds.builder_cls(name).url_infos.items()}
+    assert {archive.url: archive.sha256 for archive in readers.BY_NAME[name].archives} == published
 
 
 def test_wrong_checksum(folders):
@@ -105,36 +102,48 @@ def test_wrong_checksum(folders):
         data.load("cifar10", archive_dir=folders[0], cache_dir=folders[1])
 
 
-def test_download(folders, cifar10, monkeypatch, tmp_path):
+def test_download(folders, cifar10, monkeypatch):
     with made.serve(folders[0]) as address:
-        monkeypatch.setattr(tfds_builders.Cifar10, "URLS", (f"{address}/cifar-10-binary.tar.gz",))
-        made.trust(monkeypatch, tfds_builders.Cifar10, folders[0])
-        check(data.load("cifar10", data_dir=tmp_path / "tfds", cache_dir=folders[1]), cifar10)
-    (archive,) = (tmp_path / "tfds" / "downloads" / "cifar10").glob("*.tar.gz")
+        made.trust(monkeypatch, "cifar10", folders[0], address)
+        check(data.load("cifar10", cache_dir=folders[1]), cifar10)
+    (archive,) = (folders[1] / "downloads" / "cifar10").iterdir()
     assert archive.read_bytes() == (folders[0] / "cifar-10-binary.tar.gz").read_bytes()
 
 
+def test_a_killed_download_is_cleared_away(folders, cifar10, monkeypatch):
+    with made.serve(folders[0]) as address:
+        made.trust(monkeypatch, "cifar10", folders[0], address)
+        died = process(DIE_IN_A_DOWNLOAD, folders[1])
+        assert died.returncode == 9, died.stderr
+        (half,) = (path for path in folders[1].rglob("*") if path.is_file())
+        assert half.read_bytes() == b"half"
+        check(data.load("cifar10", cache_dir=folders[1]), cifar10)
+    assert sorted(path.name for path in folders[1].rglob("*") if path.is_file()) == [
+        "checksums.json", "cifar-10-binary.tar.gz", "entry.json",
+        "test_images.npy", "test_labels.npy", "train_images.npy", "train_labels.npy"]
+
+
 def test_offline(folders, monkeypatch):
-    url = f"http://127.0.0.1:{closed_port()}/cifar-10-binary.tar.gz"
-    monkeypatch.setattr(tfds_builders.Cifar10, "URLS", (url,))
-    monkeypatch.setattr(tfds_builders.Cifar10, "checksums", classmethod(lambda cls: {}))
+    reader = readers.BY_NAME["cifar10"]
+    archive = dataclasses.replace(reader.archives[0], url=f"http://127.0.0.1:{closed_port()}/cifar-10-binary.tar.gz")
+    monkeypatch.setitem(readers.BY_NAME, "cifar10", dataclasses.replace(reader, archives=(archive,)))
     start = time.monotonic()
     with pytest.raises(FileNotFoundError, match=r"cifar-10-binary.tar.gz  from") as error:
         data.load("cifar10", archive_dir=folders[0], cache_dir=folders[1])
     assert time.monotonic() - start < 15
-    assert url in str(error.value)
+    assert archive.url in str(error.value)
     assert "pass that folder as archive_dir" in str(error.value)
 
 
 def test_only_missing_archives_are_asked_for(folders, monkeypatch):
-    _, contents = made.fashion(folders[0], np.random.default_rng(2))
-    monkeypatch.setattr(tfds_builders.FashionMnist, "CONTENT_SHA256", contents)
+    made.fashion(folders[0], np.random.default_rng(2))
+    made.trust(monkeypatch, "fashion_mnist", folders[0])
     (folders[0] / "t10k-labels-idx1-ubyte.gz").unlink()
     asked = []
-    monkeypatch.setattr(archives, "require_reachable", lambda name, urls: asked.append(urls) or 1 / 0)
+    monkeypatch.setattr(archives, "_require_reachable", lambda name, missing: asked.append(missing) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         data.load("fashion_mnist", archive_dir=folders[0], cache_dir=folders[1])
-    assert [[archives.file_name(url) for url in urls] for urls in asked] == [["t10k-labels-idx1-ubyte.gz"]]
+    assert [[archive.file for archive in missing] for missing in asked] == [["t10k-labels-idx1-ubyte.gz"]]
 
 
 @pytest.mark.parametrize("argument", ["data_dir", "archive_dir", "cache_dir"])
@@ -153,21 +162,30 @@ def test_unknown_name(tmp_path):
         data.load("cifar11", data_dir=tmp_path, cache_dir=tmp_path)
 
 
+def test_splits_are_the_publishers(tmp_path):
+    with pytest.raises(ValueError, match="tiny_imagenet has the splits train, validation; got test_split='test'"):
+        data.load("tiny_imagenet", cache_dir=tmp_path, test_split="test")
+    with pytest.raises(ValueError, match="cifar10 has the splits train, test; got test_split='train'"):
+        data.load("cifar10", cache_dir=tmp_path, test_split="train")
+
+
 def test_cache_hit_needs_neither_archive_nor_tfds(folders, cifar10):
     data.load("cifar10", archive_dir=folders[0], cache_dir=folders[1])
     (folders[0] / "cifar-10-binary.tar.gz").unlink()
-    check(data.load("cifar10", cache_dir=folders[1]), cifar10)
-    output = subprocess.run([sys.executable, "-c", NO_TFDS, "cifar10", str(folders[1])],
-                            check=True, capture_output=True, text=True).stdout.split()
-    assert output[1:] == ["35", "False"]
+    check(data.load("cifar10", cache_dir=folders[1], test_split="test"), cifar10)
+    assert process(LOAD, folders[1]).stdout.split()[1:] == ["35", "False"]
+
+
+def test_building_needs_no_tfds(folders, cifar10):
+    assert process(LOAD, folders[1], folders[0]).stdout.split()[1:] == ["35", "False"]
 
 
 def test_order_is_the_same_every_time(folders, cifar10, tmp_path):
-    manifests = []
+    sums = []
     for place in ("one", "two"):
         data.load("cifar10", archive_dir=folders[0], cache_dir=tmp_path / place)
-        manifests.append(json.loads((entry(tmp_path / place) / "manifest.json").read_text())["arrays"])
-    assert manifests[0] == manifests[1]
+        sums.append((entry(tmp_path / place) / manifest.NAME).read_text())
+    assert sums[0] == sums[1]
 
 
 def test_damaged_cache_is_reported_and_made_again(folders, cifar10, caplog):
@@ -175,23 +193,23 @@ def test_damaged_cache_is_reported_and_made_again(folders, cifar10, caplog):
     path = entry(folders[1]) / "test_images.npy"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
-    for damaged, message in ((content[:-1], "bytes; got"), (content, "SHA-256")):
+    for damaged, message in ((content[:-1], "bytes; got"), (content, "BLAKE2b")):
         path.write_bytes(damaged)
         caplog.clear()
         with caplog.at_level(logging.WARNING, "morel_jax.data.cache"):
-            check(data.load("cifar10", cache_dir=folders[1]), cifar10)
+            check(data.load("cifar10", archive_dir=folders[0], cache_dir=folders[1]), cifar10)
         (record,) = [record for record in caplog.records if record.name == "morel_jax.data.cache"]
         assert "is damaged and will be made again" in record.getMessage()
         assert message in record.getMessage()
 
 
-def test_data_dir_is_prepared_and_then_read(folders, cifar10, tmp_path):
-    dataset = data.load("cifar10", data_dir=tmp_path / "tfds", archive_dir=folders[0], cache_dir=folders[1])
+def test_a_data_dir_without_the_data_set_is_left_as_it_is(folders, cifar10, tmp_path, caplog):
+    (tmp_path / "tfds").mkdir()
+    with caplog.at_level(logging.INFO, "morel_jax.data.sources"):
+        dataset = data.load("cifar10", data_dir=tmp_path / "tfds", archive_dir=folders[0], cache_dir=folders[1])
     check(dataset, cifar10)
-    (folders[0] / "cifar-10-binary.tar.gz").unlink()
-    for data_dir in (tmp_path / "tfds", tmp_path / "tfds" / "cifar10" / "3.0.2"):
-        check(data.load("cifar10", data_dir=data_dir, cache_dir=folders[1]), cifar10)
-    assert len(list((folders[1] / "decoded").iterdir())) == 1
+    assert f"{tmp_path / 'tfds'} holds no prepared cifar10; its archives are used" in caplog.text
+    assert list((tmp_path / "tfds").iterdir()) == []
 
 
 def test_default_cache_dir(folders, cifar10, monkeypatch, tmp_path):
@@ -200,20 +218,17 @@ def test_default_cache_dir(folders, cifar10, monkeypatch, tmp_path):
     assert entry(tmp_path / "xdg" / "morel_jax").name.startswith("cifar10-")
 
 
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "fashion_mnist"])
+def test_blank_has_the_shapes_that_tfds_knows(name, tmp_path):
+    import tensorflow_datasets as tfds
+    features, blank = tfds.builder(name, data_dir=tmp_path).info.features, data.blank(name)
+    assert blank.image_shape == features["image"].shape
+    assert blank.num_classes == features["label"].num_classes
+
+
 @pytest.mark.parametrize("name", sources.KNOWN)
-def test_blank_has_the_declared_shapes(name, tmp_path):
-    blank = data.blank(name)
-    if name == "fashion_mnist_small":
-        declared = data.load(name)
-        shape, classes = declared.image_shape, declared.num_classes
-        assert (len(blank.train), len(blank.test)) == (len(declared.train), len(declared.test))
-    else:
-        module, builder = sources._BUILDERS[name]
-        builder = getattr(importlib.import_module(f"morel_jax.data.{module}"), builder)
-        features = builder(data_dir=tmp_path, archive_checksums={}).info.features
-        shape, classes = features["image"].shape, features["label"].num_classes
-    assert (blank.image_shape, blank.num_classes) == (shape, classes)
-    assert blank.test.images.strides == (0, 0, 0, 0)
+def test_blank_takes_no_memory(name):
+    assert data.blank(name).test.images.strides == (0, 0, 0, 0)
 
 
 def test_blank_has_the_published_numbers_of_images():
@@ -225,7 +240,7 @@ def test_blank_has_the_published_numbers_of_images():
 def test_blank_of_an_unknown_name(tmp_path):
     with pytest.raises(ValueError, match="Unknown data set 'imagenette'"):
         data.blank("imagenette")
-    with pytest.raises(ValueError, match="Unknown data set 'imagenette'"):
+    with pytest.raises(FileNotFoundError, match="holds no prepared data set 'imagenette': looked for"):
         data.blank("imagenette", data_dir=tmp_path)
 
 
@@ -239,20 +254,8 @@ def test_importing_the_package_imports_no_tfds():
 @pytest.mark.slow
 def test_second_start_of_full_size_takes_two_seconds(folders, monkeypatch):
     arrays = made.cifar10(folders[0], np.random.default_rng(0), rows=10_000)
-    made.trust(monkeypatch, tfds_builders.Cifar10, folders[0])
+    made.trust(monkeypatch, "cifar10", folders[0])
     check(data.load("cifar10", archive_dir=folders[0], cache_dir=folders[1]), arrays)
-    output = subprocess.run([sys.executable, "-c", NO_TFDS, "cifar10", str(folders[1])],
-                            check=True, capture_output=True, text=True).stdout.split()
-    assert output[1:] == ["50000", "False"]
-    assert float(output[0]) < 2.0
-
-
-@pytest.mark.slow
-def test_debians_fashion_mnist(folders):
-    debian = "/usr/share/datasets/fashion-mnist"
-    assert os.path.isdir(debian), f"{debian} is missing; install Debian's package dataset-fashion-mnist."
-    dataset = data.load("fashion_mnist", archive_dir=debian, cache_dir=folders[1])
-    for split, files in ((dataset.train, fashion_mnist.FILES["train"]), (dataset.test, fashion_mnist.FILES["test"])):
-        images, labels = (fashion_mnist.read_idx(f"{debian}/{file}") for file in files)
-        np.testing.assert_array_equal(split.images[..., 0], images)
-        np.testing.assert_array_equal(split.labels, labels)
+    seconds, *output = process(LOAD, folders[1]).stdout.split()
+    assert output == ["50000", "False"]
+    assert float(seconds) < 2.0

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from morel_jax import manifest
 from morel_jax.files import DamagedFileError
 from morel_jax.reproduction import cost, page, report
 from morel_jax.reproduction.cells import parse, printed
@@ -10,7 +11,6 @@ from morel_jax.reproduction.explain import explain
 from morel_jax.reproduction.grid import Grid
 from morel_jax.reproduction.plan import Plan, values
 from morel_jax.reproduction.scales import scale
-from morel_jax.training import checksums
 from morel_jax.training.checkpoint import CheckpointError
 
 CELL = parse("1/cifar10/resnet18/white-box/trades/pgd20/best")
@@ -21,7 +21,7 @@ def write_last(run, history, step):
     folder = run.folder / "checkpoints" / "last" / str(step + len(history))
     (folder / "record").mkdir(parents=True)
     (folder / "record" / "metadata").write_text(json.dumps({"history": history, "best": 0.5, "seconds": 0.0}))
-    checksums.write(folder)
+    manifest.write(folder)
     return folder
 
 

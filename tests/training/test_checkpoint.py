@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from flax import struct
 
-from morel_jax import sharding
-from morel_jax.training import checkpoint, checksums
+from morel_jax import manifest, sharding
+from morel_jax.training import checkpoint
 from morel_jax.training.checkpoint import CheckpointError, Checkpoints, load_classifier, load_record
 from morel_jax.training.state import TrainState
 
@@ -165,7 +165,7 @@ def test_all_damaged_is_an_error_and_nothing_is_touched(workdir):
     assert files(workdir) == before
 
 
-@pytest.mark.parametrize("moment", ["checksums.write", "sync", "_remove"])
+@pytest.mark.parametrize("moment", ["manifest.write", "sync", "_remove"])
 def test_a_kill_while_a_checkpoint_is_put_in_place_loses_nothing(workdir, moment, monkeypatch, caplog):
     """Before its checksums, before its name is on the disk, and before the older one is gone."""
     def killed(*_):
@@ -176,13 +176,13 @@ def test_a_kill_while_a_checkpoint_is_put_in_place_loses_nothing(workdir, moment
         with pytest.raises(KeyboardInterrupt), Checkpoints(workdir) as checkpoints:
             save(checkpoints, 30)
     with caplog.at_level(logging.WARNING):
-        assert restored(workdir) == (20 if moment == "checksums.write" else 30)
+        assert restored(workdir) == (20 if moment == "manifest.write" else 30)
     assert not caplog.records
     with Checkpoints(workdir) as checkpoints:
         save(checkpoints, 40)
     assert restored(workdir) == 40
     assert {path.name for path in (workdir / "checkpoints" / "last").iterdir()} == (
-        {"20", "40"} if moment == "checksums.write" else {"30", "40"})
+        {"20", "40"} if moment == "manifest.write" else {"30", "40"})
 
 
 def test_what_a_kill_left_half_written_is_removed(workdir):
@@ -276,7 +276,7 @@ def test_what_goes_wrong_in_the_background_is_an_error(workdir, when, monkeypatc
     def full(_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(checksums, "write", full)
+    monkeypatch.setattr(manifest, "write", full)
     with pytest.raises(CheckpointError, match=r"last/30 could not be written \(.*No space left.*the same command goes"):
         save_without_space(workdir, when)
     assert restored(workdir) == 20
@@ -317,7 +317,7 @@ def test_a_record_of_another_shape_is_damage(workdir, content, fault):
     (folder / "record" / "metadata").write_text(content)
     with pytest.raises(CheckpointError, match=r"damaged: record/metadata must have \d+ bytes"):
         load_record(workdir, "last")
-    checksums.write(folder)
+    manifest.write(folder)
     with pytest.raises(CheckpointError, match=f"{folder} is damaged: .*{fault}"):
         load_record(workdir, "last")
     assert restored(workdir) == 10

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from morel_jax.data import Split
-from morel_jax.data.extra import epoch_order
+from morel_jax.data.shuffle import epoch_order
 from morel_jax.sharding import Layout, make_mesh
 from morel_jax.training.feed import DeviceFeed, HostFeed, abstract_piece, build_feed
 from tests.small import images_and_labels

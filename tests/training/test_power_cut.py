@@ -8,8 +8,9 @@ from pathlib import PurePosixPath
 
 import pytest
 
+from morel_jax import manifest
 from morel_jax.files import write_atomically
-from morel_jax.training import checkpoint, checksums, workdir
+from morel_jax.training import checkpoint, workdir
 from morel_jax.training.checkpoint import Checkpoints
 from morel_jax.training.workdir import open_workdir
 from tests.small import small_config
@@ -120,9 +121,9 @@ def remove_first(original, self, which, position):
 def test_what_is_not_synced_or_too_late_is_found(tmp_path, monkeypatch, mutant):
     """The model sees each of the steps that the program takes."""
     if mutant == "files":
-        monkeypatch.setattr(checksums, "os", types.SimpleNamespace(fsync=without))
+        monkeypatch.setattr(manifest, "os", types.SimpleNamespace(fsync=without))
     elif mutant == "folders":
-        monkeypatch.setattr(checksums, "sync", without)
+        monkeypatch.setattr(manifest, "sync", without)
     elif mutant == "name":
         monkeypatch.setattr(checkpoint, "sync", without)
     elif mutant == "folder made":

@@ -1,4 +1,4 @@
-"""Sizes and hashes of a checkpoint's files, by which damage to them is found."""
+"""Sizes and hashes of a folder's files, by which damage to them is found: of checkpoints and of cached data."""
 import hashlib
 import json
 import os
@@ -15,12 +15,12 @@ def _blake2b(file):
 def write(folder):
     """Writes ``checksums.json`` into ``folder``, a Path, once its other files are all there.
 
-    All of it then outlives a power cut, but for the folder's own name in the one above it.
+    All of it then survives a power cut, except the folder's own name in its parent.
     """
     entries = {}
     paths = sorted(folder.rglob("*"))
     for path in paths:
-        if path.is_file():
+        if path.is_file() and path != folder / NAME:
             with open(path, "rb") as file:
                 entries[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "blake2b": _blake2b(file)}
                 os.fsync(file.fileno())
@@ -34,8 +34,8 @@ def problem(folder, part=""):
     """What is wrong with the files in ``folder``, a Path.
 
     Args:
-        folder: of a checkpoint.
-        part: only files whose names begin so are read.
+        folder: where :func:`write` was called.
+        part: only files whose relative names begin with this are read.
 
     Returns:
         one line without a full stop, which names the file; None where all are as they were written.
@@ -48,7 +48,7 @@ def problem(folder, part=""):
             path = folder / name
             if not name.startswith(part):
                 continue
-            if not path.exists():
+            if not path.is_file():
                 return f"{name} is missing"
             if path.stat().st_size != entry["bytes"]:
                 return f"{name} must have {entry['bytes']} bytes; got {path.stat().st_size}"
@@ -60,6 +60,6 @@ def problem(folder, part=""):
     except OSError as error:
         return f"{error.filename} cannot be read: {error.strerror}"
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        # Each of these can come of a manifest that was cut or altered.
+        # Each of these can come from a manifest that was cut or altered.
         return f"{NAME} is cut or altered"
     return None

@@ -2,22 +2,21 @@ import numpy as np
 import pytest
 
 from morel_jax import data
-from morel_jax.data import tiny_imagenet
-
-from . import made
+from morel_jax.data import readers
+from morel_jax.data.readers import tiny_imagenet
+from tests.data import made
 
 
 def test_published_checksum():
-    ((url, info),) = tiny_imagenet.TinyImagenet.checksums().items()
-    assert (url,) == tiny_imagenet.TinyImagenet.URLS
-    assert (info.filename, int(info.size)) == ("tiny-imagenet-200.zip", 248_100_043)
-    assert info.checksum == "6198c8ae015e2b3e007c7841da39ec069199b9aa3bfa943a462022fe5e43c821"
+    (archive,) = readers.BY_NAME["tiny_imagenet"].archives
+    assert archive.file == "tiny-imagenet-200.zip"
+    assert archive.sha256 == "6198c8ae015e2b3e007c7841da39ec069199b9aa3bfa943a462022fe5e43c821"
 
 
 @pytest.fixture
 def arrays(tmp_path, monkeypatch):
     arrays = made.tiny_imagenet(tmp_path, np.random.default_rng(0))
-    made.trust(monkeypatch, tiny_imagenet.TinyImagenet, tmp_path)
+    made.trust(monkeypatch, "tiny_imagenet", tmp_path)
     return arrays
 
 

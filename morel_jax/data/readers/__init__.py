@@ -1,0 +1,10 @@
+"""Readers of official archives: one module per family of data sets, which lists them in `READERS`.
+
+A new module in this folder is found without an entry anywhere else.
+"""
+
+import importlib
+import pkgutil
+
+BY_NAME = {reader.name: reader for module in pkgutil.iter_modules(__path__)
+           for reader in importlib.import_module(f"{__name__}.{module.name}").READERS}

@@ -1,0 +1,46 @@
+"""CIFAR-10 and CIFAR-100 in their binary versions (https://www.cs.toronto.edu/~kriz/cifar.html), which hold no pickles.
+
+A record is one byte per label, then 1,024 bytes each of red, green and blue, row by row.
+"""
+
+import functools
+import tarfile
+
+import numpy as np
+
+from morel_jax.data.archives import Archive, Reader
+
+_SHAPE = (32, 32, 3)
+
+
+def _read(paths, folder, splits, names, num_labels):
+    """Args: names of the archive's folder, of each split's files, and of the file of class names; labels per record,
+    of which the last one counts."""
+    contents = {}
+    wanted = {f"{folder}/{file}": file for files in [*splits.values(), [names]] for file in files}
+    with tarfile.open(paths[0], "r:gz") as archive:
+        for member in archive:
+            if member.name in wanted:
+                contents[wanted[member.name]] = archive.extractfile(member).read()
+
+    def rows(files):
+        records = np.frombuffer(b"".join(contents[file] for file in files), np.uint8)
+        records = records.reshape(-1, num_labels + 3 * 32 * 32)
+        return records[:, num_labels:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), records[:, num_labels - 1]
+
+    return contents[names].decode().split(), {split: rows(files) for split, files in splits.items()}
+
+
+READERS = (
+    Reader("cifar10", (Archive(
+        "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+        "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"),), _SHAPE, 50_000, 10_000, 10,
+        functools.partial(_read, folder="cifar-10-batches-bin", names="batches.meta.txt", num_labels=1, splits={
+            "train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]})),
+    # The fine label of 100 classes follows the coarse one of 20.
+    Reader("cifar100", (Archive(
+        "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
+        "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec"),), _SHAPE, 50_000, 10_000, 100,
+        functools.partial(_read, folder="cifar-100-binary", names="fine_label_names.txt", num_labels=2, splits={
+            "train": ["train.bin"], "test": ["test.bin"]})),
+)
