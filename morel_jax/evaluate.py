@@ -44,7 +44,7 @@ def _draw(folder, logits_fn, dataset, card, threat, seed):
     from morel_jax.data.augment import to_float
     from morel_jax.data.subset import stratified_rows
     from morel_jax.evaluation import figures
-    from morel_jax.metrics import predicted
+    from morel_jax.training.validation import predicted
 
     if card.epsilons:  # Empty where not even PGD could be run.
         figure = figures.new_figure(9, 3.2)

@@ -29,7 +29,7 @@ def _judge(workdirs, attack_of):
     import jax
 
     from morel_jax.evaluation.trained import load_variables
-    from morel_jax.metrics import accuracies, compile_correct
+    from morel_jax.training.validation import accuracies, compile_correct
 
     correct = None
     for name, workdir in workdirs.items():

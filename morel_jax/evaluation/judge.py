@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from morel_jax.attacks.norms import norm
-from morel_jax.metrics import predicted
+from morel_jax.training.validation import predicted
 
 # An image may be outside box or ball by what float32 arithmetic on values in [0, 1] explains: this, in Linf; in L2 a
 # sum over pixels rounds more, and the same share of the radius is allowed.

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from morel_jax.models.batch_norm import BatchNorm
 from morel_jax.models.convolution import Conv
-from morel_jax.models.fusion import apart
+from morel_jax.models.fusion import fusion_barrier
 from morel_jax.models.linear import Linear
 from morel_jax.models.outputs import Outputs, standardise
 
@@ -40,6 +40,6 @@ class ConvNet(nn.Module):
                        axis_name=self.batch_norm_axis_name)
         x = standardise(images, self.mean, self.std, self.dtype)
         x = nn.relu(norm(name="bn1")(conv(self.width, name="conv1")(x)))
-        x = apart(nn.relu(norm(name="bn2")(conv(2 * self.width, name="conv2")(x))))
+        x = fusion_barrier(nn.relu(norm(name="bn2")(conv(2 * self.width, name="conv2")(x))))
         features = nn.relu(Linear(8 * self.width, name="hidden")(x.reshape(x.shape[0], -1)))
         return Outputs(features, Linear(self.num_classes, name="linear")(features))

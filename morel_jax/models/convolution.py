@@ -138,7 +138,7 @@ def _kernel_gradient(x, g, *, kernel_size, **params):
 # The same three in the forms that are fast on CPU.
 
 
-def _canonical(x, w, strides, padding, precision, **dilations):
+def _cpu_convolution(x, w, strides, padding, precision, **dilations):
     out = lax.conv_general_dilated(
         x, w, strides, padding, dimension_numbers=LAYOUT, precision=precision,
         preferred_element_type=jnp.promote_types(x.dtype, jnp.float32), **dilations)
@@ -163,15 +163,15 @@ def _wide(function, a, b, *arguments):
     return function(a.astype(wide), b.astype(wide), *arguments).astype(a.dtype)
 
 
-def _canonical_forward(x, w, *, strides, padding, precision):
+def _cpu_forward(x, w, *, strides, padding, precision):
     if winograd.suits(w.shape[:2], strides, *w.shape[2:]):
         return _wide(winograd.forward, x, w, padding)
     if strided.suits(w.shape[:2], strides):
         return _wide(strided.forward, x, w, strides, padding, precision)
-    return _canonical(x, w, strides, padding, precision)
+    return _cpu_convolution(x, w, strides, padding, precision)
 
 
-def _canonical_input_gradient(g, w, *, strides, padding, precision, input_size):
+def _cpu_input_gradient(g, w, *, strides, padding, precision, input_size):
     if winograd.suits(w.shape[:2], strides, *w.shape[2:]):
         return _wide(winograd.input_gradient, g, w, padding, input_size)
     if strided.suits(w.shape[:2], strides):
@@ -182,10 +182,10 @@ def _canonical_input_gradient(g, w, *, strides, padding, precision, input_size):
         dilated = (g.shape[1 + i] - 1) * strides[i] + 1
         # Rows that a stride left over at the end get a gradient of zero, hence not simply `low` again.
         pads.append((low, input_size[i] + w.shape[i] - 1 - dilated - low))
-    return _canonical(g, _turned(w), (1, 1), pads, precision, lhs_dilation=strides)
+    return _cpu_convolution(g, _turned(w), (1, 1), pads, precision, lhs_dilation=strides)
 
 
-def _canonical_kernel_gradient(x, g, *, strides, padding, precision, kernel_size):
+def _cpu_kernel_gradient(x, g, *, strides, padding, precision, kernel_size):
     if winograd.suits(kernel_size, strides, x.shape[3], g.shape[3]):
         return _wide(winograd.kernel_gradient, x, g, padding)
     # One product of the patches under the kernel with the cotangent; a convolution is slower, 1x1 above all.
@@ -258,11 +258,11 @@ def _make(name, shape_rule, own, canonical, fold_axes):
 
 
 # For each operand: which of its axes takes a batch axis in, and in which of the result's it comes out.
-forward_p = _make("conv", _forward_shape, _forward, _canonical_forward, ((0, 0), (3, 3)))
+forward_p = _make("conv", _forward_shape, _forward, _cpu_forward, ((0, 0), (3, 3)))
 input_gradient_p = _make("conv_input_gradient", _input_gradient_shape, _input_gradient,
-                         _canonical_input_gradient, ((0, 0), (2, 3)))
+                         _cpu_input_gradient, ((0, 0), (2, 3)))
 kernel_gradient_p = _make("conv_kernel_gradient", _kernel_gradient_shape, _kernel_gradient,
-                          _canonical_kernel_gradient, ((3, 2), (3, 3)))
+                          _cpu_kernel_gradient, ((3, 2), (3, 3)))
 
 
 def _spatial(undefined, offset):

@@ -5,7 +5,7 @@ from jax.experimental.xla_metadata import set_xla_metadata
 
 
 @jax.custom_jvp
-def apart(x):
+def fusion_barrier(x):
     """``x``, any array; on CPU computed in a loop over its own shape, whatever is made of it next.
 
     XLA fuses a reshaping that moves nothing into the loop before it, which then runs over the new shape and finds its
@@ -16,9 +16,9 @@ def apart(x):
     return lax.platform_dependent(x, cpu=_not_inlined, default=lambda x: x)
 
 
-@apart.defjvp
-def _apart_jvp(primals, tangents):
-    return apart(*primals), *tangents
+@fusion_barrier.defjvp
+def _jvp(primals, tangents):
+    return fusion_barrier(*primals), *tangents
 
 
 def _not_inlined(x):

@@ -12,7 +12,7 @@ import itertools
 import jax.numpy as jnp
 from jax import lax
 
-from morel_jax.models.fusion import apart
+from morel_jax.models.fusion import fusion_barrier
 
 # Up to this many values a block, products of single blocks are too thin: those that a result sees are put side by side.
 _THIN = 16
@@ -40,9 +40,9 @@ def forward(x, w, strides, padding, precision):
         x = x.reshape(x.shape[0], *blocks, -1)
         seen = jnp.concatenate(windows([x] * len(places)), axis=3)
         return jnp.tensordot(seen, jnp.concatenate(kernels), axes=1, precision=precision)
-    x = apart(x).reshape(x.shape[0], *blocks, -1)
+    x = fusion_barrier(x).reshape(x.shape[0], *blocks, -1)
     products = jnp.tensordot(x, jnp.concatenate(kernels, axis=1), axes=1, precision=precision)
-    return apart(sum(windows(jnp.split(products, len(places), axis=3))))
+    return fusion_barrier(sum(windows(jnp.split(products, len(places), axis=3))))
 
 
 def input_gradient(g, w, strides, padding, precision, input_size):
@@ -50,7 +50,8 @@ def input_gradient(g, w, strides, padding, precision, input_size):
     margins, blocks = _cut(input_size, strides, padding)
     places = _places(w, strides)
     kernel = jnp.concatenate([_slice(w, place, strides) for place in places])
-    products = jnp.split(jnp.tensordot(apart(g), kernel, axes=((3,), (1,)), precision=precision), len(places), axis=3)
+    products = jnp.tensordot(fusion_barrier(g), kernel, axes=((3,), (1,)), precision=precision)
+    products = jnp.split(products, len(places), axis=3)
     x = 0
     for (i, j), product in zip(places, products, strict=True):
         after = [blocks[axis] - g.shape[1 + axis] - offset for axis, offset in enumerate((i, j))]

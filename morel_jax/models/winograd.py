@@ -17,7 +17,7 @@ Reference: Lavin and Gray, "Fast algorithms for convolutional neural networks", 
 import jax.numpy as jnp
 from jax import lax
 
-from morel_jax.models.fusion import apart
+from morel_jax.models.fusion import fusion_barrier
 
 # Measured (docs/performance.md): 64 channels gain, 16 lose, the products being too thin to repay the transformations.
 _LEAST_CHANNELS = 64
@@ -52,7 +52,7 @@ def kernel_gradient(x, g, padding):
     """Transpose of :func:`forward` in w: float[n, h, w, c_in], float[n, h', w', c_out] -> float[3, 3, c_in, c_out]."""
     size = g.shape[1:3]
     everywhere = ((0, 1, 2), (0, 1, 2))
-    products = [jnp.tensordot(apart(v), d, axes=everywhere)
+    products = [jnp.tensordot(fusion_barrier(v), d, axes=everywhere)
                 for v, d in zip(_image_tiles(x, padding, size), _result_tiles(g), strict=True)]
     rows = [_g_transposed(products[4 * i:4 * i + 4]) for i in range(4)]
     columns = [_g_transposed([row[j] for row in rows]) for j in range(3)]

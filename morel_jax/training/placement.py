@@ -12,10 +12,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from morel_jax import builders, sharding
-from morel_jax.metrics import accuracies, build_correct, compile_correct
 from morel_jax.training.feed import build_feed
 from morel_jax.training.setup import purpose_key
 from morel_jax.training.step import compile_train_epoch, compiler_options, train_epoch
+from morel_jax.training.validation import accuracies, build_correct, compile_correct
 
 AXIS = "member"
 # How the members of one device are worked on: one after another, or each operation on all of them at once.

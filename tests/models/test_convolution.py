@@ -168,8 +168,8 @@ def test_both_lowerings_give_the_same_numbers():
         size, taps = dict(input_size=x.shape[1:3]), dict(kernel_size=w.shape[:2])
         own = (convolution._input_gradient(y, w, **given, **size),
                convolution._kernel_gradient(x, y, **given, **taps))
-        fast = (convolution._canonical_input_gradient(y, w, **given, **size),
-                convolution._canonical_kernel_gradient(x, y, **given, **taps))
+        fast = (convolution._cpu_input_gradient(y, w, **given, **size),
+                convolution._cpu_kernel_gradient(x, y, **given, **taps))
         return [jnp.abs(a - b).max() for a, b in zip(own, fast, strict=True)]
 
     def differences():

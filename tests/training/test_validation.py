@@ -6,7 +6,7 @@ import pytest
 from morel_jax import models
 from morel_jax.attacks import PGD
 from morel_jax.data import Split
-from morel_jax.metrics import accuracies, compile_correct, predicted
+from morel_jax.training.validation import accuracies, compile_correct, predicted
 from tests.small import images_and_labels
 
 
