@@ -12,7 +12,7 @@ import ml_collections
 
 from morel_jax import models, optimizer
 from morel_jax.attacks.linf import STARTS
-from morel_jax.attacks.pgd import LOSSES
+from morel_jax.attacks.pgd import FROM_CLEAN, LOSSES
 from morel_jax.files import local_path
 from morel_jax.methods import KINDS, METHODS
 from morel_jax.schema import (
@@ -267,12 +267,12 @@ def _check_batch(config):
 
 def _check_images(config):
     method, data = METHODS[config.method], config.data
-    attack_needs_labels = len(method.passes) > 1 and config.attack.loss != "kl"
+    attack_needs_labels = len(method.passes) > 1 and config.attack.loss not in FROM_CLEAN
     if data.cutmix and (attack_needs_labels or not method.mixes_labels):
         able = ", ".join(name for name, one in METHODS.items() if one.mixes_labels)
-        raise error("data.cutmix", f"be False but for {able}, where there is an attack with attack.loss kl: elsewhere "
-                    f"images need one label; the method is {method.name}, the attack's loss {config.attack.loss}",
-                    data.cutmix)
+        raise error("data.cutmix", f"be False but for {able}, an attack of theirs climbing {' or '.join(FROM_CLEAN)}: "
+                    f"elsewhere images need one label; the method is {method.name}, the attack's loss "
+                    f"{config.attack.loss}", data.cutmix)
     if bool(data.extra) != (data.extra_share > 0):
         raise error("data.extra_share", "be positive where config.data.extra names a file, and else 0",
                     data.extra_share)
@@ -282,6 +282,6 @@ def _check_images(config):
     if len(config.model.mean) != len(config.model.std):
         raise error("model.std", f"have as many entries as model.mean ({len(config.model.mean)})", config.model.std)
     for section in ("attack", "validation"):
-        if config[section].loss == "kl" and config[section].start == "clean":
-            raise error(f"{section}.start", "be random where the loss is kl, whose gradient at the clean image is zero",
-                        "clean")
+        if config[section].loss in FROM_CLEAN and config[section].start == "clean":
+            raise error(f"{section}.start", f"be random where the loss is {config[section].loss}, whose gradient at "
+                        "the clean image is zero", "clean")

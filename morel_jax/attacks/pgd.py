@@ -10,18 +10,28 @@ from morel_jax.attacks.keys import example_keys, fold_in_rows
 from morel_jax.losses.classification import cross_entropy, difference_of_logits_ratio, kl_divergence, margin
 
 
-def _kl(logits_fn, x, y):
-    del y
-    clean_logits = jax.lax.stop_gradient(logits_fn(x))
-    return lambda logits: kl_divergence(clean_logits, logits)
+def _from_clean(distance):
+    """A loss that compares with the clean outputs, which are computed once."""
+    def loss(logits_fn, x, y):
+        del y
+        clean_logits = jax.lax.stop_gradient(logits_fn(x))
+        return lambda logits: distance(clean_logits, logits)
+
+    return loss
 
 
-# Each gives the function of the logits to climb, one value an example.
+def _squared_error(clean_logits, logits):
+    return jnp.sum((jax.nn.softmax(logits) - jax.nn.softmax(clean_logits)) ** 2, axis=-1)
+
+
+# Losses that compare with the clean outputs. They need no labels, and have no gradient at the clean image.
+FROM_CLEAN = {"kl": _from_clean(kl_divergence), "squared_error": _from_clean(_squared_error)}
+# Each gives the function of the logits to climb, one value per example.
 LOSSES = {
     "ce": lambda logits_fn, x, y: lambda logits: cross_entropy(logits, y),
     "dlr": lambda logits_fn, x, y: lambda logits: difference_of_logits_ratio(logits, y),
-    "kl": _kl,
     "margin": lambda logits_fn, x, y: lambda logits: margin(logits, y),
+    **FROM_CLEAN,
 }
 
 
@@ -35,8 +45,8 @@ class PGD:
         num_steps: steps taken; static, as it fixes the compiled loop.
         start: ``uniform`` in the ball, ``normal`` (x + 0.001 N(0, 1)) or ``clean``; static.
         loss: what is climbed: ``ce`` cross-entropy, ``dlr`` difference of logits ratio (three classes or more), ``kl``
-            KL(clean || adversarial) as in TRADES, or ``margin`` (largest other logit minus the label's); static. The
-            clean outputs that ``kl`` needs are computed once.
+            KL(clean || adversarial) as in TRADES, ``squared_error`` |softmax(adversarial) - softmax(clean)|^2 as in
+            SCORE, or ``margin`` (largest other logit minus the label's); static.
         num_restarts: climbs, each from its own random start, the first one that of a single run; static. The result
             is the end of the first climb that ends misclassified, or else of the one that ends with the highest loss.
     """
@@ -52,7 +62,7 @@ class PGD:
 
         Args:
             logits_fn: images float[n, h, w, c] -> logits float[n, classes].
-            key: one key, or keys[n], one an example.
+            key: one key, or keys[n], one per example.
             x: float[n, h, w, c], images in [0, 1].
             y: int[n], labels.
 
@@ -60,14 +70,15 @@ class PGD:
             Like ``x``, in the ball and in [0, 1]; no gradient flows through it.
 
         Raises:
-            ValueError: unknown ``start`` or ``loss``; ``kl`` from a ``clean`` start, where its gradient is zero; too
-                few classes for the loss; no restarts, or several from a ``clean`` start, which would all be the same;
-                images, labels, logits or numbers that make no sense, where their values are known.
+            ValueError: unknown ``start`` or ``loss``; ``kl`` or ``squared_error`` from a ``clean`` start, where the
+                gradient is zero; too few classes for the loss; no restarts, or several from a ``clean`` start, which
+                would all be the same; images, labels, logits or numbers that make no sense, where their values are
+                known.
         """
         if self.loss not in LOSSES:
             raise ValueError(f"loss must be one of {sorted(LOSSES)}; got {self.loss!r}.")
-        if self.loss == "kl" and self.start == "clean":
-            raise ValueError("loss 'kl' needs a random start: its gradient is zero at the clean image; "
+        if self.loss in FROM_CLEAN and self.start == "clean":
+            raise ValueError(f"loss {self.loss!r} needs a random start: its gradient is zero at the clean image; "
                              "got start 'clean'.")
         if self.num_restarts > 1 and self.start == "clean":
             raise ValueError("num_restarts must be 1 for start 'clean', from where all climbs are the same; "

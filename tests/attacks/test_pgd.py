@@ -45,19 +45,24 @@ def test_dlr_ends_where_a_linear_race_of_two_is_lost():
     np.testing.assert_allclose(x_adv, model.x + 0.01 * np.sign(towards_other), atol=1e-6)
 
 
-def test_kl_ends_where_a_linear_models_kl_is_largest():
+def kl(z, x):
+    p, log_p, log_q = jax.nn.softmax(linear(x)), jax.nn.log_softmax(linear(x)), jax.nn.log_softmax(linear(z))
+    return np.asarray((p * (log_p - log_q)).sum(-1))
+
+
+def squared_error(z, x):
+    return np.asarray(((jax.nn.softmax(linear(z)) - jax.nn.softmax(linear(x))) ** 2).sum(-1))
+
+
+@pytest.mark.parametrize("distance", [kl, squared_error])
+def test_distances_from_the_clean_outputs_end_at_an_extreme_of_a_linear_model(distance):
     x, y = images()
-    x_adv = np.asarray(PGD(0.1, 0.03, num_steps=8, loss="kl")(linear, jax.random.key(0), x, y))
-
-    def kl(z):
-        p, log_p, log_q = jax.nn.softmax(linear(x)), jax.nn.log_softmax(linear(x)), jax.nn.log_softmax(linear(z))
-        return np.asarray((p * (log_p - log_q)).sum(-1))
-
-    # The KL is convex in one linear score, so each climb ends in one of the two extremes.
+    x_adv = np.asarray(PGD(0.1, 0.03, num_steps=8, loss=distance.__name__)(linear, jax.random.key(0), x, y))
+    # Both fall to zero at the image's own score and rise on either side, so each climb ends in one of two extremes.
     ends = np.stack([optimum(x, np.zeros(len(x), int), 0.1), optimum(x, np.ones(len(x), int), 0.1)])
     at_an_end = np.isclose(ends, x_adv, atol=1e-6).all(axis=(2, 3, 4)).any(axis=0)
     assert at_an_end.all()
-    assert (kl(x_adv) > 0).all()
+    assert (distance(x_adv, x) > 0).all()
 
 
 def test_ball_and_box_hold():
@@ -154,6 +159,7 @@ def test_no_gradient_flows_through_an_attack():
     (dict(loss="hinge"), "loss must be one of .*; got 'hinge'"),
     (dict(start="corner"), "start must be one of .*; got 'corner'"),
     (dict(loss="kl", start="clean"), "loss 'kl' needs a random start"),
+    (dict(loss="squared_error", start="clean"), "loss 'squared_error' needs a random start"),
     (dict(loss="dlr"), "at least three classes"),
     (dict(num_restarts=0), "num_restarts must be at least 1; got 0"),
     (dict(num_restarts=2, start="clean"), "num_restarts must be 1 for start 'clean', .*; got 2"),
