@@ -111,7 +111,7 @@ def test_command_line_refuses(monkeypatch, override):
     (dict(model__remat=True, model__name="convnet_small"),
      r"config\.model\.remat must be False for convnet_small, which has no residual blocks; got True"),
     (dict(seed=-1), r"config\.seed must be in 0 \.\. 4294967295; got -1"),
-    (dict(method="morel"), r"config\.method must be one of loat, .*; got 'morel'"),
+    (dict(method="morel"), r"config\.method must be one of .*, trades, .*; got 'morel'"),
     (dict(variant="v2"), r"config\.variant must be one of paper, reference; got 'v2'"),
     (dict(ema_decay=1.0), r"config\.ema_decay must be in \[0, 1\), also when .*; got 1\.0"),
     (dict(data__flip=1), r"config\.data\.flip must be of type bool; got 1"),
@@ -268,8 +268,9 @@ def test_every_traced_number_is_read_by_a_step(monkeypatch):
         return plain(hparams, name)
 
     monkeypatch.setattr(HParams, "__getattr__", watched)
+    plain_methods = [small_config(name) for name, method in METHODS.items() if not method.has_embedding]
     for config in (small_config("standard", data__cutmix=True, ema_decay=0.5), small_config("trades", loss__awp=True),
-                   small_config("loat"), small_config("morel_mart")):
+                   small_config("morel_mart"), *plain_methods):
         made = setup(config, CustomParts(dataset(count=40)))
         jax.eval_shape(partial(train_step, parts=made.parts), *made.step_arguments)
     schedules = {"learning_rate", "awp_gamma", "loat_phase", "swa_first_step"}

@@ -7,6 +7,7 @@ from pathlib import Path
 from sphinx.util.docutils import SphinxDirective
 
 from morel_jax import configuration
+from morel_jax.methods import METHODS
 
 _FLAGS_OF = Path(__file__).parent / "flags_of.py"
 
@@ -86,7 +87,7 @@ class VariantDifferences(_Written):
 
     def text(self):
         rows = {}
-        for method in configuration.METHODS:
+        for method in METHODS:
             paper, reference = (configuration.flatten(configuration.recipe(f"resnet18,{method},{variant}"))
                                 for variant in configuration.VARIANTS)
             for field in paper:
@@ -95,14 +96,28 @@ class VariantDifferences(_Written):
                     rows.setdefault((field, shown(paper[field]), shown(reference[field])), []).append(method)
         table = ["| field | `paper` | `reference` | methods |", "|---|---|---|---|"]
         for (field, paper, reference), methods in sorted(rows.items()):
-            of = "all" if len(methods) == len(configuration.METHODS) else ", ".join(f"`{name}`" for name in methods)
+            of = "all" if len(methods) == len(METHODS) else ", ".join(f"`{name}`" for name in methods)
             table.append(f"| `{field}` | `{paper}` | `{reference}` | {of} |")
         return "\n".join(table)
+
+
+class Methods(_Written):
+    """``{methods}``: each method's name, what its module says it is, and whether MOREL can be put over it."""
+
+    def text(self):
+        rows = ["| method | what it is | MOREL over it |", "|---|---|---|"]
+        for name, method in METHODS.items():
+            if not method.has_embedding:
+                says = sys.modules[method.loss.__module__].__doc__.partition("\n")[0].rstrip(".")
+                over = f"`morel_{name}`" if f"morel_{name}" in METHODS else "no: it has one pass only"
+                rows.append(f"| `{name}` | {_cell(says)} | {over} |")
+        return "\n".join(rows)
 
 
 def setup(app):
     """Registers the directives."""
     app.add_directive("flags", Flags)
     app.add_directive("config-fields", ConfigFields)
+    app.add_directive("methods", Methods)
     app.add_directive("variant-differences", VariantDifferences)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
