@@ -70,9 +70,18 @@ def check(config):
                     optimizer.drop_factors)
 
 
-def sgd(hparams):
-    """SGD with momentum and L2 weight decay, as PyTorch has it; the step applies the learning rate."""
-    return optax.chain(optax.add_decayed_weights(hparams.weight_decay), optax.trace(hparams.momentum))
+def sgd(config):
+    """SGD with momentum and L2 weight decay, as PyTorch has it; the step applies the learning rate.
+
+    Returns:
+        HParams -> optax transformation.
+    """
+    del config
+
+    def transformation(hparams):
+        return optax.chain(optax.add_decayed_weights(hparams.weight_decay), optax.trace(hparams.momentum))
+
+    return transformation
 
 
 def learning_rate(config, epoch, step=0, steps_per_epoch=1):
