@@ -19,6 +19,8 @@ FIELDS = {
     "optimizer.learning_rate": Field(0.001, "Initial learning rate of SGD; the highest of one_cycle and cyclic.",
                                      NOT_NEGATIVE, "paper, 4.1: ResNet18", swept=True),
     "optimizer.momentum": Field(0.9, "Momentum of SGD.", SHARE, "paper, 4.1", traced="momentum"),
+    "optimizer.nesterov": Field(False, "Nesterov's form of the momentum, as PyTorch has it.",
+                                source="Sutskever et al., ICML 2013"),
     "optimizer.weight_decay": Field(1e-4, "Added to the gradient times the weights, as PyTorch's SGD does.",
                                     NOT_NEGATIVE, "paper, 4.1", traced="weight_decay"),
     "optimizer.schedule": Field("drops", "How the learning rate changes: drops at the drop_epochs; cosine, half a "
@@ -76,10 +78,10 @@ def sgd(config):
     Returns:
         HParams -> optax transformation.
     """
-    del config
+    nesterov = config.optimizer.nesterov
 
     def transformation(hparams):
-        return optax.chain(optax.add_decayed_weights(hparams.weight_decay), optax.trace(hparams.momentum))
+        return optax.chain(optax.add_decayed_weights(hparams.weight_decay), optax.trace(hparams.momentum, nesterov))
 
     return transformation
 

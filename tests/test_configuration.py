@@ -210,8 +210,8 @@ def test_only_a_config_is_a_config(given):
 
 
 def test_unknown_and_missing_fields():
-    with pytest.raises(ValueError, match=r"config\.optimizer\.nesterov is not a field"):
-        check(changed(optimizer__nesterov=True))
+    with pytest.raises(ValueError, match=r"config\.optimizer\.adaptive is not a field"):
+        check(changed(optimizer__adaptive=True))
     config = defaults().to_dict()
     del config["loss"]["beta"]
     with pytest.raises(ValueError, match=r"config\.loss\.beta is missing"):

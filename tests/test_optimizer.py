@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from morel_jax.configuration import recipe
-from morel_jax.optimizer import learning_rate, rate_at, schedule
+from morel_jax.optimizer import learning_rate, rate_at, schedule, sgd
 from tests.test_builders import changed
 
 
@@ -30,6 +30,20 @@ def test_warm_up_before_drops():
     config = changed(optimizer__warmup_epochs=1, optimizer__learning_rate=0.2, optimizer__drop_epochs=(3,),
                      optimizer__drop_factors=(0.1,))
     assert [learning_rate(config, epoch) for epoch in (1, 2, 3)] == pytest.approx([0.1, 0.2, 0.02])
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_sgd_is_pytorchs(nesterov):
+    """Three updates of one weight by hand: buf = m buf + g; the step is buf, or g + m buf in Nesterov's form."""
+    config = changed(optimizer__nesterov=nesterov)
+    transformation = sgd(config)(SimpleNamespace(momentum=0.9, weight_decay=0.1))
+    weight, buffer, state = 2.0, 0.0, transformation.init(2.0)
+    for gradient in (1.0, -0.5, 0.25):
+        decayed = gradient + 0.1 * weight
+        buffer = 0.9 * buffer + decayed
+        update, state = transformation.update(gradient, state, weight)
+        assert float(update) == pytest.approx(decayed + 0.9 * buffer if nesterov else buffer)
+        weight -= 0.1 * float(update)
 
 
 def rates_of_a_run(config, steps_per_epoch):
