@@ -17,26 +17,26 @@ class HParams:
     """
 
     def __init__(self, attack, **numbers):
-        self.attack, self._numbers = attack, numbers
+        self.attack, self.numbers = attack, numbers
 
     def __getattr__(self, name):
         try:
-            return self.__dict__["_numbers"][name]
+            return self.__dict__["numbers"][name]
         except KeyError:
             raise AttributeError(f"HParams has no number {name!r}; it has {', '.join(self.__dict__['_numbers'])}."
-                                 if "_numbers" in self.__dict__ else name) from None
+                                 if "numbers" in self.__dict__ else name) from None
 
     def replace(self, **changes):
         """A copy with other numbers, or another attack, under the same names."""
-        unknown = changes.keys() - self._numbers.keys() - {"attack"}
+        unknown = changes.keys() - self.numbers.keys() - {"attack"}
         if unknown:
             raise TypeError(f"HParams has no number {', '.join(sorted(unknown))}.")
-        return HParams(**{"attack": self.attack, **self._numbers, **changes})
+        return HParams(**{"attack": self.attack, **self.numbers, **changes})
 
     def tree_flatten(self):
         """The attack and the numbers, and the numbers' names."""
-        names = tuple(sorted(self._numbers))
-        return (self.attack, *(self._numbers[name] for name in names)), names
+        names = tuple(sorted(self.numbers))
+        return (self.attack, *(self.numbers[name] for name in names)), names
 
     @classmethod
     def tree_unflatten(cls, names, leaves):
