@@ -77,7 +77,7 @@ def measure_flops_per_second(config):
     parts, layout = build_parts(config, dataset.num_classes), build_layout(config)
     key = loop.placed_key(config.seed, loop.STEP, layout)
     shape = dataset.image_shape
-    state = loop.compile_new_state(config, parts, shape, key, layout.state)(key)
+    state = loop.compile_new_state(config, parts, shape, key, layout)(key)
     totals = loop.placed_totals(loop.totals_of_no_step(config, parts, shape, state), layout)
     few = dataclasses.replace(train, images=np.ascontiguousarray(train.images[:config.batch_size]),
                               labels=np.ascontiguousarray(train.labels[:config.batch_size]))

@@ -20,7 +20,7 @@ from morel_jax.training.members import shared_config
 from morel_jax.training.own import NO_OWN, Own, check_model
 from morel_jax.training.progress import Progress
 from morel_jax.training.state import create_state
-from morel_jax.training.step import Batch, compile_train_epoch, empty_totals
+from morel_jax.training.step import Batch, compile_train_epoch, empty_totals, keep_last
 from morel_jax.training.workdir import MetricsWriter, open_workdir
 
 # Purposes of randomness, folded into the seed's key.
@@ -95,7 +95,7 @@ def is_validated(config, epoch):
     return epoch % config.validation.every == 0 or epoch == config.epochs
 
 
-def compile_new_state(config, parts, image_shape, key, shardings=None):
+def compile_new_state(config, parts, image_shape, key, layout=None):
     """The function key -> TrainState of a new run, compiled.
 
     Args:
@@ -103,25 +103,20 @@ def compile_new_state(config, parts, image_shape, key, shardings=None):
         parts: Parts.
         image_shape: (h, w, c) of one image.
         key: one like those it will be called with.
-        shardings: function of a tree of shapes that gives the state's shardings; None: where the key is.
+        layout: of the run, where the state will lie; None: where the key is.
     """
     like = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=key.sharding)
-    arguments = shared_config(config), builders.keeps_average(config), parts, image_shape, like, shardings
-    try:
-        hash(parts)
-    except TypeError:  # A caller's own model may hold what cannot be hashed, such as an array.
-        return _compiled_new_state.__wrapped__(*arguments)
-    return _compiled_new_state(*arguments)
+    return _compiled_new_state(shared_config(config), builders.keeps_average(config), parts, image_shape, like, layout)
 
 
-@functools.lru_cache(maxsize=1)
-def _compiled_new_state(shared, average, parts, image_shape, key, shardings):
+@keep_last
+def _compiled_new_state(shared, average, parts, image_shape, key, layout):
     hparams = build_hparams(shared, epoch=1)
 
     def create(key):
         return create_state(parts, key, image_shape, hparams, average)
 
-    create = jax.jit(create, out_shardings=shardings(jax.eval_shape(create, key)) if shardings else None)
+    create = jax.jit(create, out_shardings=layout.state(jax.eval_shape(create, key)) if layout else None)
     # Run once: what optimising would save is far less than the seconds that it takes.
     return create.lower(key).compile(compiler_options={"xla_backend_optimization_level": 0})
 
@@ -188,7 +183,7 @@ class _Trainer:
         """A new run, or the one that the workdir's newest checkpoint holds."""
         shape = self.train.images.shape[1:]
         key = self.key(INITIAL)
-        state = compile_new_state(self.config, self.parts, shape, key, self.layout.state)(key)
+        state = compile_new_state(self.config, self.parts, shape, key, self.layout)(key)
         self.no_totals = totals_of_no_step(self.config, self.parts, shape, state, self.own)
         restored = self.checkpoints.restore(
             self.layout.abstract(state, self.layout.state(state)),
