@@ -180,7 +180,8 @@ def test_running_statistics_move_once_for_each_name():
     assert config.batch_norm.moves == ("natural", "adversarial")
     natural = jax.jit(partial(parts.model.apply, train=True, mutable=["batch_stats"]))(
         state.inference_variables(), images.images / np.float32(255))[1]["batch_stats"]
-    batch = {"natural": natural, "adversarial": jax.tree.map(lambda m, r: (m - 0.9 * r) / 0.1, moved(config), start)}
+    adversarial = jax.tree.map(lambda m, r, n: (m - 0.9 * (0.9 * r + 0.1 * n)) / 0.1, moved(config), start, natural)
+    batch = {"natural": natural, "adversarial": adversarial}
     expected = start
     order = ("natural", "adversarial", "natural", "natural", "adversarial")
     for name in order:
