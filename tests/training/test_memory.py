@@ -41,8 +41,9 @@ def setup(method, accumulate=1, model=None, count=8):
         parts = dataclasses.replace(parts, model=model)
     images, labels = images_and_labels(count, channels=1)
     hparams = build_hparams(config, epoch=1)
-    state = jax.jit(lambda key: create_state(parts, key, images.shape[1:], hparams, average=False))(jax.random.key(0))
-    return jax.jit(partial(train_step, parts=parts)), state, hparams, Batch(images, labels, np.arange(count, dtype=np.int32))
+    new = jax.jit(lambda key: create_state(parts, key, images.shape[1:], hparams, average=False))
+    batch = Batch(images, labels, np.arange(count, dtype=np.int32))
+    return jax.jit(partial(train_step, parts=parts)), new(jax.random.key(0)), hparams, batch
 
 
 @pytest.mark.parametrize("method", METHODS)
