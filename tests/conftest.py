@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 
 def pytest_configure(config):
     """The fast tests compile much and run little: less optimisation. The slow ones compile as users do."""
+    gc.set_threshold(50_000)  # Tracing makes so many objects that looking for garbage often takes a tenth of the time.
     expression = config.option.markexpr
     if "not slow" in expression:
         # In front: of a flag given twice the last counts, which is the environment's or the package's own.
