@@ -135,7 +135,7 @@ def test_swept_numbers_compile_once():
             changed = hparams.replace(attack=leaf.replace(epsilon=np.float32(0.2), step_size=np.float32(0.1)))
         elif name == "loat_phase":
             changed = hparams.replace(loat_phase=np.int32((leaf + 1) % 3))
-        elif name in ("ema_decay", "swa_first_step", "momentum", "label_smoothing", "awp_gamma", "cutmix_alpha", *others):
+        elif name in {"ema_decay", "swa_first_step", "momentum", "label_smoothing", "awp_gamma", "cutmix_alpha"} | others:
             continue  # Without an average, AWP or CutMix, in a first step, and in LOAT, these have nothing to act on.
         else:
             changed = hparams.replace(**{name: np.asarray(leaf * 0.5 + 0.1, np.float32)})
