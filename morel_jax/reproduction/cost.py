@@ -9,7 +9,7 @@ import numpy as np
 
 from morel_jax import builders
 from morel_jax.reproduction.scales import PROTOCOLS
-from morel_jax.training.flops import count_flops
+from morel_jax.targets.flops import count_flops
 from morel_jax.training.placement import Sharded, build_layout
 from morel_jax.training.setup import INITIAL, STEP, setup
 from morel_jax.training.step import train_step

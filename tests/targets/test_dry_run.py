@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from morel_jax.training import dry_run
-from morel_jax.training.collectives import Collective
-from morel_jax.training.dry_run import DryRun
+from morel_jax.targets import dry_run
+from morel_jax.targets.collectives import Collective
+from morel_jax.targets.dry_run import DryRun
 from tests.commands import call
 from tests.small import small_config
 

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 
 from morel_jax.configuration import check
-from morel_jax.training.collectives import Collective, collectives
+from morel_jax.targets.collectives import Collective, collectives
+from morel_jax.targets.flops import count_flops
 from morel_jax.training.feed import abstract_piece
-from morel_jax.training.flops import count_flops
 from morel_jax.training.placement import build_layout
 from morel_jax.training.setup import setup
 from morel_jax.training.step import compile_train_epoch, train_step
@@ -23,7 +23,7 @@ class DryRun:
         devices: what it was compiled for, and the mesh's axes.
         classifier_parameters, embedding_parameters: how many; the second only in training.
         flops: of a step's matrix products and convolutions, over all devices; see
-            :func:`~morel_jax.training.flops.count_flops`.
+            :func:`~morel_jax.targets.flops.count_flops`.
         batch_size: images of a step.
         bytes_accessed: that a step reads and writes on one device as XLA counts them: the body of each loop once, the
             attack's too.
