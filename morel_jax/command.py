@@ -48,7 +48,8 @@ def _of_config_file(file, error):
     return f"{file}{line}: {type(error).__name__}: {error}"
 
 
-def define_config(default=None, help_text="Name of a shipped config, or a Python file with get_config(); and after a colon its argument."):
+def define_config(default=None, help_text="Name of a shipped config, or a Python file with get_config(); after a colon "
+                                          "its argument."):
     """The flag ``--config``, with overrides ``--config.SECTION.FIELD=VALUE``; a holder of the ConfigDict."""
     try:  # It looks at the command line at once, for a --flagfile.
         holder = config_flags.DEFINE_config_file("config", None, help_text)
