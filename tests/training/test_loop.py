@@ -13,8 +13,9 @@ import pytest
 
 from morel_jax import builders, evaluation, training
 from morel_jax.training import trainer
-from morel_jax.training.checkpoint import Checkpoints, load_record
+from morel_jax.training.checkpoint import Checkpoints
 from morel_jax.training.progress import Progress
+from morel_jax.training.saved import load_record
 from tests import small
 
 small_config = functools.partial(small.small_config, batch_size=8, validation__batch_size=8)
