@@ -187,7 +187,7 @@ def load_divergence(workdir):
 
 
 class MetricsWriter:
-    """``metrics.jsonl``, one line an epoch, and TensorBoard events beside it; a context manager.
+    """``metrics.jsonl``, one line per epoch, and TensorBoard events beside it; a context manager.
 
     The checkpoint's history is the truth. Both are written from it once it is on disk, so no kill leaves them apart.
 
