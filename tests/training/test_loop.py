@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from morel_jax import builders, evaluation, training
-from morel_jax.training import loop
+from morel_jax.training import loop, progress
 from morel_jax.training.checkpoint import Checkpoints, load_record
 from tests import small
 
@@ -183,6 +183,9 @@ def test_progress_shows_losses_speed_and_time_left(tmp_path, monkeypatch):
     terminal = io.StringIO()
     terminal.isatty = lambda: True
     monkeypatch.setattr(sys, "stderr", terminal)
+    # However short an epoch is, its bar is drawn at each report.
+    update = progress.tqdm.update
+    monkeypatch.setattr(progress.tqdm, "update", lambda bar, count: (update(bar, count), bar.refresh()))
     training.fit(small_config(), tmp_path)
     shown = terminal.getvalue()
     for text in ("epoch 1/2", "loss=", "cosine=", "run left=", "img/s", "validated=", "clean", "robust", "best"):
