@@ -15,7 +15,7 @@ from morel_jax.training.lock import hold
 from tests.small import newest_checkpoint, small_config, small_dataset
 from tests.training.full_disk_run import FIRST_EPOCH
 from tests.training.test_checkpoint import flip_a_byte
-from tests.training.test_loop import judged
+from tests.training.test_fit import judged
 
 # A dispatch of about a second and a save, on a machine that does other things too.
 GRACE_SECONDS = 20

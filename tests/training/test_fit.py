@@ -12,15 +12,10 @@ import numpy as np
 import pytest
 
 from morel_jax import builders, evaluation, training
-<<<<<<< HEAD
-from morel_jax.training import trainer
+from morel_jax.training import progress, trainer
 from morel_jax.training.checkpoint import Checkpoints
 from morel_jax.training.progress import Progress
 from morel_jax.training.saved import load_record
-=======
-from morel_jax.training import loop, progress
-from morel_jax.training.checkpoint import Checkpoints, load_record
->>>>>>> fa801d3223ca383b8e6ca7fecda24e5f4fbf550a
 from tests import small
 
 small_config = functools.partial(small.small_config, batch_size=8, validation__batch_size=8)
