@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from morel_jax.attacks import autoattack
 from morel_jax.data.subset import stratified_order
 from morel_jax.evaluation import evaluate
 from morel_jax.files import DamagedFileError
@@ -103,7 +104,7 @@ def test_an_ensembles_members_see_what_is_left(tmp_path):
     model = Linear(count=30)
     epsilon = float(np.median(model.distances("linf")))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules["morel_jax.evaluation.suite"].VERSIONS, "standard", ("apgd-ce", "apgd-t"))
+        patch.setitem(autoattack.VERSIONS, "standard", ("apgd-ce", "apgd-t"))
         summary = evaluate(model.logits, model.x, model.y, ["autoattack"], tmp_path, epsilon=epsilon)
     rows = [line.split(",") for line in (tmp_path / "ledger.csv").read_text().splitlines()[1:]]
     first = {row[1] for row in rows if row[0] == "apgd-ce" and row[4] == "0"}
@@ -152,8 +153,8 @@ MODEL, LARGER = Linear(count=4), Linear(count=30)
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    (dict(labels=np.array([0, 1, 2, 9])), r"labels must be in 0 .. 4, the network's classes; got 0 to 9"),
-    (dict(labels=np.array([0, 1, 2, -1])), "got -1 to 2"),
+    (dict(labels=np.array([0, 1, 2, 9])), r"labels must be in 0 .. 4, the network's classes; got values from 0 to 9"),
+    (dict(labels=np.array([0, 1, 2, -1])), "got values from -1 to 2"),
     (dict(labels=np.zeros(3, int)), r"labels must have the shape \(4,\), one per image; got \(3,\)"),
     (dict(labels=np.zeros(4)), "labels must be integers; got float64"),
     (dict(labels=np.eye(4, 5, dtype=int)), r"one per image; got \(4, 5\)\. .*one-hot rows.* by labels.argmax\(-1\)"),
@@ -161,23 +162,23 @@ MODEL, LARGER = Linear(count=4), Linear(count=30)
     (dict(images=np.where(MODEL.x == MODEL.x.max(), np.float32(1 + 1e-6), MODEL.x)),
      r"images must be in \[0, 1\]; got values from 0.3\d* to 1.00000095"),
     (dict(logits_fn=lambda x: Outputs(x, MODEL.logits(x))),
-     r"logits_fn must return one array, the logits; got Outputs; give lambda x: network\(x\).logits"),
-    (dict(logits_fn=lambda x: MODEL.logits(x).astype(int)), "logits_fn must return floats; got int32"),
+     r"logits_fn must return one array of logits; got Outputs; return its logits alone"),
+    (dict(logits_fn=lambda x: MODEL.logits(x).astype(int)), r"logits_fn must return floats of shape \[1, classes\]; got int32\[1, 5\]"),
     (dict(logits_fn=lambda x: jnp.where(x[:, :1, 0, 0] == MODEL.x[2, 0, 0, 0], np.nan, 1) * MODEL.logits(x)),
-     "must give finite logits on the images; got NaN or infinite ones for 1 of 4, the first for image 2"),
-    (dict(logits_fn=lambda x: jnp.full((len(x), 10), jnp.nan)), "infinite ones for 4 of 4, the first for image 0"),
+     "must give finite logits on the clean images; got NaN or infinity on 1 of 4 images, the first of them image 2"),
+    (dict(logits_fn=lambda x: jnp.full((len(x), 10), jnp.nan)), "infinity on 4 of 4 images, the first of them image 0"),
     (dict(images=MODEL.x * 255), r"images must be in \[0, 1\]; got values from"),
     (dict(images=MODEL.x * np.nan), r"images must be in \[0, 1\]; got values from nan"),
     (dict(images=MODEL.x[0]), r"images must have the shape \[n, height, width, channels\]; got \(4, 4, 2\)"),
     (dict(images=MODEL.x.astype(np.int32)), r"images must be uint8 or floats in \[0, 1\]; got int32"),
     (dict(images=MODEL.x[:0], labels=np.zeros(0, int)), "images must hold at least one image; got none"),
-    (dict(logits_fn=lambda x: x), "logits_fn must map images"),
+    (dict(logits_fn=lambda x: x), r"logits_fn must return floats of shape \[1, classes\]; got float32\[1, 4, 4, 2\]"),
     (dict(attacks=["bim"]), "attacks must be among"),
     (dict(attacks=["transfer"]), "transfer attacks need a surrogate"),
     (dict(attacks=["transfer"], surrogate=lambda x: MODEL.logits(x)[:, :3]),
      "the surrogate must have the network's 5 classes; got one with 3"),
     (dict(attacks=["transfer"], surrogate=lambda x: MODEL.logits(x) * np.nan),
-     "surrogate must give finite logits on the images; got NaN or infinite ones for 4 of 4"),
+     "surrogate must give finite logits on the clean images; got NaN or infinity on 4 of 4"),
     (dict(examples=5), r"examples must be in 0 .. 4; got 5"),
     (dict(epsilon=0.0), r"epsilon must be in \[1e-06, 1\], the whole box in linf; got 0.0"),
     (dict(norm="l1"), "norm"),
@@ -202,7 +203,7 @@ MODEL, LARGER = Linear(count=4), Linear(count=30)
     (dict(folder=""), "folder must name a path; got an empty string"),
     (dict(folder="gs://a/b"), "folder must be a path on a mounted file system, not a URL"),
     (dict(logits_fn=lambda x: MODEL.logits(x)[:, :3], labels=np.array([0, 1, 2, 0]), attacks=["pgd20", "autoattack"]),
-     "attack apgd-t, on 3 classes: the targeted DLR loss needs at least four"),
+     "attack apgd-t needs a network with at least 4 classes; got 3"),
 ])
 def test_bad_input_is_one_clear_error(tmp_path, change, message):
     arguments = dict(logits_fn=MODEL.logits, images=MODEL.x, labels=MODEL.y, attacks=["fgsm"], folder=tmp_path / "e",
