@@ -4,7 +4,6 @@ A new one is one entry here: ``--attacks``, its help and the table in the docs a
 JAX, so that ``--help`` answers at once; builders are handed the package ``morel_jax.attacks``.
 """
 import dataclasses
-import functools
 import math
 import re
 from collections.abc import Callable
@@ -17,15 +16,15 @@ TRANSFER = "transfer-"
 
 @dataclasses.dataclass(frozen=True)
 class NamedAttack:
-    """An attack, or a family of them, with one name.
+    """An attack, or a family of them.
 
     Attributes:
         name: ``<word>`` in it stands for a whole number of at least 1.
         help: one line.
         build: (morel_jax.attacks, :class:`~morel_jax.evaluation.suite.Threat`, the name's numbers ...) -> attack.
-        norms: the norms it works in.
+        norms: that it works in.
         fewest_classes: that the network may have.
-        radius: Threat -> the radius that its images must keep to; infinity: they need not.
+        radius: Threat -> the radius that its images must keep to, which may be infinite.
     """
     name: str
     help: str
@@ -33,20 +32,6 @@ class NamedAttack:
     norms: tuple[str, ...] = ("linf", "l2")
     fewest_classes: int = 2
     radius: Callable = lambda threat: threat.epsilon
-
-    def numbers(self, name):
-        """The numbers in ``name`` if it is one of this entry's, else None.
-
-        Raises:
-            ValueError: their product, the passes through the network, cannot be counted.
-        """
-        found = re.fullmatch(re.sub(r"<\w+>", r"([1-9]\\d*)", self.name), name)
-        if found is None:
-            return None
-        numbers = [int(digits[:11]) for digits in found.groups()]  # Python refuses to read thousands of digits.
-        if math.prod(numbers) > _MOST_PASSES:
-            raise ValueError(f"an attack's steps times restarts must be at most {_MOST_PASSES}; got {name[:40]}.")
-        return numbers
 
 
 def _cw(attacks, threat):  # Paper, 4.2: 10 iterations, rate 0.01, confidence 1, constant 15.
@@ -60,8 +45,9 @@ def _pgd(attacks, threat, steps, restarts=None):
                        start="uniform" if restarts else "clean")
 
 
-def _autoattack(name, help_text, fewest_classes=2):
-    return NamedAttack(name, help_text, lambda attacks, threat: attacks.autoattack.member(
+def _member(name, text, fewest_classes=2):
+    """Of AutoAttack, with the published numbers."""
+    return NamedAttack(name, text, lambda attacks, threat: attacks.autoattack.member(
         name, threat.epsilon, threat.norm), fewest_classes=fewest_classes)
 
 
@@ -69,67 +55,53 @@ ATTACKS = (
     NamedAttack("fgsm", "one step of length epsilon", lambda attacks, threat: attacks.FGSM(threat.epsilon), ("linf",)),
     NamedAttack("pgd<steps>", "from the clean image, in steps of epsilon / 10 (the command: of the config's "
                 "validation.step_size); its last point counts", _pgd, ("linf",)),
-    NamedAttack("pgd<steps>x<restarts>", "the same from random points, as often as restarts says", _pgd, ("linf",)),
+    NamedAttack("pgd<steps>x<restarts>", "PGD from that many random points", _pgd, ("linf",)),
     NamedAttack("cw", "CW-Linf as ART has it, 10 iterations, constant 15; variant paper: confidence 1, projected into "
                 "the ball; variant reference: confidence 0, no ball", _cw, ("linf",),
                 radius=lambda threat: math.inf if threat.variant == "reference" else threat.epsilon),
-    _autoattack("apgd-ce", "Auto-PGD on the cross-entropy, 100 steps"),
-    _autoattack("apgd-cex5", "the same with 5 restarts"),
-    _autoattack("apgd-dlr", "Auto-PGD on the DLR loss, 100 steps", 3),
-    _autoattack("apgd-dlrx5", "the same with 5 restarts", 3),
-    _autoattack("apgd-t", "Auto-PGD on the targeted DLR loss, up to 9 target classes", 4),
-    _autoattack("fab", "FAB, 100 steps"),
-    _autoattack("fabx5", "the same with 5 restarts"),
-    _autoattack("fab-t", "targeted FAB, up to 9 target classes"),
-    _autoattack("square", "Square, 5000 queries and no gradient"),
+    _member("apgd-ce", "Auto-PGD on the cross-entropy, 100 steps"),
+    _member("apgd-cex5", "apgd-ce with 5 restarts"),
+    _member("apgd-dlr", "Auto-PGD on the DLR loss, 100 steps", 3),
+    _member("apgd-dlrx5", "apgd-dlr with 5 restarts", 3),
+    _member("apgd-t", "Auto-PGD on the targeted DLR loss, at most 9 target classes", 4),
+    _member("fab", "FAB, 100 steps"),
+    _member("fabx5", "fab with 5 restarts"),
+    _member("fab-t", "targeted FAB, at most 9 target classes"),
+    _member("square", "Square, 5000 queries, no gradient"),
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Group:
-    """Several attacks under one name.
-
-    Attributes:
-        help: one line.
-        members: morel_jax.attacks -> their names, in the order of their running.
-        is_ensemble: whether they are one attack, each member run on what the ones before it left unbroken.
-    """
-    help: str
-    members: Callable
-    is_ensemble: bool = False
-
 
 # The paper's four (section 4.2), over which it averages.
 PAPER = ("fgsm", "pgd20", "pgd100", "cw")
-
-
-def _version(name):
-    return lambda attacks: attacks.autoattack.VERSIONS[name]
-
-
+# Names for several attacks: {name: (one line of help, the attacks)}.
 GROUPS = {
-    "paper": Group(f"{', '.join(PAPER)}, and the paper's Avg-Robust over them", lambda attacks: PAPER),
-    "autoattack": Group("AutoAttack's standard version: each member is run on what the ones before it left",
-                        _version("standard"), is_ensemble=True),
-    "autoattack-plus": Group("its version plus", _version("plus"), is_ensemble=True),
-    "transfer": Group("the paper's four, crafted on the surrogate", lambda attacks: [TRANSFER + name for name in PAPER]),
+    "paper": (f"{', '.join(PAPER)}, and the paper's Avg-Robust over them", PAPER),
+    "transfer": ("the paper's four, crafted on the surrogate", tuple(TRANSFER + name for name in PAPER)),
+}
+# Names for ensembles, whose members see only what the ones before them left: {name: (help, AutoAttack's version)}.
+ENSEMBLES = {
+    "autoattack": ("AutoAttack, standard: apgd-ce, apgd-t, fab-t and square, each on what the ones before it left",
+                   "standard"),
+    "autoattack-plus": ("AutoAttack, plus: apgd-cex5, apgd-dlrx5, fabx5, square, apgd-t and fab-t", "plus"),
 }
 
 
 def find(name):
-    """(entry, the numbers in ``name``), or None for a name that is no single attack's.
+    """(entry, list of the numbers in ``name``), or None if no entry has the name.
 
     Raises:
-        ValueError: see :meth:`NamedAttack.numbers`.
+        ValueError: the numbers' product, the passes through the network, cannot be counted.
     """
     for entry in ATTACKS:
-        if (numbers := entry.numbers(name)) is not None:
+        if found := re.fullmatch(re.sub(r"<\w+>", r"([1-9]\\d*)", entry.name), name):
+            numbers = [int(digits[:11]) for digits in found.groups()]  # Python refuses to read thousands of digits.
+            if math.prod(numbers) > _MOST_PASSES:
+                raise ValueError(f"an attack's steps times restarts must be at most {_MOST_PASSES}; got {name[:40]}.")
             return entry, numbers
     return None
 
 
-@functools.cache
 def known():
-    """{name: one line of help} of all that an evaluation may be given, groups first."""
-    return ({name: group.help for name, group in GROUPS.items()} | {entry.name: entry.help for entry in ATTACKS}
-            | {f"{TRANSFER}<name>": "any one of these, crafted on the surrogate"})
+    """{name: one line of help} of all that an evaluation may be given."""
+    return ({name: text for name, (text, _) in (GROUPS | ENSEMBLES).items()}
+            | {entry.name: entry.help for entry in ATTACKS}
+            | {f"{TRANSFER}<name>": "any of these attacks, crafted on the surrogate"})

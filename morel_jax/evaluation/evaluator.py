@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from morel_jax.attacks.inputs import check_images, check_labels, check_logits
+from morel_jax.attacks.inputs import check_logits
 from morel_jax.data.augment import to_float
-from morel_jax.data.dataset import check_arrays
 from morel_jax.training.flops import count_flops
 
 # Rows of a block. A CPU core works best on what stays in its cache, and is full with fewer rows of a large network; an
@@ -31,32 +30,10 @@ def block_width(logits_fn, image_shape):
 
 
 def count_classes(logits_fn, image_shape):
-    """Classes of a network on images of shape (h, w, c).
-
-    Raises:
-        ValueError: it does not return logits.
-    """
+    """Classes of a network on images of shape (h, w, c); ValueError if it does not return logits."""
     logits = jax.eval_shape(logits_fn, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
     check_logits(logits, 1)
     return logits.shape[1]
-
-
-def check_data(logits_fn, images, labels):
-    """The number of the network's classes.
-
-    Args:
-        logits_fn: images float32[n, h, w, c] -> logits float[n, classes].
-        images: uint8[n, h, w, c], or floats in [0, 1].
-        labels: int[n] in 0 .. classes - 1.
-
-    Raises:
-        ValueError: network, images or labels are not that; the message names rule and value.
-    """
-    check_arrays(images, labels)
-    check_images(images, "images", allow_uint8=True)
-    classes = count_classes(logits_fn, images.shape[1:])
-    check_labels(labels, len(images), classes, "labels")
-    return classes
 
 
 @jax.jit
@@ -68,13 +45,13 @@ def _logits(logits_fn, x):
 class Evaluator:
     """What the parts of an evaluation share.
 
-    Everything is computed in blocks of ``width`` rows, so that there is one compiled program, and an example's result
-    does not depend on how many others are asked for.
+    Everything is computed in blocks of ``width`` rows: so there is one compiled program, and an example's result does
+    not depend on the other examples.
 
     Attributes:
         logits_fn: images float32[n, h, w, c] -> logits [n, classes]; a ``jax.tree_util.Partial``.
         images: uint8[n, h, w, c], or floats in [0, 1].
-        labels: int[n].
+        labels: int32[n].
         width: rows of a block; another width may round differently.
     """
     logits_fn: Any
@@ -92,7 +69,7 @@ class Evaluator:
 
         Args:
             function: int[width], places in the data set -> pytree of arrays with ``width`` rows.
-            index: int[m]; the last block is filled up with examples whose rows are dropped.
+            index: int[m]; the last block is filled up with examples whose results are dropped.
             on_progress: called with the number of examples that are done, after each block.
 
         Returns:

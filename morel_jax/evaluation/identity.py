@@ -29,11 +29,7 @@ def fingerprint(tree):
 
 
 def network_record(evaluator, prefix="network"):
-    """A network in plain values: two records differ where the networks do, and agree on any machine.
-
-    Args:
-        evaluator: :class:`~morel_jax.evaluation.evaluator.Evaluator`: the network on the data set.
-        prefix: of the names.
+    """A network, on a data set, in plain values: records differ where the networks do, and agree on any machine.
 
     Returns:
         dict: ``<prefix>``, of its weights and of the printed function or module that they belong to;

@@ -8,7 +8,6 @@ import dataclasses
 import os
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -119,10 +118,10 @@ class Pool:
 
     Attributes:
         attack: an :class:`~morel_jax.attacks.iterative.IterativeAttack` (others: in :class:`OneCall`).
-        evaluator: the :class:`~morel_jax.evaluation.evaluator.Evaluator` whose network the images are rechecked on.
+        evaluator: :class:`~morel_jax.evaluation.evaluator.Evaluator`; on its network the images are rechecked.
         crafted_on: ``jax.tree_util.Partial``, the network that the attack sees.
         key: the attack's key; example i gets ``fold_in(key, i)``.
-        radius: what the images must keep to; infinity where the attack is not bounded.
+        radius: that the images must keep to; infinity: they need not.
         norm: of the radius.
     """
     attack: IterativeAttack
@@ -143,48 +142,36 @@ class Pool:
         width, workers, lock = self.evaluator.width, _workers(), threading.Lock()
         # A larger one would only start threads and blocks without work.
         batch_size = min(batch_size or width * len(workers), max(len(indices), width))
-        blocks = -(-batch_size // width)
-        devices = [workers[number % len(workers)] for number in range(blocks)]
+        slots = [min(width, batch_size - first) for first in range(0, batch_size, width)]
+        scheduler = Scheduler(np.asarray(indices), [workers[number % len(workers)] for number in range(len(slots))])
 
         def report_one_at_a_time(finished):
             with lock:
                 report(finished)
 
-        run = _Run(self, batch_size, devices, Scheduler(np.asarray(indices), devices), report_one_at_a_time)
-        with ThreadPoolExecutor(blocks) as threads:
+        with ThreadPoolExecutor(len(slots)) as threads:
             try:
-                for worker in [threads.submit(_Worker(run, number).work) for number in range(blocks)]:
+                for worker in [threads.submit(_Worker(self, scheduler, report_one_at_a_time, number, count).work)
+                               for number, count in enumerate(slots)]:
                     worker.result()
             finally:
-                run.stop.set()  # An error in one, or Ctrl-C: the others end after their next few steps.
-
-
-@dataclasses.dataclass(frozen=True)
-class _Run:
-    """What the workers of one call share."""
-    pool: Pool
-    batch_size: int
-    devices: list
-    scheduler: Scheduler
-    report: Callable
-    stop: threading.Event = dataclasses.field(default_factory=threading.Event)
+                scheduler.stop.set()  # An error in one, or Ctrl-C: the others end after their next few steps.
 
 
 class _Worker:
     """One block and its device."""
 
-    def __init__(self, run, number):
-        self._run, self._pool, self._evaluator, self._number = run, run.pool, run.pool.evaluator, number
-        self._scheduler, self._device = run.scheduler, run.devices[number]
-        self._slots = min(self._evaluator.width, run.batch_size - self._evaluator.width * number)
+    def __init__(self, pool, scheduler, report, number, slots):
+        self._pool, self._scheduler, self._report, self._number, self._slots = pool, scheduler, report, number, slots
+        self._evaluator, self._device = pool.evaluator, scheduler.devices[number]
         self._attack, self._crafted_on, self._network = jax.device_put(
-            (self._pool.attack, self._pool.crafted_on, self._evaluator.logits_fn), self._device)
+            (pool.attack, pool.crafted_on, pool.evaluator.logits_fn), self._device)
         self._index = np.full(self._evaluator.width, -1)  # The example that a row holds; -1: none.
         self._block, self._max_steps = None, 4
 
     def work(self):
         with jax.default_device(self._device):
-            while not self._run.stop.is_set():
+            while not self._scheduler.stop.is_set():
                 for block, rows, index in self._scheduler.receive(self._number):
                     self._receive(block, rows, index)
                 self._fill()
@@ -242,7 +229,7 @@ class _Worker:
         rechecked = jax.device_get(recheck_jit(self._network, self._block.x, state.x_adv, self._block.y,
                                                np.float32(self._pool.radius), norm_name=self._pool.norm))
         steps = np.asarray(getattr(state, "queries", state.steps)) * self._attack.passes
-        self._run.report([Finished(int(self._index[row]), int(steps[row]),
-                                   {name: np.array(values[row]) for name, values in vars(rechecked).items()})
-                          for row in rows])
+        self._report([Finished(int(self._index[row]), int(steps[row]),
+                               {name: np.array(values[row]) for name, values in vars(rechecked).items()})
+                      for row in rows])
         self._index[rows] = -1

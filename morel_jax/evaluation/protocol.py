@@ -8,15 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from morel_jax import checks
-from morel_jax.attacks.inputs import check_finite
+from morel_jax.attacks.inputs import check_finite, check_images, check_labels
 from morel_jax.attacks.keys import fold_in_name
+from morel_jax.data.dataset import check_arrays
 from morel_jax.data.subset import stratified_rows
-from morel_jax.evaluation.evaluator import Evaluator, as_argument, block_width, check_data, count_classes
+from morel_jax.evaluation.evaluator import Evaluator, as_argument, block_width, count_classes
 from morel_jax.evaluation.identity import fingerprint, network_record
 from morel_jax.evaluation.ledger import Ledger, Row
 from morel_jax.evaluation.pool import Pool
 from morel_jax.evaluation.saved_images import SavedImages
-from morel_jax.evaluation.suite import Suite, build_suite, checked_threat
+from morel_jax.evaluation.suite import build_suite, checked_threat
 from morel_jax.evaluation.summary import summarise
 from morel_jax.files import local_path, write_atomically
 from morel_jax.progress import AttackProgress
@@ -33,7 +34,7 @@ def _check_attacks(suite, image_shape, classes):
     def logits_fn(x):
         return jnp.zeros((x.shape[0], classes), x.dtype)
 
-    for one in suite.attacks.values():
+    for one in suite.values():
         try:
             jax.eval_shape(lambda keys, x, y, attack=one.attack: attack.advance(
                 logits_fn, keys, x, y, attack.first(logits_fn, keys, x, y)), keys, image, label)
@@ -82,14 +83,17 @@ def evaluate(logits_fn, images, labels, attacks, folder, *, epsilon, step_size=N
         DamagedFileError: a file in the folder is not as it was written.
     """
     images, labels = np.asarray(images), np.asarray(labels)
-    classes = check_data(logits_fn, images, labels)
+    check_arrays(images, labels)
+    check_images(images, "images", allow_uint8=True)
+    classes = count_classes(logits_fn, images.shape[1:])
+    check_labels(labels, len(images), classes, "labels")
     examples = checks.whole_number("examples", examples, 0, len(images))
     batch_size, width = (None if number is None else checks.whole_number(name, number, 1)
                          for name, number in (("batch_size", batch_size), ("width", width)))
     seed, folder = checks.seed(seed), local_path(folder, "folder")
     threat = checked_threat(epsilon, step_size, norm, variant, images.shape[1:])
-    suite = build_suite(attacks, threat, classes)
-    if any(attack.on_surrogate for attack in suite.attacks.values()):
+    columns, suite = build_suite(attacks, threat, classes)
+    if any(attack.on_surrogate for attack in suite.values()):
         if surrogate is None:
             raise ValueError("transfer attacks need a surrogate, the network that they are crafted on; got none.")
         if (others := count_classes(surrogate, images.shape[1:])) != classes:
@@ -110,21 +114,19 @@ def evaluate(logits_fn, images, labels, attacks, folder, *, epsilon, step_size=N
         settings |= network_record(surrogate, "surrogate")
         surrogate = surrogate.logits_fn
     saved = SavedImages(folder / "adversarial", images.shape) if save_images else None
-    run = _Evaluation(network, surrogate, suite, index, logits.argmax(-1).astype(np.int32), norm,
-                      jax.random.key(seed), batch_size, Ledger(folder, settings), saved,
-                      progress or AttackProgress(shown=False))
-    right = run.attack_all()
-    summary = summarise(run.ledger, suite.columns, index, right) | {"settings": settings}
+    run = _Evaluation(network, surrogate, index, logits.argmax(-1).astype(np.int32), norm, jax.random.key(seed),
+                      batch_size, Ledger(folder, settings), saved, progress or AttackProgress(shown=False))
+    run.attack_all(columns, suite)
+    summary = summarise(run.ledger, columns, index, run.right) | {"settings": settings}
     write_atomically(folder / "summary.json", json.dumps(summary, indent=1))
     return summary
 
 
 @dataclasses.dataclass(frozen=True)
 class _Evaluation:
-    """What the attacks of one call share: the arguments of :func:`evaluate`, checked, and what they are about."""
+    """What the attacks of one call share: its arguments, checked, and what they are about."""
     network: Evaluator
     surrogate: Any
-    suite: Suite
     index: np.ndarray
     predictions: np.ndarray
     norm: str
@@ -134,27 +136,30 @@ class _Evaluation:
     saved: SavedImages | None
     progress: Any
 
-    def attack_all(self):
-        """Runs the suite; returns bool[n], which of the examples are classified right unattacked."""
-        right = self.predictions == self.network.labels[self.index]
+    @property
+    def right(self):
+        """bool[n], which of the examples are classified right unattacked."""
+        return self.predictions == self.network.labels[self.index]
+
+    def attack_all(self, columns, suite):
+        """Completes the ledger for what :func:`build_suite` returned."""
         # Ensembles last: they find the rows of members that are attacks of their own.
-        for names in sorted(self.suite.columns.values(), key=len):
-            alive = right.copy()
+        for names in sorted(columns.values(), key=len):
+            alive = self.right
             for name in names:
-                self._attack(self.suite.attacks[name], alive, right)
+                self._attack(suite[name], alive)
                 rows = self.ledger.rows(name)
-                alive &= np.array([one not in rows or not rows[one].broken for one in self.index])
-        self.ledger.sort(self.suite.attacks)
+                alive = alive & np.array([one not in rows or not rows[one].broken for one in self.index])
+        self.ledger.sort(suite)
         self.ledger.close()
         if self.saved:
             self.saved.finish()
-        return right
 
-    def _attack(self, attack, alive, right):
+    def _attack(self, attack, alive):
         known, clean = self.ledger.rows(attack.name), dict(zip(self.index, self.predictions, strict=True))
         labels = self.network.labels
         self.ledger.add([Row.misclassified(attack.name, one, labels[one], clean[one])
-                         for one in self.index[~right] if one not in known])
+                         for one in self.index[~self.right] if one not in known])
         waiting = [one for one in self.index[alive] if one not in known]
         if not waiting:
             return

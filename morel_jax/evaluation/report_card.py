@@ -32,11 +32,10 @@ class ReportCard(NamedTuple):
         norm, epsilon: the ball.
         images: how many were looked at.
         clean_accuracy: on them, in [0, 1].
-        lines: :class:`Line`, in the order of ``NAMES``.
+        lines: one per symptom.
         epsilons, epsilon_accuracies: robust accuracy under PGD-20 by radius, from 0 to the whole box.
         iterations, iteration_accuracies, iteration_margins: robust accuracy by steps of one PGD-100, and the mean
-            margin of the best wrong class over the images classified right. The five lists are empty if PGD could not
-            be run.
+            margin of the best wrong class over the images classified right. All five are empty if PGD cannot be run.
     """
     norm: str
     epsilon: float
@@ -98,7 +97,9 @@ def report_card(logits_fn, key, x, y, epsilon, norm="linf", *, batch_size=100, p
     epsilon = checks.radius("epsilon", epsilon, largest, ", the whole box")
     batch_size = min(checks.whole_number("batch_size", batch_size, 1), len(x))
     square_queries = checks.whole_number("square_queries", square_queries, 1)
-    _check_gain(square_gain)
+    if square_gain is not None and not (0 <= square_gain[0] <= square_gain[1] >= 1):
+        raise ValueError("square_gain must be (images that Square alone broke, images in all), the first at most the "
+                         f"second; got {square_gain}.")
     if not isinstance(key, (jax.Array, np.ndarray)):
         raise ValueError(f"key must be a key, such as jax.random.key(0); got {key!r}.")
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
@@ -106,10 +107,13 @@ def report_card(logits_fn, key, x, y, epsilon, norm="linf", *, batch_size=100, p
     error = gradient_error(logits_fn, x[:batch_size])
     network = Evaluator(as_argument(logits_fn), x, y, batch_size)
     logits = network.logits(np.arange(len(x)), compiled=error is None).astype(np.float32)
-    _check_outputs(logits, y)
+    check_logits(logits, len(y))
+    if logits.shape[1] < 2:
+        raise ValueError(f"logits_fn must know at least two classes; got logits of shape {logits.shape}.")
+    check_labels(y, len(y), logits.shape[1])
+    check_finite(logits)
 
-    right = np.flatnonzero(logits.argmax(-1) == y)
-    repeated = x[:_REPEATED_IMAGES]
+    right, repeated = np.flatnonzero(logits.argmax(-1) == y), x[:_REPEATED_IMAGES]
     lines = [symptoms.deterministic(nondeterministic(logits_fn, repeated), len(repeated)),
              symptoms.logits_not_probabilities(logits)]
     curves: dict[str, Any] = dict(epsilons=[], epsilon_accuracies=[], iterations=[], iteration_accuracies=[],
@@ -125,10 +129,13 @@ def report_card(logits_fn, key, x, y, epsilon, norm="linf", *, batch_size=100, p
     else:
         measurements = Measurements(network, key, right, norm, progress or (lambda *_: None))
         tally = Tally(len(x), len(right))
-        attacked, curves = _attacked_lines(measurements, tally, epsilon, largest, logits.shape[-1])
+        attacked, curves = _attacked_lines(measurements, tally, epsilon, largest, logits.shape[1])
         lines += attacked
         if square_gain is None:
-            lines.append(_square_line(measurements, tally, epsilon, square_queries))
+            white, both = measurements.white_then_black_box(epsilon, square_queries)
+            lines.append(symptoms.black_box_beats_white_box(
+                int(both.sum() - white.sum()), tally.images, f"APGD-CE leaves {tally.percent(white)}, Square after it "
+                f"{tally.percent(both)} ({square_queries} queries)"))
     found = {line.name: line for line in lines}
     lines = tuple(found.get(name) or Line(name, symptoms.NOT_JUDGED, reason, {}) for name in NAMES)
     return ReportCard(norm=norm, epsilon=epsilon, images=len(x), clean_accuracy=len(right) / len(x),
@@ -155,26 +162,3 @@ def _attacked_lines(measurements, tally, epsilon, largest, classes):
         epsilons=[0.0, *epsilons], epsilon_accuracies=[tally.accuracy(one) for one in (np.zeros(0), *by_epsilon)],
         iterations=list(range(MORE_STEPS + 1)), iteration_accuracies=[tally.accuracy(one) for one in course.T],
         iteration_margins=[float(mean) if np.isfinite(mean) else None for mean in means])
-
-
-def _square_line(measurements, tally, epsilon, queries):
-    white, both = measurements.white_then_black_box(epsilon, queries)
-    return symptoms.black_box_beats_white_box(
-        int(both.sum() - white.sum()), tally.images,
-        f"APGD-CE leaves {tally.percent(white)}, Square after it {tally.percent(both)} ({queries} queries)")
-
-
-def _check_gain(square_gain):
-    if square_gain is not None:
-        gained, images = square_gain
-        if not 0 <= gained <= images or images < 1:
-            raise ValueError("square_gain must be (images that Square alone broke, images in all), the first at most "
-                             f"the second; got {square_gain}.")
-
-
-def _check_outputs(logits, y):
-    check_logits(logits, len(y))
-    if logits.shape[1] < 2:
-        raise ValueError(f"logits_fn must know at least two classes; got logits of shape {logits.shape}.")
-    check_labels(y, len(y), logits.shape[1])
-    check_finite(logits)

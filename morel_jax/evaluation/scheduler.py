@@ -1,12 +1,11 @@
-"""Which block works on which examples: it hands out those that wait, and merges half-empty blocks once none do."""
+"""Which block works on which examples: hands out those that wait, and merges half-empty blocks once none do."""
 import threading
 
 
 class Scheduler:
     """The examples that wait, and those on their way from one block to another.
 
-    Two half-empty blocks of a device cost as much as two full ones. Blocks of two devices lose no time by being two, so
-    only blocks of one device are merged.
+    Two half-empty blocks cost as much as two full ones, but only if they share a device: only those are merged.
 
     Args:
         indices: int[m], the examples.
@@ -14,7 +13,8 @@ class Scheduler:
     """
 
     def __init__(self, indices, devices):
-        self._indices, self._devices, self._next, self._lock = indices, devices, 0, threading.Lock()
+        self.devices, self.stop = devices, threading.Event()
+        self._indices, self._next, self._lock = indices, 0, threading.Lock()
         self._room = [0] * len(devices)  # Rows that each block can still be given; 0 while examples wait.
         self._parcels = [[] for _ in devices]
 
@@ -35,22 +35,20 @@ class Scheduler:
             self._room[block] = max(0, free - sum(count for count, _ in self._parcels[block]))
 
     def give(self, block, parcel, count):
-        """Gives all examples of ``block`` to the fullest block of its device that has room for them.
+        """Gives the ``count`` examples of ``block`` to the fullest block of its device that has room for them.
 
         Args:
             block: the giver's number.
             parcel: whatever the receiver needs to continue with them.
-            count: of the examples.
+            count: rows that they take.
 
         Returns:
             whether a block gets them; ``block`` must then end.
         """
         with self._lock:
-            if self._parcels[block]:
-                return False
-            fitting = [other for other, device in enumerate(self._devices)
-                       if other != block and device == self._devices[block] and self._room[other] >= count]
-            if not fitting:
+            fitting = [other for other, device in enumerate(self.devices)
+                       if other != block and device == self.devices[block] and self._room[other] >= count]
+            if self._parcels[block] or not fitting:
                 return False
             receiver = min(fitting, key=lambda other: self._room[other])
             self._room[receiver] -= count

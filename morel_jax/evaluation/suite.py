@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from morel_jax import attack_names, attacks, checks
-from morel_jax.attack_names import GROUPS, TRANSFER
+from morel_jax import attacks, checks
+from morel_jax.attack_names import ENSEMBLES, GROUPS, TRANSFER, find, known
+from morel_jax.attacks.autoattack import VERSIONS
 from morel_jax.attacks.iterative import IterativeAttack
 from morel_jax.attacks.norms import norm as known_norm
 from morel_jax.attacks.pytree import as_pytree
@@ -25,8 +26,8 @@ class Threat:
         epsilon: radius, in pixel units of images in [0, 1].
         step_size: of PGD, same units.
         norm: ``linf`` or ``l2``.
-        variant: how CW-Linf is set up: ``paper`` (confidence 1, projected into the ball) or ``reference`` (confidence
-            0, not bounded).
+        variant: of CW-Linf, ``paper`` (confidence 1, projected into the ball) or ``reference`` (confidence 0, not
+            bounded).
     """
     epsilon: float
     step_size: float
@@ -56,7 +57,7 @@ def checked_threat(epsilon, step_size, norm, variant, image_shape):
 
 @dataclasses.dataclass(frozen=True)
 class SuiteAttack:
-    """One attack of a suite.
+    """An attack as an evaluation runs it.
 
     Attributes:
         name: of its rows in the ledger.
@@ -70,29 +71,18 @@ class SuiteAttack:
     on_surrogate: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
-class Suite:
-    """
-    Attributes:
-        columns: {column of the result: names of its attacks}. A column has one attack, or is an ensemble in which each
-            attack is run on what the ones before it left.
-        attacks: {name: SuiteAttack}, in the order of their running.
-    """
-    columns: dict
-    attacks: dict
-
-
 def build_suite(names, threat, classes=np.inf):
     """The attacks that ``names`` stand for.
 
     Args:
-        names: list of names, which :func:`morel_jax.attack_names.known` lists, and of pairs of a name and a custom
+        names: list of names, which :func:`morel_jax.attack_names.known` explains, and of pairs of a name and a custom
             attack, called as ``attack(logits_fn, keys, x, y)`` -> ``x_adv``.
         threat: :class:`Threat`.
         classes: of the network.
 
     Returns:
-        :class:`Suite`.
+        (columns, attacks): {column of the result: names of its attacks}, of which an ensemble has several; and
+        {name: :class:`SuiteAttack`}, in the order of their running.
 
     Raises:
         ValueError: no name, an unknown one, one given twice, an attack that does not know the norm or needs more
@@ -109,12 +99,13 @@ def build_suite(names, threat, classes=np.inf):
         if name in given:
             raise ValueError(f"attacks must name each attack once; got {name!r} twice.")
         given.add(name)
-        group = GROUPS.get(name)
-        members = (name,) if group is None else tuple(group.members(attacks))
-        columns |= {name: members} if group and group.is_ensemble else {one: (one,) for one in members}
+        if name in ENSEMBLES:
+            columns[name] = VERSIONS[ENSEMBLES[name][1]]
+        else:
+            columns |= {one: (one,) for one in (GROUPS[name][1] if name in GROUPS else [name])}
     # Ensembles last: they find rows of their members that ran as attacks of their own.
     order = [one for members in sorted(columns.values(), key=len) for one in members]
-    return Suite(columns, {name: _build(name, threat, classes, custom.get(name)) for name in order})
+    return columns, {name: _build(name, threat, classes, custom.get(name)) for name in order}
 
 
 def _custom(pair):
@@ -124,7 +115,7 @@ def _custom(pair):
     name, attack = pair
     if not _CUSTOM_NAME.fullmatch(name):
         raise ValueError(f"an attack's name must consist of letters, digits and . _ + -; got {name!r}.")
-    if name.startswith(TRANSFER) or name in GROUPS or name in attacks.autoattack.MEMBERS or attack_names.find(name):
+    if name.startswith(TRANSFER) or name in (*GROUPS, *ENSEMBLES, *VERSIONS["rand"]) or find(name):
         raise ValueError(f"a custom attack needs a name of its own; got {name!r}, which means another.")
     return name, as_pytree(attack)
 
@@ -139,12 +130,12 @@ def _build(name, threat, classes, custom):
 
 def _named(name, threat, classes):
     """(attack, radius that its images must keep to)."""
-    if name in attacks.autoattack.VERSIONS["rand"]:
+    if name in VERSIONS["rand"]:
         raise ValueError(f"attack {name} is for networks that answer at random; "
                          "call AutoAttack(version='rand') on those.")
-    found = attack_names.find(name)
+    found = find(name)
     if found is None:
-        raise ValueError(f"attacks must be among {', '.join(attack_names.known())}; got {name!r}.")
+        raise ValueError(f"attacks must be among {', '.join(known())}; got {name!r}.")
     entry, numbers = found
     if threat.norm not in entry.norms:
         raise ValueError(f"attack {name} is for norm {' or '.join(entry.norms)}; got {threat.norm!r}.")

@@ -33,7 +33,7 @@ def summarise(ledger, columns, index, clean_right):
 
     Args:
         ledger: :class:`~morel_jax.evaluation.ledger.Ledger`.
-        columns: {column: names of attacks}, of a :class:`~morel_jax.evaluation.suite.Suite`.
+        columns: {column: names of its attacks}, from :func:`~morel_jax.evaluation.suite.build_suite`.
         index: int[n], places of the examples in the data set.
         clean_right: bool[n], whether they are classified right unattacked.
 

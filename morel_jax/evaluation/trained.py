@@ -21,7 +21,7 @@ class Trained:
         model: Flax module of the plain classifier.
         variables: its ``params`` and ``batch_stats``.
         config: the run's ConfigDict.
-        data: the data set that it was trained on: ``name``, ``image_shape``, ``num_classes``, ``class_names``, and the
+        data: dict that describes its data set: ``name``, ``image_shape``, ``num_classes``, ``class_names``, and the
             numbers ``train_images`` and ``test_images``.
         is_custom_data: whether the data set was the caller's own.
     """
@@ -90,15 +90,11 @@ class _Logits:
 
 
 def as_logits_fn(model, variables):
-    """A classifier as a function of images alone, in float32 and with running BatchNorm statistics.
-
-    Args:
-        model: Flax classifier.
-        variables: its ``params`` and ``batch_stats``.
+    """A Flax classifier as a function of images alone, in float32 and with running BatchNorm statistics.
 
     Returns:
         ``jax.tree_util.Partial``, images float32[n, h, w, c] in [0, 1] -> logits float32[n, classes]: a function that
-        is also a pytree, whose leaves are the variables.
+        is also a pytree, whose leaves are the ``variables``.
     """
     return jax.tree_util.Partial(_Logits(in_float32(model)), variables)
 

@@ -259,11 +259,14 @@ def test_an_unjudged_line_says_why():
     (dict(epsilon=np.nan), r"epsilon must be in \[1e-06, 1\], the whole box; got nan"),
     (dict(epsilon="0.1"), r"epsilon must be in \[1e-06, 1\], the whole box; got '0.1'"),
     (dict(key=0), r"key must be a key, such as jax.random.key\(0\); got 0"),
-    (dict(x=np.full((3, 8, 8, 1), 1 + 1e-6, np.float32)), r"x must be in \[0, 1\]; got values from 1.00000095 to 1.00000095"),
+    (dict(x=np.full((3, 8, 8, 1), 1 + 1e-6, np.float32)),
+     r"x must be in \[0, 1\]; got values from 1.00000095 to 1.00000095"),
     (dict(square_queries=0), "square_queries must be at least 1; got 0"),
     (dict(square_gain=(5, 4)), r"square_gain must be .* got \(5, 4\)"),
-    (dict(logits_fn=lambda x: jnp.zeros((len(x), 1))), r"logits_fn must know at least two classes; got logits of shape \(3, 1"),
-    (dict(logits_fn=lambda x: jnp.full((len(x), 5), jnp.nan)), "logits_fn must give finite logits on the clean images; .* 3 of 3"),
+    (dict(logits_fn=lambda x: jnp.zeros((len(x), 1))),
+     r"logits_fn must know at least two classes; got logits of shape \(3, 1"),
+    (dict(logits_fn=lambda x: jnp.full((len(x), 5), jnp.nan)),
+     "logits_fn must give finite logits on the clean images; .* 3 of 3"),
 ])
 def test_errors(changes, message):
     logits_fn, key, x, y = arguments("healthy")

@@ -117,4 +117,5 @@ def test_the_table(ledger):
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[4:]]
     assert rows[0] == ["attack", "accuracy, %", "95 % interval", ""]
     assert rows[2:] == [["none (clean)", "75.00", "30.06 to 95.44", ""], ["fgsm", "75.00", "30.06 to 95.44", ""],
-                        ["cw", "50.00", "15.00 to 85.00", ""], ["worst case over attacks", "50.00", "15.00 to 85.00", ""]]
+                        ["cw", "50.00", "15.00 to 85.00", ""],
+                        ["worst case over attacks", "50.00", "15.00 to 85.00", ""]]
