@@ -90,6 +90,20 @@ def test_rows_that_are_there_are_not_made_again(whole, tmp_path):
         quick(tmp_path)
 
 
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-8])])
+def test_a_finished_evaluation_notices_that_its_images_were_damaged(tmp_path, damage):
+    quick(tmp_path, save_images=True)
+    before = files(tmp_path)
+    quick(tmp_path, save_images=True)
+    assert files(tmp_path) == before
+    damage(tmp_path / "adversarial" / "pgd20.npy")
+    damaged = files(tmp_path)
+    with pytest.raises(DamagedFileError, match=r"adversarial is damaged: pgd20.npy .*Put back a copy of it, or move"):
+        quick(tmp_path, save_images=True)
+    assert files(tmp_path) == damaged
+    quick(tmp_path)  # The images are no part of its accuracies.
+
+
 def test_another_seed_or_network_is_another_evaluation(tmp_path):
     quick(tmp_path)
     with pytest.raises(ValueError, match="seed: 0 there, 1 now"):
