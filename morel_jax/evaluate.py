@@ -33,14 +33,22 @@ _PROGRESS = flags.DEFINE_bool("progress", True, "Show a progress bar.")
 _SHOWN_CLASSES, _DRAWN_FROM = 8, 200
 
 
-def _draw(folder, logits_fn, dataset, card, seed):
+def _sample(split, count):
+    """At most ``count`` images of a split, float32 in [0, 1], and their labels; the classes in proportion."""
+    import numpy as np
+
+    from morel_jax.data.augment import to_float
+    from morel_jax.data.subset import stratified_rows
+    rows = stratified_rows(split.labels, min(count, len(split)))
+    return np.asarray(to_float(split.images[rows])), split.labels[rows]
+
+
+def _draw(folder, logits_fn, dataset, card):
     """The figures: curves of the report card, and images that an attack breaks."""
     import jax
     import numpy as np
 
     from morel_jax.attacks import APGD
-    from morel_jax.data.augment import to_float
-    from morel_jax.data.subset import stratified_rows
     from morel_jax.evaluation import figures
     from morel_jax.training.validation import predicted
 
@@ -49,10 +57,9 @@ def _draw(folder, logits_fn, dataset, card, seed):
         figures.robustness_curves(figure, card)
         figures.save(figure, folder / "curves.png")
 
-    rows = stratified_rows(dataset.test.labels, min(_DRAWN_FROM, len(dataset.test)))
-    images, labels = np.asarray(to_float(dataset.test.images[rows])), dataset.test.labels[rows]
+    images, labels = _sample(dataset.test, _DRAWN_FROM)
     attack = APGD(card.epsilon, num_steps=20, norm=card.norm)
-    x_adv = np.asarray(jax.jit(attack)(logits_fn, jax.random.key(seed), images, labels))
+    x_adv = np.asarray(jax.jit(attack)(logits_fn, jax.random.key(_SEED.value), images, labels))
     before, after = (np.asarray(predicted(logits_fn(x))) for x in (images, x_adv))
     # One image per class: one that the attack breaks if there is one.
     order = np.argsort(~((before == labels) & (after != labels)), kind="stable")
@@ -68,10 +75,7 @@ def _draw(folder, logits_fn, dataset, card, seed):
 def _evaluate(which, network, folder, surrogate):
     """Evaluates one checkpoint, ``network`` as load_variables returns it, into ``folder``."""
     import jax
-    import numpy as np
 
-    from morel_jax.data.augment import to_float
-    from morel_jax.data.subset import stratified_rows
     from morel_jax.evaluation import evaluate, report_card
     from morel_jax.evaluation.summary import to_markdown
     from morel_jax.evaluation.trained import as_logits_fn
@@ -89,13 +93,12 @@ def _evaluate(which, network, folder, surrogate):
     text = to_markdown(summary, f"{_WORKDIR.value}, {which}")
     print("\n" + text)
     if _REPORT_CARD.value:
-        rows = stratified_rows(test.labels, min(_REPORT_CARD.value, len(test)))
-        card = report_card(logits_fn, jax.random.key(_SEED.value), np.asarray(to_float(test.images[rows])),
-                           test.labels[rows], epsilon, norm=_NORM.value)
+        card = report_card(logits_fn, jax.random.key(_SEED.value), *_sample(test, _REPORT_CARD.value), epsilon,
+                           norm=_NORM.value)
         write_atomically(folder / "report_card.json", json.dumps(card.to_dict(), indent=1))
         print(card.to_markdown())
         text += "\n" + card.to_markdown()
-        _draw(folder, logits_fn, dataset, card, _SEED.value)
+        _draw(folder, logits_fn, dataset, card)
     write_atomically(folder / "summary.md", text)
     print(f"results: {folder}")
 

@@ -66,7 +66,7 @@ def _program(logits_fn, image):
 
     try:
         traced = jax.make_jaxpr(with_gradient)(logits_fn, image)
-    except (TypeError, ValueError, NotImplementedError):  # A network without a gradient can be judged too.
+    except (TypeError, ValueError, NotImplementedError):  # A network without a gradient can be evaluated too.
         traced = jax.make_jaxpr(lambda logits_fn, x: logits_fn(x))(logits_fn, image)
     digest = hashlib.sha256(_ADDRESS.sub("", str(traced.jaxpr)).encode())
     digest.update(fingerprint(traced.consts).encode())

@@ -60,7 +60,7 @@ def evaluate(logits_fn, images, labels, attacks, folder, *, epsilon, step_size=N
         epsilon: radius, in units of images in [0, 1].
         step_size: of PGD, same units; None: epsilon / 10, as in the paper.
         norm: ``linf`` or ``l2``.
-        variant: ``paper`` or ``reference``: how CW-Linf is set up.
+        variant: of CW-Linf, ``paper`` or ``reference``.
         seed: of all random draws, in 0 .. 2**32 - 1; an example's draws depend on it, on the attack's name and on its
             index alone.
         examples: how many, taken in the order of :func:`morel_jax.data.subset.stratified_order`: the classes in

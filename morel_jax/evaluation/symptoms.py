@@ -57,22 +57,22 @@ class Line(NamedTuple):
     figures: dict
 
 
+def _percent(share):
+    return f"{100 * share:.1f} %"
+
+
 class Tally(NamedTuple):
     """How many images there are, and how many of them are classified right and attacked."""
     images: int
     right: int
 
     def accuracy(self, broken):
-        """Robust accuracy in [0, 1] when the attacked images bool[right] are broken."""
+        """Robust accuracy in [0, 1] if the attacked images bool[right] are broken."""
         return (self.right - int(np.sum(broken))) / self.images
 
     def percent(self, broken):
         """The same in words."""
         return _percent(self.accuracy(broken))
-
-
-def _percent(share):
-    return f"{100 * share:.1f} %"
 
 
 def sign_test(ahead, behind):
@@ -82,12 +82,9 @@ def sign_test(ahead, behind):
 
 
 def clearly_more(ahead, behind, images, points):
-    """Whether one attack beats another beyond chance and by more than ``points`` of robust accuracy.
+    """Whether an attack beats another beyond chance and by more than ``points`` of robust accuracy.
 
-    Args:
-        ahead, behind: images that only the one breaks, and only the other.
-        images: in all.
-        points: least difference that counts.
+    Of all ``images``, it alone breaks ``ahead`` and the other alone ``behind``.
     """
     return 100 * (ahead - behind) > points * images and sign_test(ahead, behind) <= SIGNIFICANCE
 
@@ -169,8 +166,7 @@ def more_effort_helps(tally, pgd, more):
 def gradients_usable(ce, margin):
     """Fails if a gradient is NaN or infinite, or has vanished at more than 1 % of the points.
 
-    Args:
-        ce, margin: float[m, 2], largest entries of the gradients of cross-entropy and margin, at images and starts.
+    Both are float[m, 2], the largest entries of the gradients of cross-entropy and margin, at images and starts.
     """
     infinite = int(np.sum(~np.isfinite(ce))), int(np.sum(~np.isfinite(margin)))
     vanished, zero = float(np.mean(ce <= VANISHED * margin)), float(np.mean(margin == 0))

@@ -255,7 +255,7 @@ def test_some_examples_have_the_classes_in_proportion(tmp_path):
 
 
 @pytest.mark.slow
-def test_double_precision_enabled_changes_no_verdict(tmp_path):
+def test_double_precision_enabled_changes_no_result(tmp_path):
     """JAX_ENABLE_X64=1 is some users' default; arrays without a type are then float64 and int64."""
     attacks = ["fgsm", "pgd2x2", "cw"]
     script = ("import sys; from morel_jax.evaluation import evaluate; from tests.attacks.linear import Linear; "

@@ -33,7 +33,7 @@ def test_violations_are_named_and_never_count():
     _, found = rechecked(x_adv, model=model)
     assert names(found) == ["", "nan", "box", "ball", "", ""]
     assert not np.asarray(found.broken)[1:4].any()
-    # Judged as projected, so their predictions are not those of the images that were handed in.
+    # Classified as projected, so their predictions are not those of the images that were handed in.
     assert np.isfinite(found.projected).all()
     assert np.abs(np.asarray(found.projected) - model.x).max() <= 0.1 + 1e-6
     np.testing.assert_array_equal(found.prediction[1], model.y[1])

@@ -16,7 +16,7 @@ def test_images_are_kept_by_index_and_added_to(tmp_path):
     SavedImages(tmp_path, (3, 2, 2, 1)).writer("fgsm")([finished(0, 1.0)])
     np.testing.assert_allclose(np.load(tmp_path / "fgsm.npy")[:, 0, 0, 0], [1.0, 0.0, 0.2])
     np.testing.assert_array_equal(np.load(tmp_path / "fgsm_uint8.npy")[:, 0, 0, 0], [255, 0, 51])
-    with pytest.raises(ValueError, match=r"holds float32\(3, 2, 2, 1\), not float32\(4, 2, 2, 1\)"):
+    with pytest.raises(DamagedFileError, match=r"holds float32\(3, 2, 2, 1\), not float32\(4, 2, 2, 1\)"):
         SavedImages(tmp_path, (4, 2, 2, 1)).writer("fgsm")
 
 
