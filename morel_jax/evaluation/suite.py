@@ -121,8 +121,11 @@ def _custom(pair):
 
 
 def _build(name, threat, classes, custom):
-    attack, radius = (custom, threat.epsilon) if custom is not None else _named(
-        name.removeprefix(TRANSFER), threat, classes)
+    """The :class:`SuiteAttack` of a name, or of the caller's own attack ``custom``."""
+    if custom is None:
+        attack, radius = _named(name.removeprefix(TRANSFER), threat, classes)
+    else:
+        attack, radius = custom, threat.epsilon
     if not isinstance(attack, IterativeAttack):
         attack = OneCall(attack, getattr(attack, "num_steps", 1) * getattr(attack, "num_restarts", 1))
     return SuiteAttack(name, attack, radius, name.startswith(TRANSFER))
@@ -133,8 +136,7 @@ def _named(name, threat, classes):
     if name in VERSIONS["rand"]:
         raise ValueError(f"attack {name} is for networks that answer at random; "
                          "call AutoAttack(version='rand') on those.")
-    found = find(name)
-    if found is None:
+    if (found := find(name)) is None:
         raise ValueError(f"attacks must be among {', '.join(known())}; got {name!r}.")
     entry, numbers = found
     if threat.norm not in entry.norms:
