@@ -3,22 +3,20 @@ import json
 
 from absl import flags
 
-from morel_jax import checks, command
+from morel_jax import attack_names, checks, command
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.")
 _CHECKPOINTS = ["best", "last"]
-_WHICH = flags.DEFINE_list("which", _CHECKPOINTS, "Checkpoints to judge: best, last.")
+_WHICH = flags.DEFINE_list("which", _CHECKPOINTS, "Checkpoints to evaluate: best, last.")
 flags.register_validator("which", lambda names: names and set(names) <= set(_CHECKPOINTS),
                          f"must be {', '.join(_CHECKPOINTS)} or both")
-_ATTACKS = flags.DEFINE_list(
-    "attacks", ["paper"],
-    "paper (fgsm, pgd20, pgd100, cw), autoattack, autoattack-plus, transfer, or single attacks: fgsm, pgd<steps>, "
-    "pgd<steps>x<restarts>, cw, apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square, transfer-<name>.")
+_ATTACKS = flags.DEFINE_list("attacks", ["paper"], "Any of:\n" + "\n".join(
+    f"- {name}: {text}" for name, text in attack_names.known().items()) + "\n")
 flags.register_validator("attacks", bool, "must name at least one attack")
-_EXAMPLES = flags.DEFINE_integer("examples", 0, "Only so many test images, the classes in proportion; 0: all.",
+_EXAMPLES = flags.DEFINE_integer("examples", 0, "How many test images, the classes in proportion; 0: all.",
                                 lower_bound=0)
 _EPSILON = flags.DEFINE_float(
-    "epsilon", None, "Radius; by default the config's validation.epsilon. PGD's step goes with it.")
+    "epsilon", None, "Radius; by default the config's validation.epsilon. PGD's step is scaled with it.")
 _NORM = flags.DEFINE_enum("norm", "linf", ["linf", "l2"], "Norm of the radius.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the attacks' random draws.", lower_bound=0,
                             upper_bound=checks.LARGEST_SEED)
@@ -35,73 +33,72 @@ _PROGRESS = flags.DEFINE_bool("progress", True, "Show a progress bar.")
 _SHOWN_CLASSES, _DRAWN_FROM = 8, 200
 
 
-def _draw(folder, logits_fn, dataset, card, threat, seed):
-    """The figures: curves of the report card, and images that PGD-20 breaks."""
+def _sample(split, count):
+    """At most ``count`` images of a split, float32 in [0, 1], and their labels; the classes in proportion."""
+    import numpy as np
+
+    from morel_jax.data.augment import to_float
+    from morel_jax.data.subset import stratified_rows
+    rows = stratified_rows(split.labels, min(count, len(split)))
+    return np.asarray(to_float(split.images[rows])), split.labels[rows]
+
+
+def _draw(folder, logits_fn, dataset, card):
+    """The figures: curves of the report card, and images that an attack breaks."""
     import jax
     import numpy as np
 
     from morel_jax.attacks import APGD
-    from morel_jax.data.augment import to_float
-    from morel_jax.data.subset import stratified_rows
     from morel_jax.evaluation import figures
     from morel_jax.training.validation import predicted
 
-    if card.epsilons:  # Empty where not even PGD could be run.
+    if card.epsilons:  # Empty if not even PGD could be run.
         figure = figures.new_figure(9, 3.2)
         figures.robustness_curves(figure, card)
         figures.save(figure, folder / "curves.png")
 
-    rows = stratified_rows(dataset.test.labels, min(_DRAWN_FROM, len(dataset.test)))
-    images, labels = np.asarray(to_float(dataset.test.images[rows])), dataset.test.labels[rows]
-    attack = APGD(threat.epsilon, num_steps=20, norm=threat.norm)
-    x_adv = np.asarray(jax.jit(attack)(logits_fn, jax.random.key(seed), images, labels))
+    images, labels = _sample(dataset.test, _DRAWN_FROM)
+    attack = APGD(card.epsilon, num_steps=20, norm=card.norm)
+    x_adv = np.asarray(jax.jit(attack)(logits_fn, jax.random.key(_SEED.value), images, labels))
     before, after = (np.asarray(predicted(logits_fn(x))) for x in (images, x_adv))
-    # One image a class: one that the attack breaks where there is one.
+    # One image per class: one that the attack breaks if there is one.
     order = np.argsort(~((before == labels) & (after != labels)), kind="stable")
     shown = [order[labels[order] == label][0] for label in np.unique(labels)[:_SHOWN_CLASSES]]
     figure = figures.new_figure(9, 3.9)
-    figure.suptitle(f"APGD, 20 steps, {threat.norm}, epsilon {threat.epsilon:.4g}", fontsize=10)
+    figure.suptitle(f"APGD, 20 steps, {card.norm}, epsilon {card.epsilon:.4g}", fontsize=10)
     figures.adversarial_examples(figure, images[shown], labels[shown], {"network": (x_adv[shown], after[shown])},
-                                 threat.epsilon if threat.norm == "linf" else np.abs(x_adv - images).max(),
+                                 card.epsilon if card.norm == "linf" else np.abs(x_adv - images).max(),
                                  dataset.class_names)
     figures.save(figure, folder / "adversarial.png")
 
 
-def _judge(which, network, output, surrogate):
+def _evaluate(which, network, folder, surrogate):
+    """Evaluates one checkpoint, ``network`` as load_variables returns it, into ``folder``."""
     import jax
-    import numpy as np
 
-    from morel_jax.data.augment import to_float
-    from morel_jax.data.subset import stratified_rows
     from morel_jax.evaluation import evaluate, report_card
-    from morel_jax.evaluation.progress import Bar
-    from morel_jax.evaluation.suite import Threat
     from morel_jax.evaluation.summary import to_markdown
     from morel_jax.evaluation.trained import as_logits_fn
     from morel_jax.files import write_atomically
+    from morel_jax.progress import AttackProgress
 
     model, variables, config, dataset = network
-    logits_fn, test = as_logits_fn(model, variables), dataset.test
-    epsilon = config.validation.epsilon if _EPSILON.value is None else _EPSILON.value
-    threat = Threat(epsilon, config.validation.step_size * epsilon / config.validation.epsilon, _NORM.value,
-                    config.variant)
-    folder = output / which
+    logits_fn, test, section = as_logits_fn(model, variables), dataset.test, config.validation
+    epsilon = section.epsilon if _EPSILON.value is None else _EPSILON.value
     summary = evaluate(
-        logits_fn, test.images, test.labels, _ATTACKS.value, folder, epsilon=threat.epsilon, step_size=threat.step_size,
-        norm=threat.norm, variant=threat.variant, seed=_SEED.value, examples=_EXAMPLES.value,
-        surrogate=surrogate, batch_size=_BATCH_SIZE.value, save_images=_SAVE_IMAGES.value,
-        progress=Bar() if _PROGRESS.value else None)
+        logits_fn, test.images, test.labels, _ATTACKS.value, folder, epsilon=epsilon,
+        step_size=section.step_size * epsilon / section.epsilon, norm=_NORM.value, variant=config.variant,
+        seed=_SEED.value, examples=_EXAMPLES.value, surrogate=surrogate, batch_size=_BATCH_SIZE.value,
+        save_images=_SAVE_IMAGES.value, progress=AttackProgress(_PROGRESS.value))
     text = to_markdown(summary, f"{_WORKDIR.value}, {which}")
     print("\n" + text)
     if _REPORT_CARD.value:
-        rows = stratified_rows(test.labels, min(_REPORT_CARD.value, len(test)))
-        card = report_card(logits_fn, jax.random.key(_SEED.value), np.asarray(to_float(test.images[rows])),
-                           test.labels[rows], epsilon, norm=_NORM.value)
+        card = report_card(logits_fn, jax.random.key(_SEED.value), *_sample(test, _REPORT_CARD.value), epsilon,
+                           norm=_NORM.value)
         write_atomically(folder / "report_card.json", json.dumps(card.to_dict(), indent=1))
-        card_text = card.to_markdown()
-        print(card_text)
-        text += "\n" + card_text
-        _draw(folder, logits_fn, dataset, card, threat, _SEED.value)
+        print(card.to_markdown())
+        text += "\n" + card.to_markdown()
+        _draw(folder, logits_fn, dataset, card)
     write_atomically(folder / "summary.md", text)
     print(f"results: {folder}")
 
@@ -115,17 +112,17 @@ def _main():
     surrogate = None
     if _SURROGATE.value is not None:
         surrogate, _ = load(local_path(_SURROGATE.value, "surrogate"), _SURROGATE_WHICH.value)
-    # All before the first is judged, which may take hours.
+    # All are loaded before the first is evaluated, which may take hours.
     networks = {which: load_variables(workdir, which) for which in _WHICH.value}
     if any(dataset is None for *_, dataset in networks.values()):
-        raise ValueError(f"{workdir} was trained on its caller's own data set; judge it with "
+        raise ValueError(f"{workdir} was trained on its caller's own data set; evaluate it with "
                          "morel_jax.evaluation.evaluate, which takes images.")
     for which, network in networks.items():
-        _judge(which, network, output, surrogate)
+        _evaluate(which, network, output / which, surrogate)
 
 
 def main(argv):
-    """Judges each checkpoint. Exit status: see :func:`morel_jax.command.exit_status`."""
+    """Evaluates each checkpoint. Exit status: see :func:`morel_jax.command.exit_status`."""
     del argv
     return command.exit_status(_main)
 

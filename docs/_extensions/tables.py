@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sphinx.util.docutils import SphinxDirective
 
-from morel_jax import configuration
+from morel_jax import attack_names, configuration
 from morel_jax.methods import METHODS
 
 _FLAGS_OF = Path(__file__).parent / "flags_of.py"
@@ -82,6 +82,16 @@ class ConfigFields(_Written):
         return f"| `{name.rpartition('.')[2]}` | `{shown(field.default)}` | {_cell(' '.join(filter(None, said)))} |"
 
 
+class Attacks(_Written):
+    """``{attacks}``: what ``--attacks`` takes."""
+
+    def text(self):
+        limits = {entry.name: (", ".join(entry.norms), str(entry.fewest_classes)) for entry in attack_names.ATTACKS}
+        return "\n".join(["| name | what it is | norms | classes, at least |", "|---|---|---|---|", *(
+            f"| `{name}` | {text} | {' | '.join(limits.get(name, ('', '')))} |"
+            for name, text in attack_names.known().items())])
+
+
 class VariantDifferences(_Written):
     """``{variant-differences}``: fields in which ``paper`` and ``reference`` differ, for ResNet18."""
 
@@ -116,6 +126,7 @@ class Methods(_Written):
 
 def setup(app):
     """Registers the directives."""
+    app.add_directive("attacks", Attacks)
     app.add_directive("flags", Flags)
     app.add_directive("config-fields", ConfigFields)
     app.add_directive("methods", Methods)

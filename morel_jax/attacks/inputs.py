@@ -15,11 +15,13 @@ def _concrete(array):
     return not isinstance(array, jax.core.Tracer) and getattr(array, "is_fully_addressable", True)
 
 
-def check_images(x, name="x"):
-    """Raises ValueError unless ``x`` is float[n, ...], with all values in [0, 1] where they are known."""
+def check_images(x, name="x", allow_uint8=False):
+    """Raises ValueError unless ``x`` is float[n, ...], with all values in [0, 1] where they are known, or allowed."""
+    if allow_uint8 and x.dtype == np.uint8:
+        return
     if not jnp.issubdtype(x.dtype, jnp.floating):
         hint = "; divide uint8 images by 255" if x.dtype == np.uint8 else ""
-        raise ValueError(f"{name} must be floats in [0, 1]; got {x.dtype}{hint}.")
+        raise ValueError(f"{name} must be {'uint8 or ' if allow_uint8 else ''}floats in [0, 1]; got {x.dtype}{hint}.")
     if x.ndim < 2:
         raise ValueError(f"{name} must have shape [n, ...], one image a row; got {x.shape}.")
     if x.size and _concrete(x):
@@ -53,13 +55,17 @@ def check_logits(logits, count):
                          f"got {logits.dtype}{list(logits.shape)}.")
 
 
-def check_finite(logits):
-    """Raises ValueError if logits on clean images are known and not all finite: no attack could say anything."""
+def check_finite(logits, name="logits_fn", index=None):
+    """Raises ValueError if logits on clean images are known and not all finite: no attack could say anything.
+
+    The message names the network and the first such image, by its place in ``index`` int[n] where that is given.
+    """
     if _concrete(logits):
-        bad = np.sum(~np.all(np.isfinite(np.asarray(logits, np.float64)), axis=-1))
-        if bad:
-            raise ValueError(f"logits_fn must give finite logits on x; got NaN or infinity on {bad} of {len(logits)} "
-                             "images.")
+        bad = np.flatnonzero(~np.all(np.isfinite(np.asarray(logits, np.float64)), axis=-1))
+        if len(bad):
+            raise ValueError(f"{name} must give finite logits on the clean images; got NaN or infinity on {len(bad)} "
+                             f"of {len(logits)} images, the first of them image "
+                             f"{bad[0] if index is None else index[bad[0]]}.")
 
 
 def misclassified(logits, y):

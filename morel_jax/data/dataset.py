@@ -8,27 +8,22 @@ _HINTS = {"images": " Images in [0, 1] become that by (255 * images).round().ast
           "labels": " They are class numbers: one-hot rows become that by labels.argmax(-1).astype('int32')."}
 
 
-def check_arrays(images, labels, owner=""):
-    """Raises ValueError, naming rule and value, unless the arrays are images [n, h, w, c] and their labels int[n].
-
-    Args:
-        images, labels: arrays of NumPy or JAX.
-        owner: what stands before their names in a message, such as "Split.".
-    """
+def check_arrays(images, labels, image_name="images", label_name="labels"):
+    """Raises ValueError, naming rule and value, unless the arrays are images [n, h, w, c] and their labels int[n]."""
     if np.ndim(images) != 4:
-        raise ValueError(f"{owner}images must have the shape [n, height, width, channels]; got {np.shape(images)}.")
+        raise ValueError(f"{image_name} must have the shape [n, height, width, channels]; got {np.shape(images)}.")
     if not len(images):
-        raise ValueError(f"{owner}images must hold at least one image; got none.")
+        raise ValueError(f"{image_name} must hold at least one image; got none.")
     if 0 in np.shape(images):
-        raise ValueError(f"{owner}images must have no side of length 0; got {np.shape(images)}.")
+        raise ValueError(f"{image_name} must have no side of length 0; got {np.shape(images)}.")
     if np.shape(labels) != (len(images),):
         hint = ""
         if np.ndim(labels) == 2 and len(labels) == len(images):
-            hint = f" Give {owner}labels[:, 0]." if np.shape(labels)[1] == 1 else _HINTS["labels"]
-        raise ValueError(f"{owner}labels must have the shape ({len(images)},), one per image; got {np.shape(labels)}."
+            hint = f" Give {label_name}[:, 0]." if np.shape(labels)[1] == 1 else _HINTS["labels"]
+        raise ValueError(f"{label_name} must have the shape ({len(images)},), one per image; got {np.shape(labels)}."
                          + hint)
     if not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"{owner}labels must be integers; got {labels.dtype}.")
+        raise ValueError(f"{label_name} must be integers; got {labels.dtype}.")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,7 +50,7 @@ class Split:
                                 "numpy.asarray may turn into one.")
             if array.dtype != dtype:
                 raise TypeError(f"Split.{field} must be a NumPy array of {dtype}; got {array.dtype}." + _HINTS[field])
-        check_arrays(self.images, self.labels, "Split.")
+        check_arrays(self.images, self.labels, "Split.images", "Split.labels")
         if self.labels.min() < 0:
             raise ValueError("Split.labels must be >= 0 (TFDS writes -1 where a split has no labels); "
                              f"got {self.labels.min()}.")

@@ -1,4 +1,5 @@
-"""What tells one network, or data set, from another, so that no verdict is taken over for the wrong one."""
+"""What tells one network, or data set, from another, so that no result is taken over for the wrong one."""
+import dataclasses
 import hashlib
 import re
 
@@ -6,16 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from morel_jax.data.augment import to_float
 from morel_jax.data.subset import stratified_order
-from morel_jax.evaluation.pool import as_argument, clean_logits
+from morel_jax.evaluation.evaluator import as_argument
 
-# Where an object lies in memory is not what it is.
+# An object's place in memory is no part of what it is.
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
-# Images on which networks are compared: so many of the data set, and each again with noise of this size, which tells a
-# defence that rounds pixels from none.
+# Networks are compared on this many images of the data set, and on each again with noise of this size, which reveals a
+# defence that rounds pixels.
 _PROBES, _NOISE = 4, 0.25
-# Answers may differ by this share of the largest of them: two machines, or versions of XLA, round differently.
+# Answers may differ by this fraction of the largest: two machines, or versions of XLA, round differently.
 _ROUNDING = 1e-3
 
 
@@ -28,21 +28,8 @@ def fingerprint(tree):
     return digest.hexdigest()
 
 
-def floats(images, index):
-    """float32[m, h, w, c] in [0, 1], the rows ``index`` of uint8 or float images[n, h, w, c]."""
-    rows = images[index]
-    return np.asarray(to_float(rows)) if images.dtype == np.uint8 else rows.astype(np.float32)
-
-
-def network_record(logits_fn, images, labels, width, prefix="network"):
-    """A network in plain values: two records differ where the networks do, and agree on any machine.
-
-    Args:
-        logits_fn: images float32[n, h, w, c] -> logits [n, classes].
-        images: uint8[n, h, w, c], or floats in [0, 1]: the data set.
-        labels: int[n].
-        width: rows in which the network is evaluated.
-        prefix: of the names.
+def network_record(evaluator, prefix="network"):
+    """A network, on a data set, in plain values: records differ where the networks do, and agree on any machine.
 
     Returns:
         dict: ``<prefix>``, of its weights and of the printed function or module that they belong to;
@@ -50,12 +37,12 @@ def network_record(logits_fn, images, labels, width, prefix="network"):
         ``<prefix>_program_jax_<version>``, of the traced computation and its gradient, constants included, which is
         comparable within one version of JAX.
     """
-    return (network_digests(logits_fn, images.shape[1:], prefix)
-            | {f"{prefix}_answers": _answers(as_argument(logits_fn), images, labels, width)})
+    return (network_digests(evaluator.logits_fn, evaluator.images.shape[1:], prefix)
+            | {f"{prefix}_answers": _answers(evaluator)})
 
 
 def network_digests(logits_fn, image_shape, prefix="network"):
-    """What of :func:`network_record` takes no images, but their shape (h, w, c)."""
+    """The part of :func:`network_record` that needs the images' shape (h, w, c) alone."""
     logits_fn = as_argument(logits_fn)
     digest = hashlib.sha256(_ADDRESS.sub("", repr(logits_fn.func)).encode())
     digest.update(fingerprint(logits_fn).encode())
@@ -63,12 +50,12 @@ def network_digests(logits_fn, image_shape, prefix="network"):
     return {prefix: digest.hexdigest(), f"{prefix}_program_jax_{jax.__version__}": _program(logits_fn, image)}
 
 
-def _answers(logits_fn, images, labels, width):
-    x = floats(images, stratified_order(labels)[:_PROBES])
+def _answers(evaluator):
+    x = evaluator.x(stratified_order(evaluator.labels)[:_PROBES])
     noise = _NOISE * np.asarray(jax.random.uniform(jax.random.key(0), x.shape, jnp.float32, -1))
     x = np.concatenate([x, np.clip(x + noise, 0, 1)])
-    logits = clean_logits(logits_fn, x.__getitem__, np.arange(len(x)), width).astype(np.float64)
-    # Any weights will do that tell the classes apart.
+    logits = dataclasses.replace(evaluator, images=x).logits(np.arange(len(x))).astype(np.float64)
+    # Any weights that tell the classes apart will do.
     return (logits @ np.cos(np.arange(1, logits.shape[1] + 1))).tolist()
 
 
@@ -79,7 +66,7 @@ def _program(logits_fn, image):
 
     try:
         traced = jax.make_jaxpr(with_gradient)(logits_fn, image)
-    except (TypeError, ValueError, NotImplementedError):  # A network without a gradient can be judged too.
+    except (TypeError, ValueError, NotImplementedError):  # A network without a gradient can be evaluated too.
         traced = jax.make_jaxpr(lambda logits_fn, x: logits_fn(x))(logits_fn, image)
     digest = hashlib.sha256(_ADDRESS.sub("", str(traced.jaxpr)).encode())
     digest.update(fingerprint(traced.consts).encode())

@@ -1,29 +1,26 @@
-"""The ledger of an evaluation: one row an example and attack, in a CSV file that survives a kill at any moment."""
+"""The ledger of an evaluation: one row per example and attack, in a CSV file that survives a kill at any moment."""
 import dataclasses
 import hashlib
 import json
-import os
 from pathlib import Path
 
-import numpy as np
-
 from morel_jax.evaluation.identity import agree
-from morel_jax.evaluation.judge import VIOLATIONS
+from morel_jax.evaluation.recheck import VIOLATIONS
 from morel_jax.files import DamagedFileError, read_json, write_atomically
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What came of one attack on one example.
+    """The result of one attack on one example.
 
     Attributes:
         attack: name, without a comma or line break.
         index: place of the example in the data set.
         label: its class.
         clean_prediction: on the image itself.
-        broken: 1 when misclassified, by the attack or already without it; else 0.
-        prediction: on the image that the attack returned, re-projected; -1 where the logits are NaN or infinite.
-        distance: of that image from the clean one, in the evaluation's norm; 0 for what was never attacked.
+        broken: 1 when misclassified, under the attack or already without it; else 0.
+        prediction: on the attack's image, projected; -1 where the logits are NaN or infinite.
+        distance: of that image from the clean one, in the evaluation's norm; 0 for an example that was not attacked.
         steps: passes through the network that the attack took, queries where it counts them.
         uint8_broken: as ``broken``, the image rounded to 256 levels.
         violation: empty, or why the image does not count: nan, box or ball.
@@ -42,10 +39,10 @@ class Row:
     @classmethod
     def attacked(cls, attack, label, clean_prediction, finished):
         """The row of a :class:`~morel_jax.evaluation.pool.Finished` example."""
-        verdict = finished.verdict
-        return cls(attack, finished.index, int(label), int(clean_prediction), int(verdict["broken"]),
-                   int(verdict["prediction"]), float(str(verdict["distance"])), finished.steps,
-                   int(verdict["rounded_broken"]), VIOLATIONS[int(verdict["violation"])])
+        found = finished.rechecked
+        return cls(attack, finished.index, int(label), int(clean_prediction), int(found["broken"]),
+                   int(found["prediction"]), float(str(found["distance"])), finished.steps,
+                   int(found["rounded_broken"]), VIOLATIONS[int(found["violation"])])
 
     @classmethod
     def misclassified(cls, attack, index, label, clean_prediction):
@@ -55,13 +52,13 @@ class Row:
 
 _FIELDS = [field.name for field in dataclasses.fields(Row)]
 _TYPES = {field.name: field.type for field in dataclasses.fields(Row)}
-# A row's last column, its checksum, has so many hexadecimal digits.
+# Hexadecimal digits of a row's checksum, its last column.
 _DIGITS = 8
 _HEADER = ",".join([*_FIELDS, "check"])
 
 
 def _may_come_later(setting):
-    """Whether a later evaluation in the same folder may bring the setting with it, or leave it out."""
+    """Whether a later evaluation in the same folder may add the setting, or leave it out."""
     return setting.startswith("surrogate") or "_program_" in setting
 
 
@@ -72,17 +69,17 @@ def _shown(value):
 class Ledger:
     """``ledger.csv`` and ``settings.json`` in a folder.
 
-    Rows are appended as they come and put in order, by attack and example, when an evaluation is complete: so the file
-    ends the same whichever way it came about. Each row carries a checksum of itself and of the settings: a row that was
-    changed, or stands beside other settings than it was made with, is an error and never counts.
+    Rows are appended as they come and sorted by attack and example when an evaluation is complete, so the finished file
+    does not depend on the order of the work. Each row carries a checksum of itself and of the settings: a row that was
+    changed, or belongs to other settings, is an error and never counts.
 
     Args:
-        folder: made when it is not there.
+        folder: made if it is not there.
         settings: dict of plain values on which every row depends.
 
     Raises:
-        ValueError: the folder holds a ledger made with other settings; the message lists them. A DamagedFileError,
-            naming the line: rows without settings, without checksums, or not as they were written.
+        ValueError: the folder holds a ledger made with other settings; the message lists them.
+        DamagedFileError: rows without settings, without checksums, or not as they were written; it names the line.
     """
 
     def __init__(self, folder, settings):
@@ -121,7 +118,7 @@ class Ledger:
         """The file's whole rows, as bytes."""
         if not self._path.exists():
             return []
-        # A kill may have left a part of the last line: whatever has no end of line was never written.
+        # A kill may have left a part of the last line: what has no end of line does not count.
         header, *lines = self._path.read_bytes().split(b"\n")[:-1] or [_HEADER.encode()]
         if header == ",".join(_FIELDS).encode():
             raise DamagedFileError(f"{self._path} was written by an earlier version of this library, without checksums "
@@ -154,7 +151,7 @@ class Ledger:
         self._file = open(self._path, "ab")
 
     def add(self, rows):
-        """Appends rows; after this a kill of the program does not lose them."""
+        """Appends rows, which a kill of the program then does not lose."""
         for row in rows:
             self._rows[row.attack, row.index] = row
             self._file.write(self._line(row))
@@ -165,7 +162,7 @@ class Ledger:
         return {index: row for (name, index), row in self._rows.items() if name == attack}
 
     def sort(self, attacks):
-        """Puts the rows in order: of ``attacks``, those not named there last by name, and of index."""
+        """Sorts the rows: by the order of ``attacks``, those not named there last and by name, and by index."""
         place = {name: number for number, name in enumerate(attacks)}
         order = sorted(self._rows, key=lambda key: (place.get(key[0], len(place)), key[0], key[1]))
         self._rows = {key: self._rows[key] for key in order}
@@ -173,47 +170,5 @@ class Ledger:
         self._write_all()
 
     def close(self):
-        """Ends the file."""
+        """Closes the file."""
         self._file.close()
-
-
-class Images:
-    """Adversarial images on disk: ``<attack>.npy``, float32[n, h, w, c], and ``<attack>_uint8.npy`` beside it.
-
-    Row i belongs to example i; of an example that the attack was not run on it is zero.
-
-    Args:
-        folder: made when it is not there.
-        attack: name.
-        shape: (n, h, w, c).
-    """
-
-    def __init__(self, folder, attack, shape):
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self._arrays = [_mapped(folder / f"{attack}{ending}.npy", dtype, shape)
-                        for ending, dtype in (("", np.float32), ("_uint8", np.uint8))]
-
-    def add(self, finished):
-        """Writes the images of a list of :class:`~morel_jax.evaluation.pool.Finished`."""
-        # Mapped from the files: a kill of the program loses nothing that was written here.
-        for one in finished:
-            for array, name in zip(self._arrays, ("judged", "rounded"), strict=True):
-                array[one.index] = one.verdict[name]
-
-
-def _mapped(path, dtype, shape):
-    if path.exists():
-        try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)  # With "r+" a cut file grows by zeros.
-        except (ValueError, EOFError) as error:
-            raise DamagedFileError(f"{path} is not an array as it was written ({error}). Move the folder away, and "
-                                   "evaluate anew to save the images of all rows.") from None
-        if array.shape != tuple(shape) or array.dtype != dtype:
-            raise ValueError(f"{path} holds {array.dtype}{array.shape}, not {np.dtype(dtype)}{tuple(shape)}; "
-                             "move it away, or save the images of as many examples as before.")
-        return np.load(path, mmap_mode="r+")
-    temporary = path.with_name(path.name + ".tmp")
-    np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=tuple(shape)).flush()
-    os.replace(temporary, path)
-    return np.load(path, mmap_mode="r+")

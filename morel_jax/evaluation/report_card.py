@@ -1,4 +1,4 @@
-"""The report card: ten verdicts on whether a robust accuracy can be believed.
+"""The report card: ten checks of whether a robust accuracy can be believed.
 
 A network can look robust because attacks fail rather than because it is. Each line looks for one symptom of that; the
 symptoms are those of Athalye et al. (arXiv:1802.00420), Carlini et al. (arXiv:1902.06705) and AutoAttack's flags
@@ -13,49 +13,29 @@ import numpy as np
 
 from morel_jax import checks
 from morel_jax.attacks.checks import nondeterministic
+from morel_jax.attacks.inputs import check_finite, check_images, check_labels, check_logits
 from morel_jax.attacks.norms import norm as known_norm
+from morel_jax.data.dataset import check_arrays
+from morel_jax.evaluation import symptoms
+from morel_jax.evaluation.evaluator import Evaluator, as_argument
+from morel_jax.evaluation.measurements import Measurements, gradient_error, radii
 from morel_jax.evaluation.suite import largest_epsilon
-from morel_jax.evaluation.symptoms import Bench, clean_logits, gradient_error, radii
-from morel_jax.evaluation.verdicts import (
-    FAIL,
-    FEWEST_IMAGES,
-    MORE_STEPS,
-    NOT_JUDGED,
-    RESTARTS,
-    STEPS,
-    Line,
-    Tally,
-    black_box_beats_white_box,
-    deterministic,
-    gradients_usable,
-    largest_epsilon_at_chance,
-    logits_not_probabilities,
-    loss_rises,
-    monotone_in_epsilon,
-    more_effort_helps,
-    noise_breaks_less,
-    one_step_beats_iterative,
-)
+from morel_jax.evaluation.symptoms import FEWEST_IMAGES, MORE_STEPS, NAMES, RESTARTS, STEPS, Line, Tally
 
 # Images that are passed through the network again and again, uncompiled.
 _REPEATED_IMAGES = 32
-
-NAMES = ("one_step_beats_iterative", "black_box_beats_white_box", "largest_epsilon_at_chance", "monotone_in_epsilon",
-         "more_effort_helps", "gradients_usable", "deterministic", "logits_not_probabilities", "loss_rises",
-         "noise_breaks_less")
 
 
 class ReportCard(NamedTuple):
     """
     Attributes:
         norm, epsilon: the ball.
-        images: how many were judged on.
+        images: how many were looked at.
         clean_accuracy: on them, in [0, 1].
-        lines: :class:`Line`, in the order of ``NAMES``.
+        lines: one per symptom.
         epsilons, epsilon_accuracies: robust accuracy under PGD-20 by radius, from 0 to the whole box.
         iterations, iteration_accuracies, iteration_margins: robust accuracy by steps of one PGD-100, and the mean
-            margin of the best wrong class over the images classified right. The five lists are empty where PGD could
-            not be run.
+            margin of the best wrong class over the images classified right. All five are empty if PGD cannot be run.
     """
     norm: str
     epsilon: float
@@ -73,13 +53,13 @@ class ReportCard(NamedTuple):
         return self._asdict() | {"lines": [line._asdict() for line in self.lines]}
 
     def to_markdown(self):
-        """The card as a Markdown list, a line each."""
+        """The card as a Markdown list."""
         return "\n".join(f"- **{line.verdict}** `{line.name}`: {line.text}" for line in self.lines)
 
 
 def report_card(logits_fn, key, x, y, epsilon, norm="linf", *, batch_size=100, progress=None, square_queries=1000,
                 square_gain=None):
-    """Looks for gradient masking and weak evaluation, a verdict a symptom.
+    """Looks for gradient masking and weak evaluation, one line per symptom.
 
     Images that are classified right are attacked; the others count as broken in every robust accuracy. PGD begins at a
     random point of the ball's boundary, climbs the cross-entropy in steps of 2.5 epsilon / steps, and has broken an
@@ -95,12 +75,12 @@ def report_card(logits_fn, key, x, y, epsilon, norm="linf", *, batch_size=100, p
         batch_size: images at a time; it changes no result but by rounding.
         progress: called with (measurement's name, images done, images in all), as they are done.
         square_queries: of Square, on what APGD-CE leaves.
-        square_gain: (images that Square alone broke, images in all) where an evaluation has run Square behind its
-            white-box attacks already; then neither is run here.
+        square_gain: (images that Square alone broke, images in all) of an evaluation that ran Square after its
+            white-box attacks; then neither is run here.
 
     Returns:
-        :class:`ReportCard`. A line is ``not judged`` where the network has no gradient that JAX can take, where fewer
-        than five images are classified right, or where too few are broken to tell.
+        :class:`ReportCard`. A line is ``not judged`` if the network has no gradient that JAX can take, if fewer than
+        five images are classified right, or if too few are broken to tell.
 
     Raises:
         ValueError: no images, shapes that do not fit, images outside [0, 1], labels out of range, logits that are not
@@ -109,102 +89,76 @@ def report_card(logits_fn, key, x, y, epsilon, norm="linf", *, batch_size=100, p
     Source: Athalye et al., arXiv:1802.00420; Carlini et al., arXiv:1902.06705; AutoAttack's flags.
     """
     known_norm(norm)
-    x, y = _checked_images(x, y)
+    x, y = np.asarray(x), np.asarray(y)
+    check_arrays(x, y, "x", "y")
+    check_images(x)
+    x, y = x.astype(np.float32), y.astype(np.int32)
     largest = largest_epsilon(x.shape[1:], norm)
     epsilon = checks.radius("epsilon", epsilon, largest, ", the whole box")
-    batch_size = checks.whole_number("batch_size", batch_size, 1)
+    batch_size = min(checks.whole_number("batch_size", batch_size, 1), len(x))
     square_queries = checks.whole_number("square_queries", square_queries, 1)
-    _check_gain(square_gain)
+    if square_gain is not None and not (0 <= square_gain[0] <= square_gain[1] >= 1):
+        raise ValueError("square_gain must be (images that Square alone broke, images in all), the first at most the "
+                         f"second; got {square_gain}.")
     if not isinstance(key, (jax.Array, np.ndarray)):
         raise ValueError(f"key must be a key, such as jax.random.key(0); got {key!r}.")
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)
     error = gradient_error(logits_fn, x[:batch_size])
-    logits = clean_logits(logits_fn, x, batch_size, compiled=error is None)
-    _check_logits(logits, y)
+    network = Evaluator(as_argument(logits_fn), x, y, batch_size)
+    logits = network.logits(np.arange(len(x)), compiled=error is None).astype(np.float32)
+    check_logits(logits, len(y))
+    if logits.shape[1] < 2:
+        raise ValueError(f"logits_fn must know at least two classes; got logits of shape {logits.shape}.")
+    check_labels(y, len(y), logits.shape[1])
+    check_finite(logits)
 
-    right = np.flatnonzero(logits.argmax(-1) == y)
-    repeated = x[:_REPEATED_IMAGES]
-    lines = [deterministic(nondeterministic(logits_fn, repeated), len(repeated)), logits_not_probabilities(logits)]
+    right, repeated = np.flatnonzero(logits.argmax(-1) == y), x[:_REPEATED_IMAGES]
+    lines = [symptoms.deterministic(nondeterministic(logits_fn, repeated), len(repeated)),
+             symptoms.logits_not_probabilities(logits)]
     curves: dict[str, Any] = dict(epsilons=[], epsilon_accuracies=[], iterations=[], iteration_accuracies=[],
                                   iteration_margins=[])
     if square_gain is not None:
-        lines.append(black_box_beats_white_box(*square_gain, "in the full evaluation"))
+        lines.append(symptoms.black_box_beats_white_box(*square_gain, "in the full evaluation"))
+    reason = None
     if error is not None:
         reason = f"JAX cannot take the network's gradient ({error})"
-        lines.append(Line("gradients_usable", FAIL, reason, {}))
+        lines.append(Line("gradients_usable", symptoms.FAIL, reason, {}))
     elif len(right) < FEWEST_IMAGES:
         reason = f"{len(right)} of {len(x)} images are classified right; {FEWEST_IMAGES} are needed"
     else:
-        reason = None
-        bench = Bench(logits_fn, key, x, y, right, norm, batch_size, progress or (lambda *_: None))
+        measurements = Measurements(network, key, right, norm, progress or (lambda *_: None))
         tally = Tally(len(x), len(right))
-        attacked, curves = _attacked_lines(bench, tally, epsilon, largest, logits.shape[-1])
+        attacked, curves = _attacked_lines(measurements, tally, epsilon, largest, logits.shape[1])
         lines += attacked
         if square_gain is None:
-            lines.append(_square_line(bench, tally, epsilon, square_queries))
+            white, both = measurements.white_then_black_box(epsilon, square_queries)
+            lines.append(symptoms.black_box_beats_white_box(
+                int(both.sum() - white.sum()), tally.images, f"APGD-CE leaves {tally.percent(white)}, Square after it "
+                f"{tally.percent(both)} ({square_queries} queries)"))
     found = {line.name: line for line in lines}
-    lines = tuple(found.get(name) or Line(name, NOT_JUDGED, reason, {}) for name in NAMES)
+    lines = tuple(found.get(name) or Line(name, symptoms.NOT_JUDGED, reason, {}) for name in NAMES)
     return ReportCard(norm=norm, epsilon=epsilon, images=len(x), clean_accuracy=len(right) / len(x),
                       lines=lines, **curves)
 
 
-def _attacked_lines(bench, tally, epsilon, largest, classes):
-    """The lines for which images are attacked, but Square's; and the curves."""
+def _attacked_lines(measurements, tally, epsilon, largest, classes):
+    """The lines for which images are attacked, except Square's; and the curves."""
     epsilons = radii(epsilon, largest)
-    by_epsilon = [bench.pgd(one, STEPS)[1][:, -1] for one in epsilons]
+    by_epsilon = [measurements.pgd(one, STEPS)[1][:, -1] for one in epsilons]
     pgd = by_epsilon[epsilons.index(epsilon)]
-    more, margins, course = bench.restarted_pgd(epsilon, MORE_STEPS, RESTARTS)
+    more, margins, course = measurements.restarted_pgd(epsilon, MORE_STEPS, RESTARTS)
     lines = [
-        one_step_beats_iterative(tally, bench.one_step(epsilon), pgd),
-        largest_epsilon_at_chance(tally, largest, by_epsilon[-1], classes),
-        monotone_in_epsilon(tally, epsilons, by_epsilon),
-        more_effort_helps(tally, pgd, more),
-        gradients_usable(*bench.gradient_norms(epsilon)),
-        loss_rises(margins),
-        noise_breaks_less(tally, bench.noise(epsilon), pgd),
+        symptoms.one_step_beats_iterative(tally, measurements.one_step(epsilon), pgd),
+        symptoms.largest_epsilon_at_chance(tally, largest, by_epsilon[-1], classes),
+        symptoms.monotone_in_epsilon(tally, epsilons, by_epsilon),
+        symptoms.more_effort_helps(tally, pgd, more),
+        symptoms.gradients_usable(*measurements.gradient_norms(epsilon)),
+        symptoms.loss_rises(margins),
+        symptoms.noise_breaks_less(tally, measurements.noise(epsilon), pgd),
     ]
     means = margins.mean(axis=0, dtype=np.float64)
     return lines, dict(
         epsilons=[0.0, *epsilons], epsilon_accuracies=[tally.accuracy(one) for one in (np.zeros(0), *by_epsilon)],
         iterations=list(range(MORE_STEPS + 1)), iteration_accuracies=[tally.accuracy(one) for one in course.T],
         iteration_margins=[float(mean) if np.isfinite(mean) else None for mean in means])
-
-
-def _square_line(bench, tally, epsilon, queries):
-    white, both = bench.white_then_black_box(epsilon, queries)
-    return black_box_beats_white_box(
-        int(both.sum() - white.sum()), tally.images,
-        f"APGD-CE leaves {tally.percent(white)}, Square after it {tally.percent(both)} ({queries} queries)")
-
-
-def _checked_images(x, y):
-    x, y = np.asarray(x), np.asarray(y)
-    if x.ndim != 4 or not np.issubdtype(x.dtype, np.floating):
-        raise ValueError(f"x must be float[n, h, w, c]; got {x.dtype}{list(x.shape)}.")
-    if x.size == 0:
-        raise ValueError(f"x must hold at least one image; got shape {x.shape}.")
-    if not (x.min() >= 0 and x.max() <= 1):  # False for NaN too.
-        raise ValueError(f"x must lie in [0, 1]; got {x.min():.9g} .. {x.max():.9g}.")
-    if y.shape != x.shape[:1] or not np.issubdtype(y.dtype, np.integer):
-        raise ValueError(f"y must be int[{len(x)}], a label an image; got {y.dtype}{list(y.shape)}.")
-    return x.astype(np.float32), y.astype(np.int32)
-
-
-def _check_gain(square_gain):
-    if square_gain is not None:
-        gained, images = square_gain
-        if not 0 <= gained <= images or images < 1:
-            raise ValueError("square_gain must be (images that Square alone broke, images in all), the first at most "
-                             f"the second; got {square_gain}.")
-
-
-def _check_logits(logits, y):
-    if logits.ndim != 2 or len(logits) != len(y) or logits.shape[1] < 2:
-        raise ValueError(f"logits_fn must give float[{len(y)}, classes] with two classes or more; "
-                         f"got shape {logits.shape}.")
-    if y.min() < 0 or y.max() >= logits.shape[1]:
-        raise ValueError(f"y must be in 0 .. {logits.shape[1] - 1}; got {y.min()} .. {y.max()}.")
-    if not np.isfinite(logits).all():
-        raise ValueError("logits_fn must give finite logits on x; got NaN or infinite ones for "
-                         f"{int(np.sum(~np.isfinite(logits).all(-1)))} of {len(y)} images.")

@@ -1,32 +1,21 @@
-"""Attacks by name, with the settings that the paper and the field give them."""
+"""What an evaluation runs: the attacks that the caller named, built for one threat model."""
 import dataclasses
-import math
 import re
 from typing import Any
 
 import numpy as np
 
-from morel_jax import checks
-from morel_jax.attacks.autoattack import MEMBERS, VERSIONS, member
-from morel_jax.attacks.cw import CWLinf
-from morel_jax.attacks.fgsm import FGSM
+from morel_jax import attacks, checks
+from morel_jax.attack_names import ENSEMBLES, GROUPS, TRANSFER, find, known
+from morel_jax.attacks.autoattack import VERSIONS
 from morel_jax.attacks.iterative import IterativeAttack
 from morel_jax.attacks.norms import norm as known_norm
-from morel_jax.attacks.pgd import PGD
 from morel_jax.attacks.pytree import as_pytree
 from morel_jax.configuration import VARIANTS
 from morel_jax.evaluation.pool import OneCall
 
-# The paper's four (section 4.2), over which it averages.
-PAPER = ("fgsm", "pgd20", "pgd100", "cw")
-_PREFIX = "transfer-"
-_PGD = re.compile(r"pgd([1-9]\d*)(?:x([1-9]\d*))?")
-# Passes through the network are counted in 32 bits.
-_MOST_PASSES = 2**31 - 1
 # A name is a column of a CSV file and the name of files.
-_OWN_NAME = re.compile(r"\w[\w.+-]*")
-# AutoAttack's versions as names in --attacks.
-_ENSEMBLES = {"autoattack": "standard", "autoattack-plus": "plus"}
+_CUSTOM_NAME = re.compile(r"\w[\w.+-]*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +24,9 @@ class Threat:
 
     Attributes:
         epsilon: radius, in pixel units of images in [0, 1].
-        step_size: of PGD.
+        step_size: of PGD, same units.
         norm: ``linf`` or ``l2``.
-        variant: ``paper`` (CW-Linf with confidence 1, projected into the ball) or ``reference`` (confidence 0, not
+        variant: of CW-Linf, ``paper`` (confidence 1, projected into the ball) or ``reference`` (confidence 0, not
             bounded).
     """
     epsilon: float
@@ -52,15 +41,10 @@ def largest_epsilon(shape, norm_name):
 
 
 def checked_threat(epsilon, step_size, norm, variant, image_shape):
-    """A :class:`Threat`, its numbers checked.
-
-    Args:
-        epsilon, step_size, norm, variant: as there; a step of None is epsilon / 10, as in the paper.
-        image_shape: (h, w, c).
+    """A :class:`Threat` for images of shape (h, w, c); a step of None is epsilon / 10, as in the paper.
 
     Raises:
-        ValueError: an unknown norm or variant, or a radius or step that is no number from 1e-6 to what the
-            box allows.
+        ValueError: an unknown norm or variant, or a radius or step that is not in [1e-6, what the box allows].
     """
     known_norm(norm)
     if variant not in VARIANTS:
@@ -72,123 +56,91 @@ def checked_threat(epsilon, step_size, norm, variant, image_shape):
 
 
 @dataclasses.dataclass(frozen=True)
-class Entry:
-    """One attack of an evaluation.
+class SuiteAttack:
+    """An attack as an evaluation runs it.
 
     Attributes:
-        name: under which its rows stand in the ledger.
+        name: of its rows in the ledger.
         attack: an IterativeAttack.
-        radius: what the judge allows it.
-        transfer: whether it is crafted on the surrogate.
+        radius: that its images must keep to; infinity: they need not.
+        on_surrogate: whether it is crafted on the surrogate.
     """
     name: str
     attack: Any
     radius: float
-    transfer: bool = False
+    on_surrogate: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """Columns of the result and what they take.
-
-    Attributes:
-        columns: {column: names of entries, each seeing what the ones before it left}; most have one.
-        entries: {name: Entry}, in the order of their running.
-    """
-    columns: dict
-    entries: dict
-
-
-def plan(names, threat):
-    """What to run for ``names``.
+def build_suite(names, threat, classes=np.inf):
+    """The attacks that ``names`` stand for.
 
     Args:
-        names: of ``fgsm``; ``pgd<steps>``, from the clean image, and ``pgd<steps>x<restarts>``, from random points;
-            ``cw``; the members of AutoAttack (``apgd-ce``, ``apgd-dlr``, ``apgd-t``, ``fab``, ``fab-t``, ``square``;
-            ``x5`` behind three of them); ``autoattack`` and ``autoattack-plus``; ``paper`` for the paper's four;
-            ``transfer`` for the same four crafted on a surrogate, ``transfer-<name>`` for one. Or pairs of a name
-            and one's own attack, called as ``attack(logits_fn, keys, x, y)`` -> ``x_adv``.
+        names: list of names, which :func:`morel_jax.attack_names.known` explains, and of pairs of a name and a custom
+            attack, called as ``attack(logits_fn, keys, x, y)`` -> ``x_adv``.
         threat: :class:`Threat`.
+        classes: of the network.
 
     Returns:
-        :class:`Plan`.
+        (columns, attacks): {column of the result: names of its attacks}, of which an ensemble has several; and
+        {name: :class:`SuiteAttack`}, in the order of their running.
 
     Raises:
-        ValueError: no name, an unknown one, one given twice, one that does not know the norm, or more steps than can be
-            counted.
+        ValueError: no name, an unknown one, one given twice, an attack that does not know the norm or needs more
+            classes, or more steps than can be counted.
     """
     if isinstance(names, str):
         raise ValueError(f"attacks must be a list of names; got the text {names!r}: write [{names!r}].")
     if not names:
         raise ValueError("attacks must name at least one attack; got none.")
-    columns, own, given = {}, {}, set()
+    columns, custom, given = {}, {}, set()
     for name in names:
         if not isinstance(name, str):
-            name, own[name] = _own(name)
+            name, custom[name] = _custom(name)
         if name in given:
             raise ValueError(f"attacks must name each attack once; got {name!r} twice.")
         given.add(name)
-        if name == "paper":
-            columns |= {one: (one,) for one in PAPER}
-        elif name == "transfer":
-            columns |= {_PREFIX + one: (_PREFIX + one,) for one in PAPER}
-        elif name in _ENSEMBLES:
-            columns[name] = VERSIONS[_ENSEMBLES[name]]
+        if name in ENSEMBLES:
+            columns[name] = VERSIONS[ENSEMBLES[name][1]]
         else:
-            columns[name] = (name,)
-    # Entries of their own first: an ensemble's members then find rows of theirs in the ledger.
+            columns |= {one: (one,) for one in (GROUPS[name][1] if name in GROUPS else [name])}
+    # Ensembles last: they find rows of their members that ran as attacks of their own.
     order = [one for members in sorted(columns.values(), key=len) for one in members]
-    return Plan(columns, {name: _entry(name, threat, own.get(name)) for name in order})
+    return columns, {name: _build(name, threat, classes, custom.get(name)) for name in order}
 
 
-def _own(pair):
-    """A name and an attack of the caller's, checked."""
+def _custom(pair):
+    """The name and the attack of a caller's pair, checked."""
     if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and callable(pair[1])):
         raise ValueError(f"attacks must be names, or pairs of a name and an attack; got {pair!r}.")
     name, attack = pair
-    if not _OWN_NAME.fullmatch(name):
+    if not _CUSTOM_NAME.fullmatch(name):
         raise ValueError(f"an attack's name must consist of letters, digits and . _ + -; got {name!r}.")
-    if name.startswith(_PREFIX) or _is_known(name):
-        raise ValueError(f"an attack of one's own needs a name of its own; got {name!r}, which means another.")
+    if name.startswith(TRANSFER) or name in (*GROUPS, *ENSEMBLES, *VERSIONS["rand"]) or find(name):
+        raise ValueError(f"a custom attack needs a name of its own; got {name!r}, which means another.")
     return name, as_pytree(attack)
 
 
-def _is_known(name):
-    return name in ("paper", "transfer", *PAPER, *_ENSEMBLES, *MEMBERS, *VERSIONS["rand"]) or bool(_PGD.fullmatch(name))
-
-
-def _entry(name, threat, own):
-    transfer = name.startswith(_PREFIX)
-    attack, radius = (own, threat.epsilon) if own is not None else _attack(name.removeprefix(_PREFIX), threat)
+def _build(name, threat, classes, custom):
+    """The :class:`SuiteAttack` of a name, or of the caller's own attack ``custom``."""
+    if custom is None:
+        attack, radius = _named(name.removeprefix(TRANSFER), threat, classes)
+    else:
+        attack, radius = custom, threat.epsilon
     if not isinstance(attack, IterativeAttack):
         attack = OneCall(attack, getattr(attack, "num_steps", 1) * getattr(attack, "num_restarts", 1))
-    return Entry(name, attack, radius, transfer)
+    return SuiteAttack(name, attack, radius, name.startswith(TRANSFER))
 
 
-def _attack(name, threat):
-    """(attack, radius that the judge allows)."""
-    epsilon, pgd = threat.epsilon, _PGD.fullmatch(name)
-    if name in ("fgsm", "cw") or pgd:
-        if threat.norm != "linf":
-            raise ValueError(f"attack {name} is for norm linf; got {threat.norm!r}.")
-    if name == "fgsm":
-        return FGSM(epsilon), epsilon
-    if name == "cw":  # Paper, 4.2: 10 iterations, rate 0.01, confidence 1, constant 15.
-        if threat.variant == "reference":
-            return CWLinf(confidence=0.0, initial_const=15.0), math.inf
-        return CWLinf(confidence=1.0, initial_const=15.0, epsilon=epsilon), epsilon
-    if pgd:
-        steps, restarts = pgd[1], pgd[2] or "1"
-        if len(steps + restarts) > 20 or int(steps) * int(restarts) > _MOST_PASSES:
-            raise ValueError(f"steps times restarts of PGD must be at most {_MOST_PASSES}; got attack {name[:40]}.")
-        return PGD(epsilon, threat.step_size, num_steps=int(steps), start="uniform" if pgd[2] else "clean",
-                   num_restarts=int(restarts)), epsilon
+def _named(name, threat, classes):
+    """(attack, radius that its images must keep to)."""
     if name in VERSIONS["rand"]:
         raise ValueError(f"attack {name} is for networks that answer at random; "
                          "call AutoAttack(version='rand') on those.")
-    try:
-        return member(name, epsilon, threat.norm), epsilon
-    except ValueError:
-        known = ("fgsm", "pgd<steps>", "pgd<steps>x<restarts>", "cw", *MEMBERS, "paper", *_ENSEMBLES, "transfer",
-                 "transfer-<name>")
-        raise ValueError(f"attacks must be among {', '.join(known)}; got {name!r}.") from None
+    if (found := find(name)) is None:
+        raise ValueError(f"attacks must be among {', '.join(known())}; got {name!r}.")
+    entry, numbers = found
+    if threat.norm not in entry.norms:
+        raise ValueError(f"attack {name} is for norm {' or '.join(entry.norms)}; got {threat.norm!r}.")
+    if classes < entry.fewest_classes:
+        raise ValueError(f"attack {name} needs a network with at least {entry.fewest_classes} classes; got {classes}.")
+    return entry.build(attacks, threat, *numbers), entry.radius(threat)

@@ -2,20 +2,18 @@
 import math
 
 import numpy as np
+import scipy
+from tabulate import tabulate
 
-from morel_jax.evaluation.suite import PAPER
+from morel_jax.attack_names import PAPER, TRANSFER
 from morel_jax.files import DamagedFileError, read_json
 
-# Of the standard normal distribution, for intervals of 95 %.
-_Z = 1.959963984540054
+_CONFIDENCE = 0.95
 
 
 def wilson_interval(count, total):
     """95 % confidence interval of a share, [low, high] (Wilson, 1927), which stays within [0, 1]."""
-    share = count / total
-    middle = (share + _Z**2 / (2 * total)) / (1 + _Z**2 / total)
-    half = _Z / (1 + _Z**2 / total) * math.sqrt(share * (1 - share) / total + _Z**2 / (4 * total**2))
-    return [max(0.0, middle - half), min(1.0, middle + half)]
+    return [float(end) for end in scipy.stats.binomtest(count, total).proportion_ci(_CONFIDENCE, method="wilson")]
 
 
 def _share(flags):
@@ -24,15 +22,10 @@ def _share(flags):
 
 
 def _mean(values):
-    """Mean of a number an example with its 95 % interval by the normal approximation."""
-    mean, half = float(np.mean(values)), _Z * float(np.std(values)) / math.sqrt(len(values))
+    """Mean of one number per example with its 95 % interval by the normal approximation."""
+    mean, z = float(np.mean(values)), float(scipy.stats.norm.ppf((1 + _CONFIDENCE) / 2))
+    half = z * float(np.std(values)) / math.sqrt(len(values))
     return {"accuracy": mean, "interval": [mean - half, mean + half]}
-
-
-def _members(ledger, names, index):
-    """{name: list of Row or None, by example}."""
-    return {name: [rows.get(one) for one in index]
-            for name, rows in ((name, ledger.rows(name)) for name in names)}
 
 
 def summarise(ledger, columns, index, clean_right):
@@ -40,20 +33,21 @@ def summarise(ledger, columns, index, clean_right):
 
     Args:
         ledger: :class:`~morel_jax.evaluation.ledger.Ledger`.
-        columns: {column: names of entries}, as :class:`~morel_jax.evaluation.suite.Plan` has it.
+        columns: {column: names of its attacks}, from :func:`~morel_jax.evaluation.suite.build_suite`.
         index: int[n], places of the examples in the data set.
         clean_right: bool[n], whether they are classified right unattacked.
 
     Returns:
         dict of plain values: ``examples``; ``clean``; ``attacks`` by column; ``average`` and ``transfer_average``, the
-        paper's Avg-Robust, where its four attacks are there; ``worst_case`` over all attacks that saw the network
-        itself. Each has ``accuracy`` in [0, 1] and its 95 % ``interval``. An attack's ``violations`` count the images
-        that it may not return, by name; ``non_finite`` those on which the network's logits are NaN or infinite.
+        paper's Avg-Robust, if its four attacks were run; ``worst_case`` over all attacks crafted on the network itself.
+        Each has ``accuracy`` in [0, 1] and its 95 % ``interval``. An attack's ``violations`` count by name the returned
+        images that do not count; ``non_finite`` those on which the network's logits are NaN or infinite.
     """
     examples = len(clean_right)
     robust, attacks = {}, {}
     for column, names in columns.items():
-        members = _members(ledger, names, index)
+        by_name = {name: ledger.rows(name) for name in names}
+        members = {name: [rows.get(one) for one in index] for name, rows in by_name.items()}
         rows = [[row for row in rows if row] for rows in zip(*members.values(), strict=True)]
         robust[column] = np.array([not any(row.broken for row in own) for own in rows]) & clean_right
         broken = [next(row for row in own if row.broken) for own, right in zip(rows, clean_right, strict=True)
@@ -74,10 +68,10 @@ def summarise(ledger, columns, index, clean_right):
                 after[name] = float(np.mean(alive))
             attacks[column]["accuracy_after"] = after
     result = {"examples": examples, "clean": _share(clean_right), "attacks": attacks}
-    for key, prefix in (("average", ""), ("transfer_average", "transfer-")):
+    for key, prefix in (("average", ""), ("transfer_average", TRANSFER)):
         if all(prefix + name in robust for name in PAPER):
             result[key] = _mean(np.mean([robust[prefix + name] for name in PAPER], axis=0))
-    white = [flags for column, flags in robust.items() if not column.startswith("transfer-")]
+    white = [flags for column, flags in robust.items() if not column.startswith(TRANSFER)]
     if white:
         result["worst_case"] = _share(np.all(white, axis=0))
     return result
@@ -89,7 +83,7 @@ def read_summary(path):
     Raises:
         DamagedFileError: it is not that.
     """
-    remedy = "Delete it, and give the command again, which writes it anew from the ledger."
+    remedy = "Delete it, and give the command again, which rewrites it from the ledger."
     summary = read_json(path, remedy, fields={"settings": dict, "clean": dict, "attacks": dict})
     averages = {name: summary[name] for name in ("average", "transfer_average", "worst_case") if name in summary}
     for name, entry in ({"clean": summary["clean"]} | averages | summary["attacks"]).items():
@@ -99,33 +93,30 @@ def read_summary(path):
     return summary
 
 
-def _line(name, entry, note=""):
+def _cells(name, entry, note=""):
     low, high = entry["interval"]
-    return f"| {name} | {100 * entry['accuracy']:.2f} | {100 * low:.2f} to {100 * high:.2f} | {note} |"
+    return name, f"{100 * entry['accuracy']:.2f}", f"{100 * low:.2f} to {100 * high:.2f}", note
 
 
 def to_markdown(summary, title):
-    """The table of a summary, as Markdown that also reads as it is.
+    """The table of a summary, as Markdown that reads well as plain text too.
 
     Args:
         summary: what :func:`summarise` returned, with ``settings``.
         title: of the table.
     """
-    settings = summary["settings"]
-    lines = [f"## {title}", "",
-             f"{summary['examples']} images, {settings['norm']}, epsilon {settings['epsilon']:.5g}, seed "
-             f"{settings['seed']}. Accuracy with its 95 % confidence interval; an image that is misclassified without "
-             "an attack counts as broken.", "",
-             "| attack | accuracy, % | 95 % interval | |", "|---|---|---|---|", _line("none (clean)", summary["clean"])]
+    settings, rows = summary["settings"], [_cells("none (clean)", summary["clean"])]
     for column, entry in summary["attacks"].items():
         notes = [f"{name} {100 * share:.2f}" for name, share in entry.get("accuracy_after", {}).items()]
         notes = ["after " + ", ".join(notes)] if notes else []
         notes += [f"{count} images outside ({name}), not counted" for name, count in entry["violations"].items()]
         if entry["non_finite"]:
             notes.append(f"{entry['non_finite']} images with logits that are not finite, counted as broken")
-        lines.append(_line(column, entry, "; ".join(notes)))
-    for key, name in (("average", "Avg-Robust (FGSM, PGD-20, PGD-100, CW)"),
-                      ("transfer_average", "Avg-Robust, transfer"), ("worst_case", "worst case over attacks")):
-        if key in summary:
-            lines.append(_line(name, summary[key]))
-    return "\n".join(lines) + "\n"
+        rows.append(_cells(column, entry, "; ".join(notes)))
+    rows += [_cells(name, summary[key]) for key, name in (
+        ("average", "Avg-Robust (FGSM, PGD-20, PGD-100, CW)"), ("transfer_average", "Avg-Robust, transfer"),
+        ("worst_case", "worst case over attacks")) if key in summary]
+    table = tabulate(rows, ("attack", "accuracy, %", "95 % interval", ""), tablefmt="github", disable_numparse=True)
+    return (f"## {title}\n\n{summary['examples']} images, {settings['norm']}, epsilon {settings['epsilon']:.5g}, seed "
+            f"{settings['seed']}. Accuracy with its 95 % confidence interval; an image that is misclassified without "
+            f"an attack counts as broken.\n\n{table}\n")

@@ -1,181 +1,231 @@
-"""What the report card is written from: what attacks make of the images that a network classifies right."""
+"""The symptoms that a report card looks for: what counts as one, and in what words.
+
+Each function takes what was measured and returns one :class:`Line`, under the function's name. Figures are robust
+accuracies over all images, those included that are misclassified without any attack.
+"""
 import functools
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
+import scipy
 
-from morel_jax.attacks.apgd import APGD
-from morel_jax.attacks.checks import ascend, gradient_norms, noise_breaks
-from morel_jax.attacks.keys import fold_in_each, fold_in_name
-from morel_jax.attacks.norms import norm
-from morel_jax.attacks.square import Square
-from morel_jax.evaluation.pool import Pool, as_argument, block_width
+from morel_jax.attacks.checks import looks_like_probabilities
 
-# Draws of noise: as many tries as PGD-20 has steps.
-_DRAWS = 20
-# Steps of the longest ascent, for which all have room.
-_LONGEST = 100
-# The radii of the curve, in units of epsilon; doubled from the last one on until the whole box is reached.
-_FACTORS = (0.25, 0.5, 0.75, 1, 1.5, 2)
+PASS, FAIL, NOT_JUDGED = "pass", "fail", "not judged"
+# The symptoms, in the order of a card's lines.
+NAMES: list[str] = []
 
-
-@functools.partial(jax.jit, static_argnames="norm_name")
-def _ascend(logits_fn, key, index, x, y, epsilon, num_steps, random_start, norm_name):
-    keys = fold_in_each(key, index)
-    course = ascend(logits_fn, keys, x, y, epsilon, num_steps, norm_name, random_start, longest=_LONGEST)
-    return course.margins, course.wrong
-
-
-@functools.partial(jax.jit, static_argnames="norm_name")
-def _noise_breaks(logits_fn, key, index, x, y, epsilon, norm_name):
-    return noise_breaks(logits_fn, fold_in_each(key, index), x, y, epsilon, _DRAWS, norm_name)
-
-
-@functools.partial(jax.jit, static_argnames="norm_name")
-def _gradient_norms(logits_fn, key, index, x, y, epsilon, norm_name):
-    return gradient_norms(logits_fn, norm(norm_name).random_boundary(fold_in_each(key, index), x, epsilon), y)
-
-
-@jax.jit
-def _logits(logits_fn, x):
-    return jnp.asarray(logits_fn(x), jnp.float32)
+# Two attacks on the same images differ by chance, through their random starts. A difference counts if a one-sided sign
+# test (McNemar's, exact) on the images that only one of the two breaks is significant at this level ...
+SIGNIFICANCE = 0.05
+# ... which takes at least this many images, as 2^-5 < 0.05 < 2^-4 ...
+FEWEST_IMAGES = 5
+# ... and if it is at least this many points of robust accuracy, the smallest difference that is reported.
+NOTICEABLE_POINTS = 0.5
+# More effort always finds something: a robust accuracy is given to about a point, and may be wrong by that much.
+CONVERGED_POINTS = 1.0
+# AutoAttack's code warns when Square lowers the robust accuracy by more than this. Of 200 images it is less than one;
+# a true 0.2 points then gives three or more in less than one card of a hundred.
+SQUARE_POINTS, SQUARE_IMAGES = 0.2, 3
+# Images without a gradient are not attacked at all: one in a hundred moves the robust accuracy by a point at most.
+ZERO_GRADIENTS = 0.01
+# The cross-entropy's gradient has vanished when it is this small beside the margin's: their ratio is the probability of
+# the wrong classes, which float32 cannot tell from the rounding of the right class's.
+VANISHED = float(np.finfo(np.float32).eps)
+# AutoAttack's code calls a network random if logits scaled to length 1 differ by more; rounding makes 1e-7.
+SAME_LOGITS = 1e-4
+# In the end, steps of fixed size circle around the maximum: the last point may lose this fraction of the rise.
+LOSS_FALL = 0.1
+# Noise breaks "as many" as the attack from this fraction on.
+AS_MANY = 0.9
+# The attacks that are compared.
+STEPS, MORE_STEPS, RESTARTS = 20, 100, 5
 
 
-def gradient_error(logits_fn, x):
-    """Why JAX cannot differentiate the network, in one line; None if it can. Nothing is computed.
+class Line(NamedTuple):
+    """One line of a report card.
 
-    Args:
-        logits_fn: images float[n, h, w, c] -> logits float[n, classes].
-        x: float[n, h, w, c], of the shape that it will be called with.
+    Attributes:
+        name: one of ``NAMES``.
+        verdict: ``pass``, ``fail`` or ``not judged``.
+        text: the figures in words, or why the line was not judged.
+        figures: the same as a dict of numbers.
     """
-    try:
-        jax.eval_shape(jax.grad(lambda x: jnp.asarray(logits_fn(x), jnp.float32).sum()), x)
-    except (TypeError, ValueError, NotImplementedError) as error:  # What tracing and differentiation raise.
-        return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-    return None
+    name: str
+    verdict: str
+    text: str
+    figures: dict
 
 
-def clean_logits(logits_fn, x, batch_size, compiled=True):
-    """Logits float32[n, classes] on ``x``, as a numpy array, in batches of one shape.
+def _percent(share):
+    return f"{100 * share:.1f} %"
 
-    Args:
-        logits_fn: images float[m, h, w, c] -> logits float[m, classes].
-        x: float[n, h, w, c].
-        batch_size: the last batch is filled up and the filling not returned.
-        compiled: False for a network that JAX cannot trace.
+
+class Tally(NamedTuple):
+    """How many images there are, and how many of them are classified right and attacked."""
+    images: int
+    right: int
+
+    def accuracy(self, broken):
+        """Robust accuracy in [0, 1] if the attacked images bool[right] are broken."""
+        return (self.right - int(np.sum(broken))) / self.images
+
+    def percent(self, broken):
+        """The same in words."""
+        return _percent(self.accuracy(broken))
+
+
+def sign_test(ahead, behind):
+    """Probability that, of ``ahead + behind`` fair coins, ``ahead`` or more show heads."""
+    tosses = ahead + behind
+    return float(scipy.stats.binomtest(ahead, tosses, alternative="greater").pvalue) if tosses else 1.0
+
+
+def clearly_more(ahead, behind, images, points):
+    """Whether an attack beats another beyond chance and by more than ``points`` of robust accuracy.
+
+    Of all ``images``, it alone breaks ``ahead`` and the other alone ``behind``.
     """
-    call = functools.partial(_logits, as_argument(logits_fn)) if compiled else logits_fn
-    size = min(batch_size, len(x))
-    parts = [np.asarray(call(np.resize(x[first:first + size], (size, *x.shape[1:]))), np.float32)
-             for first in range(0, len(x), size)]
-    return np.concatenate(parts)[:len(x)]
+    return 100 * (ahead - behind) > points * images and sign_test(ahead, behind) <= SIGNIFICANCE
 
 
-def radii(epsilon, largest):
-    """The radii of the curve: parts and multiples of ``epsilon``, then doubled, and ``largest`` at the end."""
-    factors = list(_FACTORS)
-    while 2 * factors[-1] * epsilon < largest:
-        factors.append(2 * factors[-1])
-    return [factor * epsilon for factor in factors if factor * epsilon < largest] + [largest]
+def _only(one, other):
+    """How many images bool[m] only the one attack breaks, and only the other."""
+    return int(np.sum(one & ~other)), int(np.sum(other & ~one))
 
 
-class Bench:
-    """Attacks on some images of a data set, in batches of one shape.
+def _symptom(function):
+    """Has a function that returns (verdict or whether it fails, text, figures) return a :class:`Line` of its name."""
+    @functools.wraps(function)
+    def line(*measured):
+        verdict, text, figures = function(*measured)
+        if not isinstance(verdict, str):
+            verdict = FAIL if verdict else PASS
+        return Line(function.__name__, verdict, text, figures)
 
-    Results are numpy arrays with one row for each of ``index``. They depend on the key and an image's place in the
-    data set, not on the batch.
+    NAMES.append(function.__name__)
+    return line
 
-    Args:
-        logits_fn: images float[n, h, w, c] -> logits float[n, classes].
-        key: a key.
-        x: float32[n, h, w, c], the data set.
-        y: int[n].
-        index: int[m], places of the images to attack.
-        norm_name: ``linf`` or ``l2``.
-        batch_size: images at a time.
-        progress: called with (measurement's name, images done, images in all).
+
+@_symptom
+def one_step_beats_iterative(tally, one_step, pgd):
+    """Fails if FGSM breaks clearly more than PGD-20; both bool[m]."""
+    ahead, behind = _only(one_step, pgd)
+    text = (f"FGSM leaves {tally.percent(one_step)}, PGD-{STEPS} {tally.percent(pgd)} ({tally.images} images; "
+            f"FGSM alone breaks {ahead}, PGD-{STEPS} alone {behind})")
+    return clearly_more(ahead, behind, tally.images, NOTICEABLE_POINTS), text, dict(
+        fgsm_accuracy=tally.accuracy(one_step), pgd_accuracy=tally.accuracy(pgd), only_fgsm=ahead, only_pgd=behind)
+
+
+@_symptom
+def black_box_beats_white_box(gained, images, what):
+    """Fails if Square breaks more than 0.2 points, and three images, of what white-box attacks left."""
+    clear, enough = 100 * gained > SQUARE_POINTS * images, gained >= SQUARE_IMAGES
+    text = (f"{what}: {100 * gained / images:.1f} points lost to Square ({gained} of {images} images"
+            + (f"; fewer than {SQUARE_IMAGES} may be chance)" if clear and not enough else ")"))
+    return clear and enough, text, dict(broken_by_square_alone=gained, images=images)
+
+
+@_symptom
+def largest_epsilon_at_chance(tally, epsilon, pgd, classes):
+    """Fails if PGD-20, bool[m], leaves more than chance although it may turn any image into any other."""
+    text = (f"at epsilon {epsilon:.4g}, the whole box, PGD-{STEPS} leaves {tally.percent(pgd)} "
+            f"(chance is {_percent(1 / classes)}; {tally.images} images)")
+    return tally.accuracy(pgd) > 1 / classes, text, dict(
+        epsilon=epsilon, accuracy=tally.accuracy(pgd), chance=1 / classes)
+
+
+@_symptom
+def monotone_in_epsilon(tally, epsilons, broken):
+    """Fails if PGD-20 breaks clearly fewer at one radius than at a smaller one; bool[m] each, in order of radius."""
+    failed, falls = False, []
+    for place in range(1, len(epsilons)):
+        best = max(range(place), key=lambda smaller: np.sum(broken[smaller]))
+        ahead, behind = _only(broken[best], broken[place])
+        falls.append((ahead - behind, best, place))
+        failed |= clearly_more(ahead, behind, tally.images, NOTICEABLE_POINTS)
+    fall, small, large = max(falls)
+    text = f"PGD-{STEPS} leaves " + ", ".join(f"{tally.percent(one)} at {epsilon:.3g}" for one, epsilon in zip(
+        broken, epsilons, strict=True)) + f" ({tally.images} images)"
+    if fall > 0:
+        text += f"; {fall} fewer are broken at {epsilons[large]:.3g} than at {epsilons[small]:.3g}"
+    return failed, text, dict(largest_fall=max(fall, 0))
+
+
+@_symptom
+def more_effort_helps(tally, pgd, more):
+    """Fails if PGD-100 with 5 restarts breaks clearly more than PGD-20, by more than a point; both bool[m]."""
+    ahead, behind = _only(more, pgd)
+    text = (f"PGD-{STEPS} leaves {tally.percent(pgd)}, PGD-{MORE_STEPS} with {RESTARTS} restarts {tally.percent(more)} "
+            f"({tally.images} images)")
+    return clearly_more(ahead, behind, tally.images, CONVERGED_POINTS), text, dict(
+        pgd_accuracy=tally.accuracy(pgd), more_accuracy=tally.accuracy(more), only_more=ahead, only_pgd=behind)
+
+
+@_symptom
+def gradients_usable(ce, margin):
+    """Fails if a gradient is NaN or infinite, or has vanished at more than 1 % of the points.
+
+    Both are float[m, 2], the largest entries of the gradients of cross-entropy and margin, at images and starts.
     """
+    infinite = int(np.sum(~np.isfinite(ce))), int(np.sum(~np.isfinite(margin)))
+    vanished, zero = float(np.mean(ce <= VANISHED * margin)), float(np.mean(margin == 0))
+    text = (f"the cross-entropy's gradient has vanished at {_percent(vanished)} of {ce.size} points, images and random "
+            f"starts, the margin's at {_percent(zero)}; NaN or infinite: {infinite[0]} and {infinite[1]}")
+    return any(infinite) or max(vanished, zero) > ZERO_GRADIENTS, text, dict(
+        points=ce.size, ce_vanished=vanished, margin_vanished=zero, ce_not_finite=infinite[0],
+        margin_not_finite=infinite[1])
 
-    def __init__(self, logits_fn, key, x, y, index, norm_name, batch_size, progress):
-        self._logits_fn, self._key, self._x, self._y = as_argument(logits_fn), key, x, y
-        self.index, self._norm, self._progress = index, norm_name, progress
-        self._size = min(batch_size, len(x))
 
-    def _each(self, name, function, *arguments, rows=None, key_name=None):
-        index = self.index if rows is None else self.index[rows]
-        key, parts = fold_in_name(self._key, key_name or name), []
-        for first in range(0, len(index), self._size):
-            taken = index[first:first + self._size]
-            filled = np.resize(taken, self._size)
-            found = function(self._logits_fn, key, filled, self._x[filled], self._y[filled], *arguments)
-            parts.append(jax.device_get(found))
-            self._progress(name, first + len(taken), len(index))
-        # The filling is in the last batch alone.
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:len(index)], *parts)
+@_symptom
+def deterministic(repeats, images):
+    """Fails if a second pass gives other logits or another class; the other lines then saw one draw, or noise."""
+    failed = repeats.difference > SAME_LOGITS or repeats.changed > 0
+    text = (f"repeated passes differ by {repeats.difference:.1e} of the logits' length and change {repeats.changed} of "
+            f"{images} predictions")
+    if failed:
+        text += "; attack it with gradients averaged over draws (eot): the other lines did not"
+    return failed, text, dict(difference=repeats.difference, changed_predictions=repeats.changed, images=images)
 
-    def one_step(self, epsilon):
-        """bool[m], broken by one step of length epsilon from the image: FGSM, or its like in L2."""
-        _, wrong = self._each("fgsm", _ascend, np.float32(epsilon), 1, False, self._norm)
-        return wrong[:, 1]
 
-    def pgd(self, epsilon, num_steps, restart=0, rows=None):
-        """PGD of at most 100 steps from a random start, the same for all radii up to its scale.
+@_symptom
+def logits_not_probabilities(logits):
+    """Fails if the network's outputs float[n, classes] are probabilities: a softmax of them hides the gradient."""
+    failed = looks_like_probabilities(logits)
+    low, high, sums = float(logits.min()), float(logits.max()), logits.sum(-1)
+    text = (f"outputs lie in {low:.3g} .. {high:.3g} and sum to {sums.min():.3g} .. {sums.max():.3g}"
+            + ("; give the logits before the softmax" if failed else ""))
+    return failed, text, dict(
+        smallest=low, largest=high, smallest_sum=float(sums.min()), largest_sum=float(sums.max()))
 
-        Returns:
-            (margins float32[m, num_steps + 1], broken bool[m, num_steps + 1]): an image counts as broken from the
-            first misclassified point on.
-        """
-        margins, wrong = self._each(f"pgd-{num_steps} at {epsilon:.4g}", _ascend, np.float32(epsilon), num_steps, True,
-                                    self._norm, rows=rows, key_name=f"pgd-{num_steps}-{restart}")
-        return margins[:, :num_steps + 1], np.logical_or.accumulate(wrong[:, :num_steps + 1], axis=1)
 
-    def restarted_pgd(self, epsilon, num_steps, restarts):
-        """PGD with restarts, each on what the ones before it left.
+@_symptom
+def loss_rises(margins):
+    """Fails unless PGD raises the margin of the best wrong class, float[m, steps + 1], and keeps it raised.
 
-        Returns:
-            (broken bool[m], margins, broken of the first one as :meth:`pgd` gives them).
-        """
-        margins, course = self.pgd(epsilon, num_steps)
-        broken = course[:, -1].copy()
-        for restart in range(1, restarts):
-            rows = np.flatnonzero(~broken)
-            if len(rows):
-                broken[rows] = self.pgd(epsilon, num_steps, restart, rows)[1][:, -1]
-        return broken, margins, course
+    It is the margin because a saturated softmax would hide a change of the cross-entropy.
+    """
+    margins = margins[np.isfinite(margins).all(axis=1)]
+    if len(margins) < FEWEST_IMAGES:
+        return NOT_JUDGED, "the margins along PGD are not finite", {}
+    mean = margins.mean(axis=0, dtype=np.float64)
+    start, end, peak = float(mean[0]), float(mean[-1]), float(mean.max())
+    up, down = int(np.sum(margins[:, -1] > margins[:, 0])), int(np.sum(margins[:, -1] < margins[:, 0]))
+    rises = end > start and sign_test(up, down) <= SIGNIFICANCE
+    text = (f"along PGD-{margins.shape[1] - 1} the mean margin of the best wrong class goes from {start:.3g} to "
+            f"{end:.3g}, at most {peak:.3g}; it rises for {up} of {len(margins)} images and falls for {down}")
+    return not rises or end < peak - LOSS_FALL * (peak - start), text, dict(
+        start=start, end=end, peak=peak, rising=up, falling=down)
 
-    def noise(self, epsilon):
-        """bool[m], broken by at least one of twenty draws of noise."""
-        return self._each("noise", _noise_breaks, np.float32(epsilon), self._norm)
 
-    def gradient_norms(self, epsilon):
-        """(ce, margin): float32[m, 2] each, at the image and at a random point of the ball's boundary."""
-        pairs = [self._each("gradients", _gradient_norms, np.float32(radius), self._norm) for radius in (0, epsilon)]
-        return tuple(np.stack(sizes, axis=1) for sizes in zip(*pairs, strict=True))
-
-    def white_then_black_box(self, epsilon, queries):
-        """APGD-CE, and Square on what it leaves.
-
-        Returns:
-            (white, both): bool[m], broken by APGD-CE; and by either of them.
-        """
-        white = self._pooled("apgd-ce", APGD(epsilon, norm=self._norm), epsilon, np.arange(len(self.index)))
-        left = np.flatnonzero(~white)
-        return white, white | self._pooled("square", Square(epsilon, queries, self._norm), epsilon, left)
-
-    def _pooled(self, name, attack, epsilon, rows):
-        """bool[m], broken by ``attack`` among ``rows``, each checked and classified again by the judge."""
-        broken, place, done = np.zeros(len(self.index), bool), {i: row for row, i in enumerate(self.index)}, 0
-
-        def report(finished):
-            nonlocal done
-            for one in finished:
-                broken[place[one.index]] = one.verdict["broken"]
-            done += len(finished)
-            self._progress(name, done, len(rows))
-
-        if len(rows):
-            Pool(attack, self._logits_fn, self._logits_fn, fold_in_name(self._key, name), lambda index: self._x[index],
-                 self._y, epsilon, block_width(self._logits_fn, self._x.shape[1:]), self._norm).run(self.index[rows],
-                                                                                                   report)
-        return broken
+@_symptom
+def noise_breaks_less(tally, noise, pgd):
+    """Fails if random noise breaks about as many as PGD-20; both bool[m]."""
+    ahead, behind = _only(pgd, noise)
+    attacked, random = int(pgd.sum()), int(noise.sum())
+    text = f"random noise of the same size breaks {random} of {tally.right} images, PGD-{STEPS} {attacked}"
+    enough = max(attacked, random) >= FEWEST_IMAGES
+    verdict = FAIL if enough and random >= AS_MANY * attacked else PASS
+    if not enough or (verdict == PASS and sign_test(ahead, behind) > SIGNIFICANCE):
+        verdict, text = NOT_JUDGED, text + ": too few to tell them apart"
+    return verdict, text, dict(noise_breaks=random, pgd_breaks=attacked, attacked=tally.right)

@@ -21,8 +21,8 @@ class Trained:
         model: Flax module of the plain classifier.
         variables: its ``params`` and ``batch_stats``.
         config: the run's ConfigDict.
-        data: what was trained on: ``name``, ``image_shape``, ``num_classes``, ``class_names``, ``train_images`` and
-            ``test_images``, the last two their numbers.
+        data: dict that describes its data set: ``name``, ``image_shape``, ``num_classes``, ``class_names``, and the
+            numbers ``train_images`` and ``test_images``.
         is_custom_data: whether the data set was the caller's own.
     """
     model: Any
@@ -43,10 +43,10 @@ def load_trained(workdir, which="best", model=None):
     Args:
         workdir: the run's folder.
         which: ``best`` (highest robust accuracy in validation) or ``last``.
-        model: the run's own Flax module, where it was given one.
+        model: the run's own Flax module, if it was given one.
 
     Returns:
-        :class:`Trained`. Of a run of an earlier version, whose folder does not describe its data, the data set is read.
+        :class:`Trained`. The data set is read only if the run's folder, of an earlier version, does not describe it.
 
     Raises:
         FileNotFoundError: not a run's folder, or no such checkpoint in it.
@@ -73,7 +73,7 @@ def load_variables(workdir, which="best", model=None):
 
     Returns:
         (model, variables, config, dataset): Flax module, its ``params`` and ``batch_stats``, the run's ConfigDict, and
-        the data.Dataset that it names, or None where the run was given one of the caller's.
+        the data.Dataset that it names, or None if the run was given a data set of the caller's.
     """
     trained = load_trained(workdir, which, model)
     dataset = None if trained.is_custom_data else builders.dataset(trained.config)
@@ -90,34 +90,21 @@ class _Logits:
 
 
 def as_logits_fn(model, variables):
-    """A classifier as a function of images alone, in float32 and with running BatchNorm statistics.
-
-    Args:
-        model: Flax classifier.
-        variables: its ``params`` and ``batch_stats``.
+    """A Flax classifier as a function of images alone, in float32 and with running BatchNorm statistics.
 
     Returns:
         ``jax.tree_util.Partial``, images float32[n, h, w, c] in [0, 1] -> logits float32[n, classes]: a function that
-        is also a pytree, whose leaves are the variables.
+        is also a pytree, whose leaves are the ``variables``.
     """
     return jax.tree_util.Partial(_Logits(in_float32(model)), variables)
 
 
 def load(workdir, which="best", model=None):
-    """A trained network as a function.
-
-    Args:
-        workdir: the run's folder.
-        which: ``best`` (highest robust accuracy in validation) or ``last``.
-        model: the run's own Flax module, where it was given one.
+    """A trained network as a function; arguments and errors as in :func:`load_trained`.
 
     Returns:
         (logits_fn, config): images float32[n, h, w, c] in [0, 1] -> logits float32[n, classes], computed in float32
         with running BatchNorm statistics (see :func:`as_logits_fn`); and the run's ConfigDict.
-
-    Raises:
-        FileNotFoundError: not a run's folder, or no such checkpoint in it.
-        ValueError: an unknown ``which``, or not the model that was trained.
     """
     trained = load_trained(workdir, which, model)
     return trained.logits_fn, trained.config

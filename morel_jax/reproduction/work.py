@@ -8,9 +8,9 @@ import numpy as np
 from morel_jax import builders, evaluation, training
 from morel_jax.attacks.keys import fold_in_each
 from morel_jax.data.augment import to_float
-from morel_jax.evaluation.progress import Bar
 from morel_jax.evaluation.trained import as_logits_fn, load_variables
 from morel_jax.files import make_folder, write_atomically
+from morel_jax.progress import AttackProgress
 from morel_jax.reproduction.plan import HEAT_MAP, SURROGATE_CHECKPOINT
 from morel_jax.reproduction.scales import PROTOCOLS
 
@@ -47,7 +47,7 @@ def judge(plan, judgement, progress=True):
     evaluation.evaluate(
         logits_fn, test.images, test.labels, PROTOCOLS[judgement.protocol], judgement.folder,
         epsilon=section.epsilon, step_size=section.step_size, variant=config.variant, surrogate=surrogate,
-        examples=plan.grid.scale.examples[judgement.protocol], progress=Bar() if progress else None)
+        examples=plan.grid.scale.examples[judgement.protocol], progress=AttackProgress(progress))
 
 
 def heat_map(run, judgement, count):

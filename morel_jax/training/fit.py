@@ -8,12 +8,12 @@ import jax
 from morel_jax import builders, sharding
 from morel_jax.configuration import check
 from morel_jax.files import local_path
+from morel_jax.progress import TrainingProgress
 from morel_jax.training.custom import CustomParts
 from morel_jax.training.interruption import InterruptionRequest
 from morel_jax.training.lock import hold
 from morel_jax.training.members import Member, build_members
 from morel_jax.training.placement import MODES, Sharded, Stacked, build_layout, check_compiled
-from morel_jax.training.progress import Progress
 from morel_jax.training.setup import setup
 from morel_jax.training.trainer import Trainer
 from morel_jax.training.workdir import describe_data, open_sweep, open_workdir
@@ -50,7 +50,7 @@ def _train(members, placement, workdir, custom, progress, is_sweep):
         for member, folder in zip(members, folders, strict=True):
             open_workdir(member.config, folder, write=first, custom=custom.record())
         request = stack.enter_context(InterruptionRequest())  # Watches until the checkpoints are written.
-        bar = stack.enter_context(Progress(config, progress and first, len(members)))
+        bar = stack.enter_context(TrainingProgress(config, progress and first, len(members)))
         made = setup(config, custom)
         if first:
             for folder in folders:

@@ -1,6 +1,8 @@
-"""What became of a population's members, as a table."""
+"""The results of a population's members, as a table."""
 import csv
 import io
+
+from tabulate import tabulate
 
 _ACCURACIES = ("clean_accuracy", "robust_accuracy")
 
@@ -38,15 +40,12 @@ def to_csv(rows):
 
 
 def to_markdown(rows, title):
-    """The same as Markdown that also reads as it is; accuracies in percent."""
-    def percent(value):
-        return "" if value is None else f"{100 * value:.2f}"
+    """The same as Markdown that reads well as plain text too; accuracies in percent."""
+    def cell(value, text="{}", factor=1):
+        return "" if value is None else text.format(factor * value)
 
-    lines = [f"## {title}", "", "| member | best: epoch | clean, % | robust, % | last: clean, % | robust, % | |",
-             "|---|---|---|---|---|---|---|"]
-    for row in rows:
-        cells = [row["member"], "" if row["best_epoch"] is None else row["best_epoch"],
-                 *(percent(row[f"{which}_{name}"]) for which in ("best", "last") for name in _ACCURACIES),
-                 "" if row["diverged_at_step"] is None else f"diverged at step {row['diverged_at_step']}"]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines) + "\n"
+    heads = ("member", "best: epoch", "clean, %", "robust, %", "last: clean, %", "robust, %", "")
+    cells = [(row["member"], cell(row["best_epoch"]),
+              *(cell(row[f"{which}_{name}"], "{:.2f}", 100) for which in ("best", "last") for name in _ACCURACIES),
+              cell(row["diverged_at_step"], "diverged at step {}")) for row in rows]
+    return f"## {title}\n\n{tabulate(cells, heads, tablefmt='github', disable_numparse=True)}\n"

@@ -102,7 +102,7 @@ class Trainer:
         workdir: of the run or sweep.
         folders: the members' own.
         request: InterruptionRequest.
-        progress: Progress.
+        progress: TrainingProgress.
         stack: ExitStack that closes what is opened here: the checkpoints are on disk before the metrics are closed.
     """
 

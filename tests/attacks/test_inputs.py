@@ -143,7 +143,7 @@ def test_a_network_of_nan_is_refused(name):
     def partly_nan(x):
         return MODEL.logits(x).at[:2].set(jnp.nan)
 
-    with pytest.raises(ValueError, match="finite logits on x; got NaN or infinity on 2 of 6 images"):
+    with pytest.raises(ValueError, match="finite logits on the clean images; got NaN or infinity on 2 of 6 images"):
         ATTACKS[name](partly_nan, KEY, MODEL.x, MODEL.y)
 
 

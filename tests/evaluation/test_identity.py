@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from morel_jax import models
+from morel_jax.evaluation.evaluator import Evaluator, as_argument
 from morel_jax.evaluation.identity import agree, fingerprint, network_record
 from morel_jax.evaluation.trained import as_logits_fn
 from tests.attacks.linear import Linear
@@ -37,7 +38,7 @@ def straight_through(weights, x):
 
 
 def record(logits_fn, images=MODEL.x):
-    return network_record(logits_fn, images, MODEL.y, 8)
+    return network_record(Evaluator(as_argument(logits_fn), images, MODEL.y, 8))
 
 
 def differing(one, other):
@@ -69,7 +70,7 @@ def test_networks_are_told_apart(one, other, names):
 
 def test_a_rounding_defence_is_seen_on_images_that_it_leaves_alone():
     x = np.round(MODEL.x * 8) / 8
-    one, other = (network_record(partial(function), x, MODEL.y, 8) for function in (plain, quantised))
+    one, other = (record(partial(function), x) for function in (plain, quantised))
     np.testing.assert_array_equal(one["network_answers"][:4], other["network_answers"][:4])
     assert not agree("network_answers", one["network_answers"], other["network_answers"])
 
@@ -81,7 +82,7 @@ def test_a_modules_settings_count():
         return as_logits_fn(model, jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes))
 
     images = MODEL.x[..., :1]
-    one, other, again = (network_record(logits_fn(**changes), images, MODEL.y, 8)
+    one, other, again = (record(logits_fn(**changes), images)
                          for changes in ({}, dict(mean=(0.5,), std=(0.25,)), {}))
     assert one["network"] != other["network"]
     assert one[PROGRAM] != other[PROGRAM]

@@ -1,11 +1,9 @@
 import csv
 import json
 
-import numpy as np
 import pytest
 
-from morel_jax.evaluation.ledger import Images, Ledger, Row
-from morel_jax.evaluation.pool import Finished
+from morel_jax.evaluation.ledger import Ledger, Row
 from morel_jax.files import DamagedFileError
 
 SETTINGS = {"epsilon": 0.1, "seed": 0}
@@ -70,30 +68,6 @@ def test_a_surrogate_may_come_later_but_not_change(tmp_path):
     Ledger(tmp_path, SETTINGS).close()
     with pytest.raises(ValueError, match="surrogate: 'a' there, 'b' now"):
         Ledger(tmp_path, SETTINGS | {"surrogate": "b"})
-
-
-def finished(index, value):
-    image = np.full((2, 2, 1), value, np.float32)
-    return Finished(index, 1, {"judged": image, "rounded": np.round(image * 255).astype(np.uint8)})
-
-
-def test_images_are_kept_by_index_and_added_to(tmp_path):
-    Images(tmp_path, "fgsm", (3, 2, 2, 1)).add([finished(2, 0.2)])
-    Images(tmp_path, "fgsm", (3, 2, 2, 1)).add([finished(0, 1.0)])
-    np.testing.assert_allclose(np.load(tmp_path / "fgsm.npy")[:, 0, 0, 0], [1.0, 0.0, 0.2])
-    np.testing.assert_array_equal(np.load(tmp_path / "fgsm_uint8.npy")[:, 0, 0, 0], [255, 0, 51])
-    with pytest.raises(ValueError, match=r"holds float32\(3, 2, 2, 1\), not float32\(4, 2, 2, 1\)"):
-        Images(tmp_path, "fgsm", (4, 2, 2, 1))
-
-
-@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:100], lambda content: content[:-4],
-                                    lambda content: b"x" + content])
-def test_damaged_images_are_one_line(tmp_path, damage):
-    Images(tmp_path, "fgsm", (3, 2, 2, 1)).add([finished(2, 0.2)])
-    path = tmp_path / "fgsm.npy"
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(DamagedFileError, match=r"fgsm\.npy is not an array as it was written"):
-        Images(tmp_path, "fgsm", (3, 2, 2, 1))
 
 
 def written(folder, settings=SETTINGS):

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 from flax import struct
 
-from morel_jax import models
 from morel_jax.attacks.iterative import AttackState, IterativeAttack, begin
 from morel_jax.attacks.keys import fold_in_each
 from morel_jax.evaluation import pool
-from morel_jax.evaluation.pool import OneCall, Pool, clean_logits
-from morel_jax.evaluation.trained import as_logits_fn
+from morel_jax.evaluation.evaluator import Evaluator, as_argument
+from morel_jax.evaluation.pool import OneCall, Pool
 from tests.attacks.linear import Linear
 
 
@@ -37,11 +36,14 @@ class LongerWhereBlack(Noise):
         return super().step(logits_fn, keys, x, y, state).replace(done=done, found=done)
 
 
+def pool_of(attack, model):
+    evaluator = Evaluator(as_argument(model.logits), model.x, model.y, width=8)
+    return Pool(attack, evaluator, evaluator.logits_fn, jax.random.key(0), 0.1)
+
+
 def finished(attack, model=None, indices=None, **options):
     model, rows = model or Linear(count=40), []
-    made = Pool(attack, model.logits, model.logits, jax.random.key(0), lambda index: model.x[index], model.y, 0.1,
-                width=8)
-    made.run(np.arange(40) if indices is None else indices, rows.extend, **options)
+    pool_of(attack, model).run(np.arange(40) if indices is None else indices, rows.extend, **options)
     return model, {row.index: row for row in rows}, rows
 
 
@@ -54,7 +56,7 @@ def test_every_example_comes_back_once_with_its_own_result():
     keys = fold_in_each(jax.random.key(0), np.arange(40))
     alone = Noise().run(model.logits, keys, model.x, model.y)
     for index in range(40):
-        np.testing.assert_allclose(by_index[index].verdict["judged"], alone.x_adv[index], atol=1e-7)
+        np.testing.assert_allclose(by_index[index].rechecked["projected"], alone.x_adv[index], atol=1e-7)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8, 20, 2**31])
@@ -63,7 +65,7 @@ def test_batch_size_changes_nothing(batch_size):
     _, got, _ = finished(Noise(), batch_size=batch_size)
     for index, row in expected.items():
         assert got[index].steps == row.steps
-        np.testing.assert_array_equal(got[index].verdict["judged"], row.verdict["judged"])
+        np.testing.assert_array_equal(got[index].rechecked["projected"], row.rechecked["projected"])
 
 
 def test_only_the_examples_asked_for():
@@ -133,7 +135,7 @@ def test_half_empty_blocks_are_put_together(monkeypatch):
         index: 301 if index % 8 == 3 else 1 for index in range(16)}
     monkeypatch.undo()
     for index, row in finished(LongerWhereBlack(), model=model, indices=np.arange(16), batch_size=8)[1].items():
-        np.testing.assert_array_equal(by_index[index].verdict["judged"], row.verdict["judged"])
+        np.testing.assert_array_equal(by_index[index].rechecked["projected"], row.rechecked["projected"])
 
 
 def test_other_attacks_take_one_step_with_their_passes():
@@ -145,13 +147,12 @@ def test_other_attacks_take_one_step_with_their_passes():
     model, by_index, _ = finished(attack)
     for index, row in by_index.items():
         assert row.steps == 20
-        np.testing.assert_allclose(row.verdict["judged"], model.x[index] + 0.05, rtol=1e-6)
+        np.testing.assert_allclose(row.rechecked["projected"], model.x[index] + 0.05, rtol=1e-6)
 
 
 def test_an_error_while_reporting_ends_the_run():
     model = Linear(count=40)
-    made = Pool(Noise(), model.logits, model.logits, jax.random.key(0), lambda index: model.x[index], model.y, 0.1,
-                width=8)
+    made = pool_of(Noise(), model)
 
     def report(rows):
         raise OSError("disk full")
@@ -160,24 +161,3 @@ def test_an_error_while_reporting_ends_the_run():
     with pytest.raises(OSError, match="disk full"):
         made.run(np.arange(40), report)
     assert threading.active_count() <= before
-
-
-def test_clean_logits_in_blocks():
-    model = Linear(count=21)
-    got = clean_logits(model.logits, lambda index: model.x[index], np.arange(21), width=8)
-    np.testing.assert_allclose(got, model.logits(model.x), rtol=1e-5)
-
-
-@pytest.mark.parametrize(("name", "width"), [("convnet_small", 16), ("resnet18", 8)])
-def test_blocks_of_large_networks_have_fewer_rows(name, width):
-    model = models.create(name, 10)
-    variables = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32))
-    blank = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), variables)
-    assert pool.block_width(as_logits_fn(model, blank), (32, 32, 3)) == width
-
-
-def test_networks_with_weights_as_leaves_are_arguments():
-    model = Linear()
-    scaled = jax.tree_util.Partial(lambda scale, x: scale * model.logits(x), jnp.float32(2))
-    assert pool.as_argument(scaled) is scaled
-    assert len(jax.tree.leaves(pool.as_argument(model.logits))) == 0

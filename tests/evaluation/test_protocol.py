@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from morel_jax.attacks import autoattack
 from morel_jax.data.subset import stratified_order
 from morel_jax.evaluation import evaluate
 from morel_jax.files import DamagedFileError
@@ -90,6 +91,20 @@ def test_rows_that_are_there_are_not_made_again(whole, tmp_path):
         quick(tmp_path)
 
 
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-8])])
+def test_a_finished_evaluation_notices_that_its_images_were_damaged(tmp_path, damage):
+    quick(tmp_path, save_images=True)
+    before = files(tmp_path)
+    quick(tmp_path, save_images=True)
+    assert files(tmp_path) == before
+    damage(tmp_path / "adversarial" / "pgd20.npy")
+    damaged = files(tmp_path)
+    with pytest.raises(DamagedFileError, match=r"adversarial is damaged: pgd20.npy .*Put back a copy of it, or move"):
+        quick(tmp_path, save_images=True)
+    assert files(tmp_path) == damaged
+    quick(tmp_path)  # The images are no part of its accuracies.
+
+
 def test_another_seed_or_network_is_another_evaluation(tmp_path):
     quick(tmp_path)
     with pytest.raises(ValueError, match="seed: 0 there, 1 now"):
@@ -104,7 +119,7 @@ def test_an_ensembles_members_see_what_is_left(tmp_path):
     model = Linear(count=30)
     epsilon = float(np.median(model.distances("linf")))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules["morel_jax.evaluation.suite"].VERSIONS, "standard", ("apgd-ce", "apgd-t"))
+        patch.setitem(autoattack.VERSIONS, "standard", ("apgd-ce", "apgd-t"))
         summary = evaluate(model.logits, model.x, model.y, ["autoattack"], tmp_path, epsilon=epsilon)
     rows = [line.split(",") for line in (tmp_path / "ledger.csv").read_text().splitlines()[1:]]
     first = {row[1] for row in rows if row[0] == "apgd-ce" and row[4] == "0"}
@@ -153,8 +168,8 @@ MODEL, LARGER = Linear(count=4), Linear(count=30)
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    (dict(labels=np.array([0, 1, 2, 9])), r"labels must be in 0 .. 4, the network's classes; got 0 to 9"),
-    (dict(labels=np.array([0, 1, 2, -1])), "got -1 to 2"),
+    (dict(labels=np.array([0, 1, 2, 9])), r"labels must be in 0 .. 4, the network's classes; got values from 0 to 9"),
+    (dict(labels=np.array([0, 1, 2, -1])), "got values from -1 to 2"),
     (dict(labels=np.zeros(3, int)), r"labels must have the shape \(4,\), one per image; got \(3,\)"),
     (dict(labels=np.zeros(4)), "labels must be integers; got float64"),
     (dict(labels=np.eye(4, 5, dtype=int)), r"one per image; got \(4, 5\)\. .*one-hot rows.* by labels.argmax\(-1\)"),
@@ -162,23 +177,24 @@ MODEL, LARGER = Linear(count=4), Linear(count=30)
     (dict(images=np.where(MODEL.x == MODEL.x.max(), np.float32(1 + 1e-6), MODEL.x)),
      r"images must be in \[0, 1\]; got values from 0.3\d* to 1.00000095"),
     (dict(logits_fn=lambda x: Outputs(x, MODEL.logits(x))),
-     r"logits_fn must return one array, the logits; got Outputs; give lambda x: network\(x\).logits"),
-    (dict(logits_fn=lambda x: MODEL.logits(x).astype(int)), "logits_fn must return floats; got int32"),
+     r"logits_fn must return one array of logits; got Outputs; return its logits alone"),
+    (dict(logits_fn=lambda x: MODEL.logits(x).astype(int)),
+     r"logits_fn must return floats of shape \[1, classes\]; got int32\[1, 5\]"),
     (dict(logits_fn=lambda x: jnp.where(x[:, :1, 0, 0] == MODEL.x[2, 0, 0, 0], np.nan, 1) * MODEL.logits(x)),
-     "must give finite logits on the images; got NaN or infinite ones for 1 of 4, the first for image 2"),
-    (dict(logits_fn=lambda x: jnp.full((len(x), 10), jnp.nan)), "infinite ones for 4 of 4, the first for image 0"),
+     "must give finite logits on the clean images; got NaN or infinity on 1 of 4 images, the first of them image 2"),
+    (dict(logits_fn=lambda x: jnp.full((len(x), 10), jnp.nan)), "infinity on 4 of 4 images, the first of them image 0"),
     (dict(images=MODEL.x * 255), r"images must be in \[0, 1\]; got values from"),
     (dict(images=MODEL.x * np.nan), r"images must be in \[0, 1\]; got values from nan"),
     (dict(images=MODEL.x[0]), r"images must have the shape \[n, height, width, channels\]; got \(4, 4, 2\)"),
     (dict(images=MODEL.x.astype(np.int32)), r"images must be uint8 or floats in \[0, 1\]; got int32"),
     (dict(images=MODEL.x[:0], labels=np.zeros(0, int)), "images must hold at least one image; got none"),
-    (dict(logits_fn=lambda x: x), "logits_fn must map images"),
+    (dict(logits_fn=lambda x: x), r"logits_fn must return floats of shape \[1, classes\]; got float32\[1, 4, 4, 2\]"),
     (dict(attacks=["bim"]), "attacks must be among"),
     (dict(attacks=["transfer"]), "transfer attacks need a surrogate"),
     (dict(attacks=["transfer"], surrogate=lambda x: MODEL.logits(x)[:, :3]),
      "the surrogate must have the network's 5 classes; got one with 3"),
     (dict(attacks=["transfer"], surrogate=lambda x: MODEL.logits(x) * np.nan),
-     "surrogate must give finite logits on the images; got NaN or infinite ones for 4 of 4"),
+     "surrogate must give finite logits on the clean images; got NaN or infinity on 4 of 4"),
     (dict(examples=5), r"examples must be in 0 .. 4; got 5"),
     (dict(epsilon=0.0), r"epsilon must be in \[1e-06, 1\], the whole box in linf; got 0.0"),
     (dict(norm="l1"), "norm"),
@@ -203,7 +219,7 @@ MODEL, LARGER = Linear(count=4), Linear(count=30)
     (dict(folder=""), "folder must name a path; got an empty string"),
     (dict(folder="gs://a/b"), "folder must be a path on a mounted file system, not a URL"),
     (dict(logits_fn=lambda x: MODEL.logits(x)[:, :3], labels=np.array([0, 1, 2, 0]), attacks=["pgd20", "autoattack"]),
-     "attack apgd-t, on 3 classes: the targeted DLR loss needs at least four"),
+     "attack apgd-t needs a network with at least 4 classes; got 3"),
 ])
 def test_bad_input_is_one_clear_error(tmp_path, change, message):
     arguments = dict(logits_fn=MODEL.logits, images=MODEL.x, labels=MODEL.y, attacks=["fgsm"], folder=tmp_path / "e",
@@ -240,7 +256,7 @@ def test_some_examples_have_the_classes_in_proportion(tmp_path):
 
 
 @pytest.mark.slow
-def test_double_precision_enabled_changes_no_verdict(tmp_path):
+def test_double_precision_enabled_changes_no_result(tmp_path):
     """JAX_ENABLE_X64=1 is some users' default; arrays without a type are then float64 and int64."""
     attacks = ["fgsm", "pgd2x2", "cw"]
     script = ("import sys; from morel_jax.evaluation import evaluate; from tests.attacks.linear import Linear; "

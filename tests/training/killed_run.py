@@ -5,9 +5,8 @@ from unittest import mock
 import jax
 
 from morel_jax import builders, evaluation, training
-from morel_jax.evaluation.progress import Silent
+from morel_jax.progress import AttackProgress, TrainingProgress
 from morel_jax.training import trainer
-from morel_jax.training.progress import Progress
 from tests.small import small_config, small_dataset
 
 PHASES = ("start", "training", "end of an epoch", "evaluation")
@@ -40,7 +39,7 @@ def run(workdir, compiled, phase):
     def say(name):
         phase.value = PHASES.index(name)
 
-    class Told(Progress):
+    class Told(TrainingProgress):
         def steps(self, done, totals):
             say("training")
             super().steps(done, totals)
@@ -49,15 +48,15 @@ def run(workdir, compiled, phase):
             say("end of an epoch")
             super().validation(images, total)
 
-    class ToldOfAttacks(Silent):
+    class ToldOfAttacks(AttackProgress):
         def advance(self, *arguments):
             say("evaluation")
 
-    with mock.patch.object(sys.modules["morel_jax.training.fit"], "Progress", Told):
+    with mock.patch.object(sys.modules["morel_jax.training.fit"], "TrainingProgress", Told):
         fit(workdir)
     with mock.patch.object(builders, "dataset", return_value=_DATASET):
         logits_fn, _ = evaluation.load(workdir, "best")
     test = _DATASET.test
     say("start")
     evaluation.evaluate(logits_fn, test.images, test.labels, ATTACKS, workdir / "evaluation", epsilon=0.02,
-                        batch_size=8, save_images=True, progress=ToldOfAttacks())
+                        batch_size=8, save_images=True, progress=ToldOfAttacks(shown=False))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from morel_jax import builders, training
-from morel_jax.training.progress import Progress
+from morel_jax.progress import TrainingProgress
 from tests.small import small_config, small_dataset
 
 pytestmark = pytest.mark.slow
@@ -39,17 +39,17 @@ def unbroken(extras, tmp_path):
 
 
 def test_stopped_after_an_epoch_and_resumed(extras, unbroken, tmp_path, monkeypatch):
-    original = Progress.start_epoch
+    original = TrainingProgress.start_epoch
 
     def interrupting(self, epoch, done):
         original(self, epoch, done)
         if epoch == 2 and done == 0:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(Progress, "start_epoch", interrupting)
+    monkeypatch.setattr(TrainingProgress, "start_epoch", interrupting)
     with pytest.raises(training.Interrupted):
         training.fit(extras, tmp_path / "run", progress=False)
-    monkeypatch.setattr(Progress, "start_epoch", original)
+    monkeypatch.setattr(TrainingProgress, "start_epoch", original)
     state, _ = training.fit(extras, tmp_path / "run", progress=False)
     chex.assert_trees_all_equal(jax.device_get(state), unbroken)
 

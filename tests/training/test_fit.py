@@ -11,10 +11,10 @@ import jax
 import numpy as np
 import pytest
 
-from morel_jax import builders, evaluation, training
-from morel_jax.training import progress, trainer
+from morel_jax import builders, evaluation, progress, training
+from morel_jax.progress import TrainingProgress
+from morel_jax.training import trainer
 from morel_jax.training.checkpoint import Checkpoints
-from morel_jax.training.progress import Progress
 from morel_jax.training.saved import load_record
 from tests import small
 
@@ -119,7 +119,7 @@ def test_a_workdir_is_a_local_path(tmp_path, monkeypatch, train):
 @pytest.mark.parametrize("moment", ["step", "validation"])
 def test_a_signal_saves_and_the_resumed_run_is_bitwise_the_same(unbroken, tmp_path, monkeypatch, number, moment):
     before = signal.getsignal(number)
-    place = (Progress, "steps") if moment == "step" else (Progress, "validation")
+    place = (TrainingProgress, "steps") if moment == "step" else (TrainingProgress, "validation")
     original, calls = getattr(*place), []
 
     def interrupting(self, *arguments):
@@ -222,14 +222,14 @@ def test_average_survives_a_resumption(tmp_path):
     config = light_config()
     whole, _ = training.fit(config, tmp_path / "whole", progress=False)
     with pytest.MonkeyPatch.context() as patch:
-        original = Progress.start_epoch
+        original = TrainingProgress.start_epoch
 
         def interrupting(self, epoch, done):
             original(self, epoch, done)
             if epoch == 2:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        patch.setattr(Progress, "start_epoch", interrupting)
+        patch.setattr(TrainingProgress, "start_epoch", interrupting)
         with pytest.raises(training.Interrupted):
             training.fit(config, tmp_path / "broken", progress=False)
     state, _ = training.fit(config, tmp_path / "broken", progress=False)

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from morel_jax import builders, evaluation, training
+from morel_jax.progress import TrainingProgress
 from morel_jax.training import checkpoint, trainer
-from morel_jax.training.progress import Progress
 from tests import small
 
 SETTINGS = [{"preference": 0.2}, {"optimizer.learning_rate": 0.03, "seed": 5}, {"seed": 1}]
@@ -53,7 +53,7 @@ def assert_same(outcomes, expected):
 
 def interrupt_after(monkeypatch, calls, method="steps"):
     """SIGTERM at the n-th report of progress."""
-    original, seen = getattr(Progress, method), []
+    original, seen = getattr(TrainingProgress, method), []
 
     def interrupting(self, *arguments):
         original(self, *arguments)
@@ -61,7 +61,7 @@ def interrupt_after(monkeypatch, calls, method="steps"):
         if len(seen) == calls:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(Progress, method, interrupting)
+    monkeypatch.setattr(TrainingProgress, method, interrupting)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The independent judge: what an attack returns counts for what it is, not for what the attack says."""
+"""The independent check: what an attack returned is projected and classified again, whatever the attack says of it."""
 from typing import Any
 
 import jax
@@ -8,8 +8,8 @@ from flax import struct
 from morel_jax.attacks.norms import norm
 from morel_jax.training.validation import predicted
 
-# An image may be outside box or ball by what float32 arithmetic on values in [0, 1] explains: this, in Linf; in L2 a
-# sum over pixels rounds more, and the same share of the radius is allowed.
+# What float32 arithmetic on values in [0, 1] explains: in Linf an image may be outside box or ball by this. In L2 a sum
+# over pixels rounds more, and the same fraction of the radius is allowed as well.
 _ROUNDING = 1e-6
 
 # Why an image does not count, by number; the first that applies.
@@ -17,28 +17,28 @@ VIOLATIONS = ("", "nan", "box", "ball")
 
 
 @struct.dataclass
-class Verdict:
+class Rechecked:
     """
     Attributes:
-        prediction: int32[n], on the image as judged, in box and ball; -1 where its logits are NaN or infinite, which
+        prediction: int32[n], on the image as projected, in box and ball; -1 where its logits are NaN or infinite, which
             is never right.
         violation: int32[n], place in ``VIOLATIONS``; an image with one never counts as adversarial.
-        distance: float[n], of the image as judged, in the norm of the attack.
+        distance: float[n], of the image as projected, in the norm of the attack.
         broken: bool[n], misclassified without violation.
-        judged: float[n, h, w, c], the image projected into box and ball; the clean one where it was NaN.
-        rounded: uint8[n, h, w, c], ``judged`` with 256 levels, moved no further from the clean image.
+        projected: float[n, h, w, c], the image projected into box and ball; the clean one where it was NaN.
+        rounded: uint8[n, h, w, c], ``projected`` with 256 levels, moved no further from the clean image.
         rounded_broken: bool[n], whether ``rounded`` is misclassified, without violation of the float image.
     """
     prediction: Any
     violation: Any
     distance: Any
     broken: Any
-    judged: Any
+    projected: Any
     rounded: Any
     rounded_broken: Any
 
 
-def judge(logits_fn, x, x_adv, y, epsilon, norm_name="linf"):
+def recheck(logits_fn, x, x_adv, y, epsilon, norm_name="linf"):
     """Checks, projects and classifies images that an attack returned.
 
     Args:
@@ -50,7 +50,7 @@ def judge(logits_fn, x, x_adv, y, epsilon, norm_name="linf"):
         norm_name: ``linf`` or ``l2``.
 
     Returns:
-        :class:`Verdict`.
+        :class:`Rechecked`.
 
     Raises:
         ValueError: shapes differ, or an unknown norm.
@@ -67,16 +67,16 @@ def judge(logits_fn, x, x_adv, y, epsilon, norm_name="linf"):
     violation = jnp.select([~finite, outside_box, outside_ball], [1, 2, 3], 0).astype(jnp.int32)
 
     bounded = jnp.isfinite(epsilon)
-    judged = jnp.where(bounded, ball.project(x_adv, x, jnp.where(bounded, epsilon, 1.0)), jnp.clip(x_adv, 0.0, 1.0))
+    projected = jnp.where(bounded, ball.project(x_adv, x, jnp.where(bounded, epsilon, 1.0)), jnp.clip(x_adv, 0.0, 1.0))
     # Towards the clean image, so that no pixel leaves the ball; 0.01 keeps what float32 made of a whole level.
-    levels = jnp.trunc((judged - x) * 255 + 0.01 * jnp.sign(judged - x))
+    levels = jnp.trunc((projected - x) * 255 + 0.01 * jnp.sign(projected - x))
     rounded = jnp.clip(jnp.round(x * 255) + levels, 0, 255)
-    prediction = predicted(logits_fn(judged))
+    prediction = predicted(logits_fn(projected))
     rounded_prediction = predicted(logits_fn(rounded / 255))
     valid = violation == 0
-    return Verdict(prediction=prediction, violation=violation, distance=ball.distance(judged, x),
-                   broken=valid & (prediction != y), judged=judged, rounded=rounded.astype(jnp.uint8),
-                   rounded_broken=valid & (rounded_prediction != y))
+    return Rechecked(prediction=prediction, violation=violation, distance=ball.distance(projected, x),
+                     broken=valid & (prediction != y), projected=projected, rounded=rounded.astype(jnp.uint8),
+                     rounded_broken=valid & (rounded_prediction != y))
 
 
-judge_jit = jax.jit(judge, static_argnames="norm_name")
+recheck_jit = jax.jit(recheck, static_argnames="norm_name")

@@ -4,8 +4,8 @@ import sys
 import numpy as np
 import pytest
 
-from morel_jax.training import progress
-from morel_jax.training.progress import Progress
+from morel_jax import progress
+from morel_jax.progress import AttackProgress, TrainingProgress
 from morel_jax.training.step import Totals
 from tests.small import small_config
 
@@ -25,8 +25,8 @@ def shown(monkeypatch, how, terminal, seconds_per_line=60.0):
     """What an epoch of three steps and its validation leave on standard error."""
     stream = Stream(terminal)
     monkeypatch.setattr(sys, "stderr", stream)
-    monkeypatch.setattr(progress, "_SECONDS_PER_LINE", seconds_per_line)
-    with Progress(small_config(), how) as bar:
+    monkeypatch.setattr(TrainingProgress, "seconds_per_line", seconds_per_line)
+    with TrainingProgress(small_config(), how) as bar:
         bar.steps_per_epoch = 3
         bar.start_epoch(1, 0)
         for done in (1, 2, 3):
@@ -66,4 +66,48 @@ def test_without_progress_the_epochs_lines_stay(monkeypatch, terminal):
 
 def test_another_way_is_refused():
     with pytest.raises(ValueError, match="progress must be one of True, 'epochs', False; got 'bar'"):
-        Progress(small_config(), "bar")
+        TrainingProgress(small_config(), "bar")
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_log_of_an_evaluation_gets_plain_lines_now_and_then(capsys, clock):
+    bar = AttackProgress()
+    bar.begin("fgsm", 5, 100)
+    for seconds in (10, 29, 30, 31, 61):
+        clock[0] = 100.0 + seconds
+        bar.advance(10, 3)
+    clock[0] = 170.0
+    bar.end()
+    assert capsys.readouterr().err.splitlines() == [
+        "fgsm: 35 of 100 images done, 9 of 30 broken, 00:30",
+        "fgsm: 55 of 100 images done, 15 of 50 broken, 01:01",
+        "fgsm: 15 of 50 images broken, 01:10"]
+
+
+def test_a_terminal_gets_a_bar_of_an_evaluation(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    bar = AttackProgress()
+    bar.begin("fgsm", 0, 10)
+    bar.advance(10, 3)
+    bar.end()
+    said = capsys.readouterr().err
+    assert "\r" in said
+    assert said.endswith("fgsm: 3 of 10 images broken, 00:00\n")
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_an_evaluation_may_be_silent(monkeypatch, terminal):
+    stream = Stream(terminal)
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(AttackProgress, "seconds_per_line", 0.0)
+    bar = AttackProgress(shown=False)
+    bar.begin("fgsm", 0, 10)
+    bar.advance(10, 3)
+    bar.end()
+    assert stream.getvalue() == ""

@@ -1,0 +1,107 @@
+"""The attacks that an evaluation knows by name.
+
+A new one is one entry here: ``--attacks``, its help and the table in the docs are read from these. Nothing here imports
+JAX, so that ``--help`` answers at once; builders are handed the package ``morel_jax.attacks``.
+"""
+import dataclasses
+import math
+import re
+from collections.abc import Callable
+
+# Passes through the network are counted in 32 bits.
+_MOST_PASSES = 2**31 - 1
+# Before a name: the attack is crafted on the surrogate.
+TRANSFER = "transfer-"
+
+
+@dataclasses.dataclass(frozen=True)
+class NamedAttack:
+    """An attack, or a family of them.
+
+    Attributes:
+        name: ``<word>`` in it stands for a whole number of at least 1.
+        help: one line.
+        build: (morel_jax.attacks, :class:`~morel_jax.evaluation.suite.Threat`, the name's numbers ...) -> attack.
+        norms: that it works in.
+        fewest_classes: that the network may have.
+        radius: Threat -> the radius that its images must keep to, which may be infinite.
+    """
+    name: str
+    help: str
+    build: Callable
+    norms: tuple[str, ...] = ("linf", "l2")
+    fewest_classes: int = 2
+    radius: Callable = lambda threat: threat.epsilon
+
+
+def _cw(attacks, threat):  # Paper, 4.2: 10 iterations, rate 0.01, confidence 1, constant 15.
+    if threat.variant == "reference":
+        return attacks.CWLinf(confidence=0.0, initial_const=15.0)
+    return attacks.CWLinf(confidence=1.0, initial_const=15.0, epsilon=threat.epsilon)
+
+
+def _pgd(attacks, threat, steps, restarts=None):
+    return attacks.PGD(threat.epsilon, threat.step_size, num_steps=steps, num_restarts=restarts or 1,
+                       start="uniform" if restarts else "clean")
+
+
+def _member(name, text, fewest_classes=2):
+    """Of AutoAttack, with the published numbers."""
+    return NamedAttack(name, text, lambda attacks, threat: attacks.autoattack.member(
+        name, threat.epsilon, threat.norm), fewest_classes=fewest_classes)
+
+
+ATTACKS = (
+    NamedAttack("fgsm", "one step of length epsilon", lambda attacks, threat: attacks.FGSM(threat.epsilon), ("linf",)),
+    NamedAttack("pgd<steps>", "from the clean image, in steps of epsilon / 10 (the command: of the config's "
+                "validation.step_size); its last point counts", _pgd, ("linf",)),
+    NamedAttack("pgd<steps>x<restarts>", "PGD from that many random points", _pgd, ("linf",)),
+    NamedAttack("cw", "CW-Linf as ART has it, 10 iterations, constant 15; variant paper: confidence 1, projected into "
+                "the ball; variant reference: confidence 0, no ball", _cw, ("linf",),
+                radius=lambda threat: math.inf if threat.variant == "reference" else threat.epsilon),
+    _member("apgd-ce", "Auto-PGD on the cross-entropy, 100 steps"),
+    _member("apgd-cex5", "apgd-ce with 5 restarts"),
+    _member("apgd-dlr", "Auto-PGD on the DLR loss, 100 steps", 3),
+    _member("apgd-dlrx5", "apgd-dlr with 5 restarts", 3),
+    _member("apgd-t", "Auto-PGD on the targeted DLR loss, at most 9 target classes", 4),
+    _member("fab", "FAB, 100 steps"),
+    _member("fabx5", "fab with 5 restarts"),
+    _member("fab-t", "targeted FAB, at most 9 target classes"),
+    _member("square", "Square, 5000 queries, no gradient"),
+)
+
+# The paper's four (section 4.2), over which it averages.
+PAPER = ("fgsm", "pgd20", "pgd100", "cw")
+# Names for several attacks: {name: (one line of help, the attacks)}.
+GROUPS = {
+    "paper": (f"{', '.join(PAPER)}, and the paper's Avg-Robust over them", PAPER),
+    "transfer": ("the paper's four, crafted on the surrogate", tuple(TRANSFER + name for name in PAPER)),
+}
+# Names for ensembles, whose members see only what the ones before them left: {name: (help, AutoAttack's version)}.
+ENSEMBLES = {
+    "autoattack": ("AutoAttack, standard: apgd-ce, apgd-t, fab-t and square, each on what the ones before it left",
+                   "standard"),
+    "autoattack-plus": ("AutoAttack, plus: apgd-cex5, apgd-dlrx5, fabx5, square, apgd-t and fab-t", "plus"),
+}
+
+
+def find(name):
+    """(entry, list of the numbers in ``name``), or None if no entry has the name.
+
+    Raises:
+        ValueError: the numbers' product, the passes through the network, cannot be counted.
+    """
+    for entry in ATTACKS:
+        if found := re.fullmatch(re.sub(r"<\w+>", r"([1-9]\\d*)", entry.name), name):
+            numbers = [int(digits[:11]) for digits in found.groups()]  # Python refuses to read thousands of digits.
+            if math.prod(numbers) > _MOST_PASSES:
+                raise ValueError(f"an attack's steps times restarts must be at most {_MOST_PASSES}; got {name[:40]}.")
+            return entry, numbers
+    return None
+
+
+def known():
+    """{name: one line of help} of all that an evaluation may be given."""
+    return ({name: text for name, (text, _) in (GROUPS | ENSEMBLES).items()}
+            | {entry.name: entry.help for entry in ATTACKS}
+            | {f"{TRANSFER}<name>": "any of these attacks, crafted on the surrogate"})

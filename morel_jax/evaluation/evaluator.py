@@ -1,0 +1,88 @@
+"""A network on a data set, evaluated in blocks of one shape."""
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from morel_jax.attacks.inputs import check_logits
+from morel_jax.data.augment import to_float
+from morel_jax.targets.flops import count_flops
+
+# Rows of a block. A CPU core works best on what stays in its cache, and is full with fewer rows of a large network; an
+# accelerator wants to be filled.
+_CPU_WIDTH, _CPU_WIDTH_LARGE, _LARGE_FLOPS = 16, 8, 1e8
+_ACCELERATOR_WIDTH = 256
+
+
+def as_argument(logits_fn):
+    """``logits_fn`` in a form that compiled functions take as an argument, its weights as leaves where it has any."""
+    return logits_fn if isinstance(logits_fn, jax.tree_util.Partial) else jax.tree_util.Partial(logits_fn)
+
+
+def block_width(logits_fn, image_shape):
+    """Rows of a block on the default backend, for a network on images of shape (h, w, c)."""
+    if jax.default_backend() != "cpu":
+        return _ACCELERATOR_WIDTH
+    flops = count_flops(logits_fn, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
+    return _CPU_WIDTH if flops < _LARGE_FLOPS else _CPU_WIDTH_LARGE
+
+
+def count_classes(logits_fn, image_shape):
+    """Classes of a network on images of shape (h, w, c); ValueError if it does not return logits."""
+    logits = jax.eval_shape(logits_fn, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
+    check_logits(logits, 1)
+    return logits.shape[1]
+
+
+@jax.jit
+def _logits(logits_fn, x):
+    return logits_fn(x)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluator:
+    """What the parts of an evaluation share.
+
+    Everything is computed in blocks of ``width`` rows: so there is one compiled program, and an example's result does
+    not depend on the other examples.
+
+    Attributes:
+        logits_fn: images float32[n, h, w, c] -> logits [n, classes]; a ``jax.tree_util.Partial``.
+        images: uint8[n, h, w, c], or floats in [0, 1].
+        labels: int32[n].
+        width: rows of a block; another width may round differently.
+    """
+    logits_fn: Any
+    images: np.ndarray
+    labels: np.ndarray
+    width: int
+
+    def x(self, index):
+        """float32[m, h, w, c] in [0, 1], the images ``index`` int[m]."""
+        rows = self.images[index]
+        return np.asarray(to_float(rows)) if self.images.dtype == np.uint8 else rows.astype(np.float32)
+
+    def map(self, function, index, on_progress=None):
+        """What ``function`` returns for the examples ``index``.
+
+        Args:
+            function: int[width], places in the data set -> pytree of arrays with ``width`` rows.
+            index: int[m]; the last block is filled up with examples whose results are dropped.
+            on_progress: called with the number of examples that are done, after each block.
+
+        Returns:
+            the pytree, of NumPy arrays with m rows.
+        """
+        parts = []
+        for first in range(0, len(index), self.width):
+            parts.append(jax.device_get(function(np.resize(index[first:first + self.width], self.width))))
+            if on_progress is not None:
+                on_progress(min(first + self.width, len(index)))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:len(index)], *parts)
+
+    def logits(self, index, compiled=True):
+        """Logits [m, classes] on the images ``index``; ``compiled`` is False for a network that JAX cannot trace."""
+        call = jax.tree_util.Partial(_logits, self.logits_fn) if compiled else self.logits_fn
+        return self.map(lambda rows: call(self.x(rows)), index)

@@ -1,0 +1,129 @@
+"""What a report card is written from: what attacks make of the images that a network classifies right."""
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from morel_jax.attacks import APGD, Square, checks
+from morel_jax.attacks.keys import fold_in_each, fold_in_name
+from morel_jax.attacks.norms import norm
+from morel_jax.evaluation.evaluator import Evaluator, block_width
+from morel_jax.evaluation.pool import Pool
+
+# Draws of noise: as many tries as PGD-20 has steps.
+_DRAWS = 20
+# The most steps of an ascent; every ascent has room for them, and so the same program.
+_MOST_STEPS = 100
+# The radii of the curve, in units of epsilon; the last one is doubled until the whole box is reached.
+_FACTORS = (0.25, 0.5, 0.75, 1, 1.5, 2)
+
+
+def _random_gradient_norms(logits_fn, keys, x, y, epsilon, norm_name):
+    return checks.gradient_norms(logits_fn, norm(norm_name).random_boundary(keys, x, epsilon), y)
+
+
+_ascend = jax.jit(checks.ascend, static_argnames=("norm_name", "longest"))
+_noise_breaks = jax.jit(checks.noise_breaks, static_argnames=("norm_name", "draws"))
+_gradient_norms = jax.jit(_random_gradient_norms, static_argnames="norm_name")
+
+
+def gradient_error(logits_fn, x):
+    """Why JAX cannot differentiate the network on ``x``, in one line; None if it can. Nothing is computed."""
+    try:
+        jax.eval_shape(jax.grad(lambda x: jnp.asarray(logits_fn(x), jnp.float32).sum()), x)
+    except (TypeError, ValueError, NotImplementedError) as error:  # What tracing and differentiation raise.
+        return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+    return None
+
+
+def radii(epsilon, largest):
+    """The radii of the curve: fractions and multiples of ``epsilon``, then doubled, and ``largest`` at the end."""
+    factors = list(_FACTORS)
+    while 2 * factors[-1] * epsilon < largest:
+        factors.append(2 * factors[-1])
+    return [factor * epsilon for factor in factors if factor * epsilon < largest] + [largest]
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurements:
+    """Attacks on the images ``index`` int[m] of a data set; results are NumPy arrays with a row for each of them.
+
+    They depend on the key and on an image's place in the data set, not on the other images. ``progress`` is called
+    with (measurement's name, images done, images in all).
+    """
+    evaluator: Evaluator
+    key: Any
+    index: np.ndarray
+    norm: str
+    progress: Callable
+
+    def _each(self, name, function, *arguments, rows=slice(None), key_name=None, **options):
+        index, network, key = self.index[rows], self.evaluator, fold_in_name(self.key, key_name or name)
+        return network.map(
+            lambda rows: function(network.logits_fn, fold_in_each(key, rows), network.x(rows), network.labels[rows],
+                                  *arguments, norm_name=self.norm, **options),
+            index, lambda done: self.progress(name, done, len(index)))
+
+    def _ascent(self, name, epsilon, num_steps, random_start, **options):
+        """(margins float32[m, num_steps + 1], misclassified bool[m, num_steps + 1])."""
+        course = self._each(name, _ascend, np.float32(epsilon), num_steps, random_start=random_start,
+                            longest=_MOST_STEPS, **options)
+        return course.margins[:, :num_steps + 1], course.wrong[:, :num_steps + 1]
+
+    def one_step(self, epsilon):
+        """bool[m], broken by one step of length epsilon from the image: FGSM, or its equivalent in L2."""
+        return self._ascent("fgsm", epsilon, 1, False)[1][:, 1]
+
+    def pgd(self, epsilon, num_steps, restart=0, rows=slice(None)):
+        """PGD of at most 100 steps from a random start, the same for all radii up to its scale.
+
+        Returns:
+            (margins float32[m, num_steps + 1], broken bool[m, num_steps + 1]): an image counts as broken from the
+            first misclassified point on.
+        """
+        margins, wrong = self._ascent(f"pgd-{num_steps} at {epsilon:.4g}", epsilon, num_steps, True, rows=rows,
+                                      key_name=f"pgd-{num_steps}-{restart}")
+        return margins, np.logical_or.accumulate(wrong, axis=1)
+
+    def restarted_pgd(self, epsilon, num_steps, restarts):
+        """(broken bool[m], margins, course): each restart is run on what the ones before it left.
+
+        ``margins`` and ``course`` are what :meth:`pgd` returned the first time.
+        """
+        margins, course = self.pgd(epsilon, num_steps)
+        broken = course[:, -1].copy()
+        for restart in range(1, restarts):
+            rows = np.flatnonzero(~broken)
+            if len(rows):
+                broken[rows] = self.pgd(epsilon, num_steps, restart, rows)[1][:, -1]
+        return broken, margins, course
+
+    def noise(self, epsilon):
+        """bool[m], broken by at least one of twenty draws of noise."""
+        return self._each("noise", _noise_breaks, np.float32(epsilon), draws=_DRAWS)
+
+    def gradient_norms(self, epsilon):
+        """(ce, margin): float32[m, 2] each, at the image and at a random point of the ball's boundary."""
+        pairs = [self._each("gradients", _gradient_norms, np.float32(radius)) for radius in (0, epsilon)]
+        return tuple(np.stack(sizes, axis=1) for sizes in zip(*pairs, strict=True))
+
+    def white_then_black_box(self, epsilon, queries):
+        """(white, both): bool[m] each, broken by APGD-CE, and by it or by Square on what it leaves."""
+        white = self._pooled("apgd-ce", APGD(epsilon, norm=self.norm), epsilon, np.ones(len(self.index), bool))
+        return white, white | self._pooled("square", Square(epsilon, queries, self.norm), epsilon, ~white)
+
+    def _pooled(self, name, attack, epsilon, chosen):
+        """bool[m], broken by ``attack`` among ``chosen`` bool[m], each rechecked."""
+        indices, network, found = self.index[chosen], self.evaluator.logits_fn, {}
+
+        def report(finished):
+            found.update((one.index, one.rechecked["broken"]) for one in finished)
+            self.progress(name, len(found), len(indices))
+
+        if len(indices):
+            blocks = dataclasses.replace(self.evaluator, width=block_width(network, self.evaluator.images.shape[1:]))
+            Pool(attack, blocks, network, fold_in_name(self.key, name), epsilon, self.norm).run(indices, report)
+        return np.array([bool(found.get(one, False)) for one in self.index])

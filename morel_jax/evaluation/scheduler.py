@@ -1,0 +1,69 @@
+"""Which block works on which examples: hands out those that wait, and merges half-empty blocks once none do."""
+import threading
+
+
+class Scheduler:
+    """The examples that wait, and those on their way from one block to another.
+
+    Two half-empty blocks cost as much as two full ones, but only if they share a device: only those are merged.
+
+    Args:
+        indices: int[m], the examples.
+        devices: the device of each block.
+    """
+
+    def __init__(self, indices, devices):
+        self.devices, self.stop = devices, threading.Event()
+        self._indices, self._next, self._lock = indices, 0, threading.Lock()
+        self._room = [0] * len(devices)  # Rows that each block can still be given; 0 while examples wait.
+        self._parcels = [[] for _ in devices]
+
+    def take(self, count):
+        """At most ``count`` of the waiting examples, which then wait no more."""
+        with self._lock:
+            taken = self._indices[self._next:self._next + count]
+            self._next += len(taken)
+            return taken
+
+    def has_waiting(self):
+        """Whether examples wait."""
+        return self._next < len(self._indices)
+
+    def announce(self, block, free):
+        """Says that ``block`` has ``free`` rows and no more waiting examples to fill them with."""
+        with self._lock:
+            self._room[block] = max(0, free - sum(count for count, _ in self._parcels[block]))
+
+    def give(self, block, parcel, count):
+        """Gives the ``count`` examples of ``block`` to the fullest block of its device that has room for them.
+
+        Args:
+            block: the giver's number.
+            parcel: whatever the receiver needs to continue with them.
+            count: rows that they take.
+
+        Returns:
+            whether a block gets them; ``block`` must then end.
+        """
+        with self._lock:
+            fitting = [other for other, device in enumerate(self.devices)
+                       if other != block and device == self.devices[block] and self._room[other] >= count]
+            if self._parcels[block] or not fitting:
+                return False
+            receiver = min(fitting, key=lambda other: self._room[other])
+            self._room[receiver] -= count
+            self._room[block] = 0
+            self._parcels[receiver].append((count, parcel))
+            return True
+
+    def receive(self, block):
+        """The parcels given to ``block`` since it last asked, as a list."""
+        with self._lock:
+            parcels, self._parcels[block] = self._parcels[block], []
+        return [parcel for _, parcel in parcels]
+
+    def leave(self, block):
+        """Whether ``block``, which holds no examples, may end; False if it has just been given some."""
+        with self._lock:
+            self._room[block] = 0
+            return not self._parcels[block]

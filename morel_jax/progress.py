@@ -1,0 +1,160 @@
+"""How far a training or an evaluation is, on standard error: a bar on a terminal, elsewhere a line now and then."""
+import sys
+import time
+
+from tqdm import tqdm
+
+MODES = (True, "epochs", False)
+
+
+def _clock(seconds):
+    return tqdm.format_interval(int(seconds))
+
+
+class _Progress:
+    """A bar that moves on a terminal; elsewhere lines, without carriage returns, ``seconds_per_line`` apart.
+
+    Args:
+        shown: whether either is written.
+    """
+    seconds_per_line = 60.0
+
+    def __init__(self, shown):
+        self._shown, self._bar = shown, None
+        self._terminal = sys.stderr.isatty()
+        self._last_line = time.monotonic()
+
+    def _open(self, description, total, done, **options):
+        self._bar = tqdm(total=total, initial=done, desc=description, unit="img", leave=False, file=sys.stderr,
+                         disable=not (self._shown and self._terminal), **options)
+
+    def _is_due(self):
+        """Whether there is a bar to move, or a line to write."""
+        return self._shown and (self._terminal or time.monotonic() - self._last_line >= self.seconds_per_line)
+
+    def _show(self, done, beside, line, at_once=False):
+        """Moves the bar to ``done``, with the dict ``beside`` beside it; or writes the line."""
+        if self._terminal:
+            self._bar.set_postfix(beside, refresh=at_once)
+            self._bar.update(done - self._bar.n)
+        else:
+            self._write(line)
+
+    def _close(self):
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _write(self, text):
+        tqdm.write(text, file=sys.stderr)
+        sys.stderr.flush()
+        self._last_line = time.monotonic()
+
+
+class TrainingProgress(_Progress):
+    """Losses and the time left in the whole run, and a line per epoch.
+
+    Args:
+        config: of the run.
+        shown: True; ``"epochs"`` for the epochs' lines alone; or False, which writes nothing.
+        runs: how many are trained at once; what is shown is their mean, and the images of all.
+
+    Raises:
+        ValueError: ``shown`` is none of these.
+    """
+
+    def __init__(self, config, shown, runs=1):
+        if shown not in MODES:
+            raise ValueError(f"progress must be one of {', '.join(map(repr, MODES))}; got {shown!r}.")
+        super().__init__(shown not in (False, "epochs"))
+        self._config, self._epochs_shown = config, bool(shown)
+        self._images_per_step = config.batch_size * runs
+        self._whose = f", mean of {runs}" if runs > 1 else ""
+        self.steps_per_epoch = 0
+        self._began = self._steps_then = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._close()
+
+    def _title(self, epoch):
+        return f"epoch {epoch}/{self._config.epochs}"
+
+    def start_epoch(self, epoch, done):
+        """Opens the bar of an epoch, ``done`` steps of which are done."""
+        self._epoch = epoch
+        self._open(self._title(epoch), self.steps_per_epoch * self._images_per_step, done * self._images_per_step,
+                   unit_scale=True)
+
+    def steps(self, done, totals):
+        """Says that ``done`` steps of the epoch are done."""
+        overall = (self._epoch - 1) * self.steps_per_epoch + done
+        if self._began is None:  # The first dispatch compiled: it says nothing of the speed.
+            self._began, self._steps_then = time.monotonic(), overall
+            left = "?"
+        else:
+            speed = (overall - self._steps_then) / (time.monotonic() - self._began)
+            left = _clock((self._config.epochs * self.steps_per_epoch - overall) / speed)
+        if not self._is_due():
+            return
+        count = int(totals.count)
+        losses = {name.removesuffix("_loss"): f"{float(value) / count:.3f}" for name, value in totals.sums.items()
+                  if name.endswith("loss")}
+        images, of = (steps * self._images_per_step for steps in (done, self.steps_per_epoch))
+        self._show(images, losses | {"run left": left}, f"{self._title(self._epoch)}{self._whose}  {images}/{of} img  "
+                   + "  ".join(f"{name} {value}" for name, value in losses.items()) + f"  run left {left}")
+
+    def validation(self, images, total):
+        """Says how far the validation is."""
+        if self._is_due():
+            self._show(self._bar.n, {"validated": f"{images}/{total}"},
+                       f"{self._title(self._epoch)}{self._whose}  validated {images}/{total}", at_once=True)
+
+    def end_epoch(self, line, best):
+        """Replaces the bar by the epoch's line."""
+        self._close()
+        if not self._epochs_shown:
+            return
+        text = f"{self._title(line['epoch'])}{self._whose}  loss {line['loss']:.4f}"
+        if "robust_accuracy" in line:
+            text += f"  clean {100 * line['clean_accuracy']:.2f} %  robust {100 * line['robust_accuracy']:.2f} %"
+        self._write(f"{text}  {line['images_per_second']:.0f} img/s  {_clock(line['seconds'])}"
+                    + ("  best" if best else ""))
+
+
+class AttackProgress(_Progress):
+    """How many examples an attack is done with, and has broken; and a line per attack.
+
+    Args:
+        shown: False writes nothing.
+    """
+    seconds_per_line = 30.0
+
+    def __init__(self, shown=True):
+        super().__init__(shown)
+
+    def begin(self, name, done, total):
+        """An attack begins, ``done`` of whose ``total`` examples were done before."""
+        self._name, self._broken, self._new, self._done, self._total = name, 0, 0, done, total
+        self._began = self._last_line = time.monotonic()
+        self._open(name, total, done)
+
+    def advance(self, examples, broken):
+        """So many more examples are done, and so many of them broken."""
+        self._broken += broken
+        self._new += examples
+        if self._is_due():
+            done = self._done + self._new
+            self._show(done, {"broken": self._broken},
+                       self._line(f"{done} of {self._total} images done, {self._broken} of {self._new} broken"))
+
+    def end(self):
+        """The attack is over."""
+        self._close()
+        if self._shown:
+            self._write(self._line(f"{self._broken} of {self._new} images broken"))
+
+    def _line(self, text):
+        return f"{self._name}: {text}, {_clock(time.monotonic() - self._began)}"
