@@ -1,6 +1,7 @@
 """Rules that numbers from users must keep, in one wording."""
 import math
 import numbers
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +11,7 @@ LARGEST_SEED = 2**32 - 1
 SMALLEST_RADIUS = 1e-6
 
 
-def whole_number(name, value, low, high=math.inf):
+def whole_number(name: str, value: Any, low: float, high: float = math.inf) -> int:
     """``value`` as an int.
 
     Args:
@@ -23,13 +24,13 @@ def whole_number(name, value, low, high=math.inf):
     """
     if not isinstance(value, numbers.Integral) or isinstance(value, bool):
         raise ValueError(f"{name} must be an integer; got {value!r}.")
-    if not low <= value <= high:
+    if not low <= int(value) <= high:
         rule = f"at least {low}" if high == math.inf else f"in {low} .. {high}"
         raise ValueError(f"{name} must be {rule}; got {value}.")
     return int(value)
 
 
-def seed(value, name="seed"):
+def seed(value: Any, name: str = "seed") -> int:
     """``value`` as an int, a seed of ``jax.random.key``.
 
     Raises:
@@ -38,7 +39,7 @@ def seed(value, name="seed"):
     return whole_number(name, value, 0, LARGEST_SEED)
 
 
-def radius(name, value, largest, why=""):
+def radius(name: str, value: Any, largest: float, why: str = "") -> float:
     """``value`` as a float in [1e-6, largest]: a radius or step, in pixel units of images in [0, 1].
 
     Args:
@@ -59,6 +60,6 @@ def radius(name, value, largest, why=""):
     return number
 
 
-def describe(value):
+def describe(value: Any) -> str:
     """Type and shape of an array, such as ``float32[8, 10]``, and of anything else its type."""
     return f"{value.dtype}{list(value.shape)}" if hasattr(value, "shape") else type(value).__name__

@@ -13,7 +13,7 @@ _CPU_FLAGS = ("--xla_cpu_experimental_ynn_fusion_type=-reduce",)
 _FIRST_JAXLIB_WITH_WRONG_SUMS = (0, 11)
 
 
-def use_deterministic_kernels():
+def use_deterministic_kernels() -> None:
     """Makes XLA use deterministic GPU kernels only, at some cost in speed; must come before JAX has used a device.
 
     Without it two runs on a GPU, and a resumed and an unbroken one, may differ in last bits, which training amplifies.
@@ -22,7 +22,7 @@ def use_deterministic_kernels():
     _add(_GPU_FLAGS)
 
 
-def avoid_wrong_sums():
+def avoid_wrong_sums() -> None:
     """Keeps XLA:CPU from kernels that give wrong sums, where jaxlib has them; must come before JAX has used a device.
 
     `morel_jax` calls it when it is imported, and warns where that is too late. A choice of YNNPACK's kernels that
@@ -34,13 +34,13 @@ def avoid_wrong_sums():
                       f"import morel_jax first, or set XLA_FLAGS={' '.join(_CPU_FLAGS)}.", stacklevel=3)
 
 
-def _jax_is_in_use():
+def _jax_is_in_use() -> bool:
     # JAX has no public name for it.
     started = getattr(sys.modules.get("jax._src.xla_bridge"), "backends_are_initialized", None)
     return started is not None and started()
 
 
-def _add(flags):
+def _add(flags: tuple[str, ...]) -> bool:
     """Adds to ``XLA_FLAGS`` those that are not set there; returns whether there were any."""
     present = os.environ.get("XLA_FLAGS", "").split()
     names = {flag.partition("=")[0] for flag in present}

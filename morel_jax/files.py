@@ -4,24 +4,27 @@ import errno
 import json
 import os
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+Fields = Mapping[str, type | tuple[type, ...]]
 
 
 class DamagedFileError(ValueError):
     """A file is not what this library wrote there; the message names the file, what is wrong, and what to do."""
 
 
-def local_path(path, name):
+def local_path(path: str | os.PathLike, name: str) -> Path:
     """A user's path on this machine's file systems, with ``~`` expanded.
 
     Args:
-        path: string or path.
+        path: as given.
         name: of the argument or flag that it was given for.
 
     Returns:
-        Path; nothing is made or looked up.
+        The path; nothing is made or looked up.
 
     Raises:
         ValueError: it is empty or all spaces, a URL such as ``gs://...``, or holds a backslash or a NUL.
@@ -42,7 +45,7 @@ def local_path(path, name):
 
 
 @contextlib.contextmanager
-def reading(path, fault):
+def reading(path: str | os.PathLike, fault: str) -> Iterator[None]:
     """Names the file in whatever a reader of some format raises inside the ``with`` block.
 
     Args:
@@ -75,7 +78,7 @@ def reading(path, fault):
         raise ValueError(f"{path} {fault}: {reason.rstrip('.')}.") from error
 
 
-def sync(path):
+def sync(path: str | os.PathLike) -> None:
     """Makes a file's content, or a folder's names (created, renamed, removed), outlive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -88,20 +91,20 @@ def sync(path):
         os.close(descriptor)
 
 
-def make_folder(path):
-    """Makes a folder, a Path, and those above it that are not there; what it made outlives a power cut."""
+def make_folder(path: Path) -> None:
+    """Makes a folder and those above it that are not there; what it made outlives a power cut."""
     if not path.is_dir():
         make_folder(path.parent)
         path.mkdir(exist_ok=True)
         sync(path.parent)
 
 
-def write_atomically(path, content):
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes ``content`` so that a reader, or a run after a kill or power cut, finds the old content or the new.
 
     Args:
-        path: Path; its folder must be there.
-        content: str (written as UTF-8) or bytes.
+        path: its folder must be there.
+        content: a str is written as UTF-8.
     """
     temporary = path.with_name(path.name + ".tmp")
     with open(temporary, "wb") as file:
@@ -112,11 +115,11 @@ def write_atomically(path, content):
     sync(path.parent)
 
 
-def parse_json(text, where, remedy, fields=None):
+def parse_json(text: str | bytes, where: str | os.PathLike, remedy: str, fields: Fields | None = None) -> Any:
     """The value of JSON that this library wrote.
 
     Args:
-        text: str or bytes.
+        text: of a file or line.
         where: what the error names: a file, or a file and line.
         remedy: what the reader should do about damage: one sentence with a full stop.
         fields: None, or {name: type} that the value, an object, must have.
@@ -143,7 +146,7 @@ def parse_json(text, where, remedy, fields=None):
     return value
 
 
-def read_json(path, remedy, fields=None):
+def read_json(path: str | os.PathLike, remedy: str, fields: Fields | None = None) -> Any:
     """:func:`parse_json` of a file.
 
     Raises:

@@ -1,19 +1,21 @@
 """Sizes and hashes of a folder's files, by which damage to them is found: of checkpoints and of cached data."""
 import hashlib
+import io
 import json
 import os
+from pathlib import Path
 
 from morel_jax.files import sync, write_atomically
 
 NAME = "checksums.json"
 
 
-def _blake2b(file):
+def _blake2b(file: io.BufferedReader) -> str:
     return hashlib.file_digest(file, "blake2b").hexdigest()
 
 
-def write(folder):
-    """Writes ``checksums.json`` into ``folder``, a Path, once its other files are all there.
+def write(folder: Path) -> None:
+    """Writes ``checksums.json`` into ``folder`` once its other files are all there.
 
     All of it then survives a power cut, except the folder's own name in its parent.
     """
@@ -30,15 +32,15 @@ def write(folder):
     write_atomically(folder / NAME, json.dumps(entries, indent=1))
 
 
-def problem(folder, part=""):
-    """What is wrong with the files in ``folder``, a Path.
+def problem(folder: Path, part: str = "") -> str | None:
+    """What is wrong with the files in ``folder``.
 
     Args:
         folder: where :func:`write` was called.
         part: only files whose relative names begin with this are read.
 
     Returns:
-        one line without a full stop, which names the file; None where all are as they were written.
+        One line without a full stop, which names the file; None where all are as they were written.
     """
     try:
         entries = json.loads((folder / NAME).read_bytes())

@@ -1,11 +1,16 @@
 """How weights move: SGD, its learning rate, averages of the weights, and adversarial weight perturbation."""
 import itertools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int, PyTree
+from ml_collections import ConfigDict
 
 from morel_jax.schema import AT_LEAST_1, LARGEST_FLOAT, NOT_NEGATIVE, SHARE, Field, Rule, each, error, one_of
 
@@ -48,7 +53,7 @@ FIELDS = {
 _BY_STEP = ("one_cycle", "cyclic")
 
 
-def check(config):
+def check(config: ConfigDict) -> None:
     """Raises ValueError where fields of the optimiser cannot work together."""
     optimizer = config.optimizer
     if config.swa_first_epoch > config.epochs:
@@ -72,7 +77,7 @@ def check(config):
                     optimizer.drop_factors)
 
 
-def sgd(config):
+def sgd(config: ConfigDict) -> Callable[[Any], optax.GradientTransformation]:
     """SGD with momentum and L2 weight decay, as PyTorch has it; the step applies the learning rate.
 
     Returns:
@@ -80,13 +85,13 @@ def sgd(config):
     """
     nesterov = config.optimizer.nesterov
 
-    def transformation(hparams):
+    def transformation(hparams: Any) -> optax.GradientTransformation:
         return optax.chain(optax.add_decayed_weights(hparams.weight_decay), optax.trace(hparams.momentum, nesterov))
 
     return transformation
 
 
-def learning_rate(config, epoch, step=0, steps_per_epoch=1):
+def learning_rate(config: ConfigDict, epoch: int, step: int = 0, steps_per_epoch: int = 1) -> float:
     """The rate of one step.
 
     With ``drops`` and ``cosine`` all steps of an epoch have one rate. It rises linearly over the warm-up's epochs;
@@ -118,7 +123,7 @@ def learning_rate(config, epoch, step=0, steps_per_epoch=1):
     return initial * factor
 
 
-def schedule(config, epoch, steps_per_epoch):
+def schedule(config: ConfigDict, epoch: int, steps_per_epoch: int) -> dict[str, np.ndarray | np.generic]:
     """{leaf of HParams: its value} of the optimiser's numbers that depend on the epoch.
 
     Args:
@@ -133,7 +138,8 @@ def schedule(config, epoch, steps_per_epoch):
     """
     if config.optimizer.schedule in _BY_STEP:
         steps = max(steps_per_epoch, 1)
-        rate = np.array([learning_rate(config, epoch, step, steps) for step in range(steps)], np.float32)
+        rate: np.ndarray | np.generic = np.array(
+            [learning_rate(config, epoch, step, steps) for step in range(steps)], np.float32)
     else:
         rate = np.float32(learning_rate(config, epoch))
     return {
@@ -143,29 +149,29 @@ def schedule(config, epoch, steps_per_epoch):
     }
 
 
-def rate_at(hparams, step):
-    """The learning rate of update number ``step`` of a run, int32[], out of an epoch's numbers."""
+def rate_at(hparams: Any, step: Int[Array, ""]) -> Float[Array, ""]:
+    """The learning rate of update number ``step`` of a run out of an epoch's numbers."""
     rates = hparams.learning_rate
     return rates[step % len(rates)] if rates.ndim else rates
 
 
-def keeps_average(config):
+def keeps_average(config: ConfigDict) -> bool:
     """Whether an average of the weights is kept, and judged."""
     return config.ema_decay > 0 or config.swa_first_epoch > 0
 
 
-def moved(average, latest, kept):
-    """A running average after one more value; ``kept`` is the share of the old one. Pytrees alike."""
+def moved(average: PyTree, latest: PyTree, kept: ArrayLike) -> PyTree:
+    """A running average after one more value; ``kept`` is the share of the old one."""
     return jax.tree.map(lambda old, new: kept * old + (1.0 - kept) * new, average, latest)
 
 
-def average_kept(hparams, step):
+def average_kept(hparams: Any, step: Int[Array, ""]) -> Float[Array, ""]:
     """Share of the average that ``step`` keeps: ema_decay, or n / (n + 1) with n steps in the plain mean before it."""
     before = jnp.maximum(step - hparams.swa_first_step, 0).astype(jnp.float32)
     return jnp.where(hparams.swa_first_step < 0, hparams.ema_decay, before / (before + 1))
 
 
-def perturbed(params, grads, gamma):
+def perturbed(params: dict[str, PyTree], grads: dict[str, PyTree], gamma: ArrayLike) -> dict[str, PyTree]:
     """Weights moved up the loss: adversarial weight perturbation, one step of it.
 
         w + gamma |w| g / |g|   for each array of two axes or more, norms over the array
@@ -179,7 +185,7 @@ def perturbed(params, grads, gamma):
 
     Source: Wu, Xia and Wang, arXiv:2004.05884, Eqs. 8 to 10, in the form of the code published with it.
     """
-    def move(w, g):
+    def move(w: Array, g: Array) -> Array:
         if w.ndim < 2:
             return w
         return w + gamma * jnp.linalg.norm(w) * g / jnp.maximum(jnp.linalg.norm(g), 1e-20)

@@ -33,7 +33,7 @@ class Field:
     Attributes:
         default: a plain value; every value of the field has its type.
         meaning: for the documentation, one sentence or two.
-        rule: Rule; None: any value of the type.
+        rule: None: any value of the type.
         source: where the default comes from, such as "Paper, 4.1".
         traced: name of the leaf of ``HParams`` that the number becomes; "": it is no leaf.
         swept: whether the members of a sweep may differ in it, because it reaches the compiled program only as a
@@ -51,16 +51,16 @@ class Field:
     may_differ: bool = False
     formerly: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "swept", self.swept or bool(self.traced))
 
 
-def one_of(*names):
+def one_of(*names: str) -> Rule:
     """The Rule of a field that takes one of these names."""
     return Rule(lambda value: value in names, f"be one of {', '.join(names)}")
 
 
-def each(rule):
+def each(rule: Rule) -> Rule:
     """The Rule of a tuple each of whose entries keeps ``rule``."""
     return Rule(lambda values: all(map(rule.holds, values)), rule.text)
 
@@ -70,10 +70,10 @@ NOT_NEGATIVE = Rule(lambda value: value >= 0, "be 0 or more")
 AT_LEAST_1 = Rule(lambda value: value >= 1, "be at least 1")
 RADIUS = Rule(lambda value: checks.SMALLEST_RADIUS <= value <= 1,
               f"be in [{checks.SMALLEST_RADIUS:.0e}, 1], the units of images in [0, 1]")
-SHARE = Rule(lambda value: 0 <= value and np.float32(value) < 1, "be in [0, 1), also when rounded to float32")
+SHARE = Rule(lambda value: bool(0 <= value and np.float32(value) < 1), "be in [0, 1), also when rounded to float32")
 
 
-def error(name, rule, value):
+def error(name: str, rule: str, value: Any) -> ValueError:
     """ValueError for a field's value.
 
     Args:
@@ -84,7 +84,7 @@ def error(name, rule, value):
     return ValueError(f"config.{name} must {rule}; got {repr(value)[:_SHOWN]}.")
 
 
-def check_number(name, value, kind):
+def check_number(name: str, value: Any, kind: type) -> None:
     """Raises ValueError unless a field's value is a number of ``kind``, int or float, that the program can hold."""
     if kind is int:
         if type(value) is not int:
@@ -100,7 +100,7 @@ def check_number(name, value, kind):
         raise error(name, "be 0 or at least 1.2e-38 in size, as float32 has it", value)
 
 
-def check_value(name, field, value):
+def check_value(name: str, field: Field, value: Any) -> None:
     """Raises ValueError unless ``value`` has the type of ``field`` and keeps its rule; ``name`` is "section.field"."""
     default = field.default
     if isinstance(default, tuple):

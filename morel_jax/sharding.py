@@ -7,16 +7,20 @@ that axis.
 import dataclasses
 import math
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jax.typing import ArrayLike
+from jaxtyping import Array, PyTree
 
 AXES = ("data", "fsdp")
 
 
-def jax_devices():
+def jax_devices() -> list[jax.Device]:
     """``jax.devices()``; where ``JAX_PLATFORMS`` asks for what is not there, one line says so.
 
     Raises:
@@ -25,11 +29,12 @@ def jax_devices():
     try:
         return jax.devices()
     except (AssertionError, RuntimeError) as error:
+        platforms = jax.config.jax_platforms  # type: ignore[attr-defined]  # Made at run time.
         raise OSError(f"JAX_PLATFORMS must name platforms that this machine and this JAX have (empty: any); got "
-                      f"{jax.config.jax_platforms!r}. {str(error).partition(' (')[0]}".rstrip()) from None
+                      f"{platforms!r}. {str(error).partition(' (')[0]}".rstrip()) from None
 
 
-def make_mesh(data=0, fsdp=1, devices=None):
+def make_mesh(data: int = 0, fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The mesh of a run.
 
     Args:
@@ -38,7 +43,7 @@ def make_mesh(data=0, fsdp=1, devices=None):
         devices: of the mesh; None: those of all processes.
 
     Returns:
-        ``jax.sharding.Mesh`` with the axes ``data`` and ``fsdp``, both of type Auto. Of one process, the first
+        A mesh with the axes ``data`` and ``fsdp``, both of type Auto. Of one process, the first
         ``data * fsdp`` devices; several processes must use all.
 
     Raises:
@@ -73,20 +78,20 @@ class Layout:
     min_size: int = 1024
 
     @property
-    def devices(self):
+    def devices(self) -> int:
         """How many devices the mesh has."""
         return self.mesh.size
 
     @property
-    def replicated(self):
+    def replicated(self) -> NamedSharding:
         """Whole on every device."""
         return NamedSharding(self.mesh, P())
 
-    def batch(self, axis=0):
+    def batch(self, axis: int = 0) -> NamedSharding:
         """Cut along ``axis``, that of the examples, over all devices."""
         return NamedSharding(self.mesh, P(*[None] * axis, AXES))
 
-    def parameter(self, shape):
+    def parameter(self, shape: Sequence[int]) -> NamedSharding:
         """Of one array of parameters or optimiser state: cut along ``fsdp``, or whole.
 
         Vectors (biases, BatchNorm) and small arrays stay whole. Of the others the longest axis that ``fsdp`` divides
@@ -99,18 +104,18 @@ class Layout:
         cut = max(fitting, key=lambda axis: (shape[axis], axis))
         return NamedSharding(self.mesh, P(*(("fsdp" if axis == cut else None) for axis in range(len(shape)))))
 
-    def state(self, state):
+    def state(self, state: PyTree) -> PyTree:
         """A tree of shardings for a TrainState, or a tree of arrays or shapes like one."""
         return jax.tree.map(lambda leaf: self.parameter(leaf.shape), state)
 
-    def abstract(self, tree, shardings):
+    def abstract(self, tree: PyTree, shardings: PyTree) -> PyTree:
         """Shapes of ``tree`` with ``shardings``, a tree like it or one sharding for all."""
         if isinstance(shardings, NamedSharding):
             shardings = jax.tree.map(lambda _: shardings, tree)
         return jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
                             tree, shardings)
 
-    def check_batch(self, batch_size, field="config.batch_size"):
+    def check_batch(self, batch_size: int, field: str = "config.batch_size") -> None:
         """Raises ValueError unless the devices divide ``batch_size``."""
         if batch_size % self.devices:
             data, fsdp = (self.mesh.shape[axis] for axis in AXES)
@@ -118,13 +123,14 @@ class Layout:
                              f"(config.mesh: data {data} x fsdp {fsdp}); got {batch_size}.")
 
 
-def put(array, sharding):
+def put(array: ArrayLike, sharding: NamedSharding) -> Array:
     """A NumPy array that every process has whole, as a global array; each device gets its part only."""
-    array = np.asarray(array)
-    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+    whole = np.asarray(array)
+    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
 
-def start_processes(coordinator=None, process_id=None, num_processes=None, heartbeat_timeout_seconds=100):
+def start_processes(coordinator: str | None = None, process_id: int | None = None, num_processes: int | None = None,
+                    heartbeat_timeout_seconds: int = 100) -> None:
     """Joins this process to the others of a run; must come before anything else asks JAX for devices.
 
     Args:
@@ -137,7 +143,7 @@ def start_processes(coordinator=None, process_id=None, num_processes=None, heart
     Raises:
         ValueError: some of the three are given and others neither given nor detected, or one is impossible.
     """
-    def given(value, name, kind):
+    def given(value: Any, name: str, kind: type) -> Any:
         if value is not None or name not in os.environ:
             return value
         try:
@@ -159,24 +165,21 @@ def start_processes(coordinator=None, process_id=None, num_processes=None, heart
                          f"scheduler tells them, with process_id < num_processes. {error}") from None
 
 
-def is_first_process():
+def is_first_process() -> bool:
     """Whether this process is the one that writes metrics, figures and messages."""
     return jax.process_index() == 0
 
 
-def agree(values):
+def agree(values: Sequence[float]) -> list[float]:
     """The largest of what each process says, entry by entry; of one process, its own.
 
     Args:
-        values: list of numbers, of the same length in every process, which must all call.
-
-    Returns:
-        list of float.
+        values: of the same length in every process, which must all call.
     """
-    values = np.asarray(values, np.float64)
+    own = np.asarray(values, np.float64)
     if jax.process_count() == 1:
-        return values.tolist()
+        return own.tolist()
     from jax.experimental import multihost_utils  # Not needed, and slow to import, in one process.
     # As bytes, because float64 would become float32 on the devices.
-    words = multihost_utils.process_allgather(np.frombuffer(values.tobytes(), np.uint32))
+    words = multihost_utils.process_allgather(np.frombuffer(own.tobytes(), np.uint32))
     return np.asarray(words, np.uint32).reshape(jax.process_count(), -1).view(np.float64).max(axis=0).tolist()

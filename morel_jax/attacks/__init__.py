@@ -8,7 +8,10 @@ from morel_jax.attacks.autoattack import AutoAttack
 from morel_jax.attacks.cw import CWLinf
 from morel_jax.attacks.fab import FAB, FABTargeted
 from morel_jax.attacks.fgsm import FGSM
+from morel_jax.attacks.iterative import IterativeAttack
 from morel_jax.attacks.pgd import PGD
 from morel_jax.attacks.square import Square
+from morel_jax.attacks.types import LogitsFn
 
-__all__ = ["APGD", "FAB", "FGSM", "PGD", "APGDTargeted", "AutoAttack", "CWLinf", "FABTargeted", "Square"]
+__all__ = ["APGD", "FAB", "FGSM", "PGD", "APGDTargeted", "AutoAttack", "CWLinf", "FABTargeted", "IterativeAttack",
+           "LogitsFn", "Square"]

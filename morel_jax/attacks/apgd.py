@@ -1,14 +1,14 @@
 """Auto-PGD: projected gradient ascent that chooses its own step size (Croce and Hein, arXiv:2003.01690)."""
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jaxtyping import Array, Int
 
 from morel_jax.attacks.inputs import misclassified
 from morel_jax.attacks.iterative import AttackState, IterativeAttack, begin, select
 from morel_jax.attacks.keys import fold_in_rows
 from morel_jax.attacks.norms import norm
+from morel_jax.attacks.types import Counts, Images, Keys, Labels, Logits, LogitsFn, Mask, Values
 from morel_jax.losses.classification import (
     cross_entropy,
     difference_of_logits_ratio,
@@ -22,61 +22,63 @@ _MOMENTUM = 0.75
 _RISING = 0.75
 
 
-@struct.dataclass
-class Run:
-    """One ascent of each example from its own start; every field has n rows.
+class Run(struct.PyTreeNode):
+    """One ascent of each example from its own start.
 
     Attributes:
         point: where the network is evaluated next.
         before: the iterate before ``point``.
-        time: int, evaluations of this ascent so far.
+        time: evaluations of this ascent so far.
         step_size: length of the next step.
         loss, best_loss, best, best_gradient: at the last point; and the highest so far, where, and its gradient.
         window, since, rises: steps between checkpoints, since the last one, and how many of those raised the loss.
         best_loss_then, halved_then: at the last checkpoint.
     """
-    point: Any
-    before: Any
-    time: Any
-    step_size: Any
-    loss: Any
-    best_loss: Any
-    best: Any
-    best_gradient: Any
-    window: Any
-    since: Any
-    rises: Any
-    best_loss_then: Any
-    halved_then: Any
+    point: Images
+    before: Images
+    time: Counts
+    step_size: Values
+    loss: Values
+    best_loss: Values
+    best: Images
+    best_gradient: Images
+    window: Counts
+    since: Counts
+    rises: Counts
+    best_loss_then: Values
+    halved_then: Mask
 
 
-@struct.dataclass
 class APGDState(AttackState):
     """
     Attributes:
-        number: int32[n], which ascent is under way.
-        order: int32[n, classes], classes by falling logit on the clean image.
+        number: which ascent is under way.
+        order: classes by falling logit on the clean image.
         run: the ascent.
     """
-    number: Any
-    order: Any
+    number: Counts
+    order: Int[Array, "n classes"]
     run: Run
 
 
-class _AutoPGD(IterativeAttack):
+class _AutoPGD(IterativeAttack[APGDState]):
     """What both attacks share; they differ in the loss and in what their ascents are."""
+    epsilon: jax.typing.ArrayLike
+    num_steps: int
+    norm: str
+    eot: int
 
-    def _loss(self, logits, y, state):
+    def _loss(self, logits: Logits, y: Labels, state: APGDState) -> Values:
         raise NotImplementedError
 
-    def _runs(self, num_classes):
+    def _runs(self, num_classes: int) -> int:
         raise NotImplementedError
 
-    def clean_logits(self, logits_fn, keys, x):
+    def clean_logits(self, logits_fn: LogitsFn, keys: Keys, x: Images) -> Logits:
         """See :class:`IterativeAttack`."""
         return logits_fn(x) if self.eot == 1 else logits_fn(x, keys)
 
-    def _new_run(self, keys, x, number):
+    def _new_run(self, keys: Keys, x: Images, number: Counts) -> Run:
         point = norm(self.norm).random_boundary(fold_in_rows(keys, 2 * number), x, self.epsilon)
         zeros = jnp.zeros(x.shape[0], x.dtype)
         count = jnp.zeros(x.shape[0], jnp.int32)
@@ -87,15 +89,16 @@ class _AutoPGD(IterativeAttack):
             best_loss_then=zeros, halved_then=zeros == 0,
         )
 
-    def start(self, keys, x, y, clean_logits):
+    def start(self, keys: Keys, x: Images, y: Labels, clean_logits: Logits) -> APGDState:
         """See :class:`IterativeAttack`."""
         number = jnp.zeros(x.shape[0], jnp.int32)
         return APGDState(**begin(x, clean_logits, y), number=number, run=self._new_run(keys, x, number),
                          order=jnp.argsort(-clean_logits, axis=-1).astype(jnp.int32))
 
-    def _evaluate(self, logits_fn, keys, y, state):
+    def _evaluate(self, logits_fn: LogitsFn, keys: Keys, y: Labels, state: APGDState,
+                  ) -> tuple[Images, tuple[Logits, Values]]:
         """Gradient at the point, logits and loss there; the gradient averaged over random networks on demand."""
-        def objective(point, logits_fn):
+        def objective(point: Images, logits_fn: LogitsFn) -> tuple[Array, tuple[Logits, Values]]:
             logits = logits_fn(point)
             loss = self._loss(logits, y, state)
             return loss.sum(), (logits, loss)
@@ -105,7 +108,7 @@ class _AutoPGD(IterativeAttack):
             return gradient(state.run.point, logits_fn)
         keys = fold_in_rows(fold_in_rows(keys, 2 * state.number + 1), state.run.time)
 
-        def sample(number, carry):
+        def sample(number: int | Array, carry: tuple) -> tuple:
             total, _ = carry
             drawn = fold_in_rows(keys, jnp.broadcast_to(number, y.shape))
             found, outputs = gradient(state.run.point, lambda point: logits_fn(point, drawn))
@@ -116,7 +119,7 @@ class _AutoPGD(IterativeAttack):
         total, outputs = jax.lax.fori_loop(0, self.eot, sample, zero)
         return total / self.eot, outputs
 
-    def step(self, logits_fn, keys, x, y, state):
+    def step(self, logits_fn: LogitsFn, keys: Keys, x: Images, y: Labels, state: APGDState) -> APGDState:
         """See :class:`IterativeAttack`."""
         gradient, (logits, loss) = self._evaluate(logits_fn, keys, y, state)
         runs = self._runs(logits.shape[-1])
@@ -132,7 +135,7 @@ class _AutoPGD(IterativeAttack):
             number=jnp.minimum(number, runs - 1), run=run,
         )
 
-    def _ascend(self, x, run, gradient, loss):
+    def _ascend(self, x: Images, run: Run, gradient: Images, loss: Values) -> Run:
         """One step of the ascent, from what was found at its point."""
         started = run.time > 0
         better = loss > run.best_loss  # At the start there is nothing but minus infinity.
@@ -157,7 +160,8 @@ class _AutoPGD(IterativeAttack):
             halved_then=jnp.where(check, halved, run.halved_then),
         )
 
-    def _next_point(self, x, here, before, gradient, step_size, started):
+    def _next_point(self, x: Images, here: Images, before: Images, gradient: Images, step_size: Values,
+                    started: Mask) -> Images:
         ball = norm(self.norm)
         rows = (-1,) + (1,) * (x.ndim - 1)
         step_size = step_size.reshape(rows)
@@ -195,11 +199,11 @@ class APGD(_AutoPGD):
     num_restarts: int = struct.field(pytree_node=False, default=1)
     eot: int = struct.field(pytree_node=False, default=1)
 
-    def _runs(self, num_classes):
+    def _runs(self, num_classes: int) -> int:
         del num_classes
         return self.num_restarts
 
-    def _loss(self, logits, y, state):
+    def _loss(self, logits: Logits, y: Labels, state: APGDState) -> Values:
         del state
         losses = {"ce": cross_entropy, "dlr": difference_of_logits_ratio}
         if self.loss not in losses:
@@ -231,10 +235,10 @@ class APGDTargeted(_AutoPGD):
     num_restarts: int = struct.field(pytree_node=False, default=1)
     eot: int = struct.field(pytree_node=False, default=1)
 
-    def _runs(self, num_classes):
+    def _runs(self, num_classes: int) -> int:
         return min(self.num_targets, num_classes - 1) * self.num_restarts
 
-    def _loss(self, logits, y, state):
+    def _loss(self, logits: Logits, y: Labels, state: APGDState) -> Values:
         rank = 1 + state.number // self.num_restarts
         target = jnp.take_along_axis(state.order, rank[:, None], axis=1)[:, 0]
         return targeted_difference_of_logits_ratio(logits, y, target)

@@ -1,14 +1,17 @@
 """AutoAttack: the ensemble that robustness is compared by (Croce and Hein, arXiv:2003.01690)."""
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import struct
 
 from morel_jax.attacks.apgd import APGD, APGDTargeted
 from morel_jax.attacks.fab import FAB, FABTargeted
-from morel_jax.attacks.iterative import select
+from morel_jax.attacks.iterative import IterativeAttack, select
 from morel_jax.attacks.keys import example_keys, fold_in_name
 from morel_jax.attacks.norms import norm
 from morel_jax.attacks.square import Square
+from morel_jax.attacks.types import Images, KeyOrKeys, Labels, LogitsFn
 
 # The published versions: attacks in the order in which they see what the ones before left. A name says which attack
 # it is and how many restarts it has, so that the same name is the same attack everywhere.
@@ -19,7 +22,7 @@ VERSIONS = {
 }
 
 # Every attack of every version, (epsilon, norm) -> attack.
-MEMBERS = {
+MEMBERS: dict[str, Callable[[jax.typing.ArrayLike, str], IterativeAttack]] = {
     "apgd-ce": lambda epsilon, norm: APGD(epsilon, norm=norm),
     "apgd-dlr": lambda epsilon, norm: APGD(epsilon, loss="dlr", norm=norm),
     "apgd-cex5": lambda epsilon, norm: APGD(epsilon, norm=norm, num_restarts=5),
@@ -34,7 +37,7 @@ MEMBERS = {
 }
 
 
-def member(name, epsilon, norm="linf"):
+def member(name: str, epsilon: jax.typing.ArrayLike, norm: str = "linf") -> IterativeAttack:
     """The attack that ``name`` stands for, with the published hyper-parameters.
 
     Raises:
@@ -64,8 +67,8 @@ class AutoAttack:
     norm: str = struct.field(pytree_node=False, default="linf")
     attacks: tuple[str, ...] = struct.field(pytree_node=False, default=())
 
-    def members(self):
-        """{name: attack}, in the order of their running.
+    def members(self) -> dict[str, IterativeAttack]:
+        """The attacks by name, in the order of their running.
 
         Raises:
             ValueError: an unknown version, norm or attack, ``attacks`` without version ``custom``, or the reverse.
@@ -83,17 +86,17 @@ class AutoAttack:
             names = VERSIONS[self.version]
         return {name: member(name, self.epsilon, self.norm) for name in names}
 
-    def __call__(self, logits_fn, key, x, y):
+    def __call__(self, logits_fn: LogitsFn, key: KeyOrKeys, x: Images, y: Labels) -> Images:
         """Adversarial images.
 
         Args:
             logits_fn: images float[n, h, w, c] -> logits float[n, classes].
-            key: one key, or keys[n], one an example; each attack folds its name into it.
-            x: float[n, h, w, c], images in [0, 1].
-            y: int[n], labels.
+            key: one key, or keys[n], one per example; each attack folds its name into it.
+            x: images in [0, 1].
+            y: labels.
 
         Returns:
-            float[n, h, w, c] in the ball and in [0, 1]; an example that no attack breaks comes back unchanged.
+            Images in the ball and in [0, 1]; an example that no attack breaks comes back unchanged.
 
         Raises:
             ValueError: see :meth:`members`; or too few classes for one of them.

@@ -3,14 +3,18 @@
 What they mean is judged in `morel_jax.evaluation.report_card`. The symptoms are those of Athalye et al.
 (arXiv:1802.00420) and Carlini et al. (arXiv:1902.06705), and the flags of AutoAttack's code.
 """
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float
 
 from morel_jax.attacks.inputs import misclassified
 from morel_jax.attacks.norms import norm
+from morel_jax.attacks.types import Keys, Labels, Logits, LogitsFn, Mask, Points, Values
 from morel_jax.losses.classification import cross_entropy, margin
 
 # AutoAttack's flag "softmax output": entries within 0 .. 1 and sums of 1, up to this.
@@ -33,28 +37,28 @@ class Ascent(NamedTuple):
     """The course of one ascent; entry t is about the point after t steps.
 
     Attributes:
-        margins: float32[n, num_steps + 1], by how much the best wrong class leads.
-        wrong: bool[n, num_steps + 1], misclassified.
-        x_adv: float[n, ...], the last point.
+        margins: by how much the best wrong class leads.
+        wrong: whether the point is misclassified.
+        x_adv: the last point.
     """
-    margins: jax.Array
-    wrong: jax.Array
-    x_adv: jax.Array
+    margins: Float[Array, "n num_steps+1"]
+    wrong: Bool[Array, "n num_steps+1"]
+    x_adv: Points
 
 
-def nondeterministic(logits_fn, x, repeats=5):
+def nondeterministic(logits_fn: LogitsFn, x: Points, repeats: int = 5) -> Repeats:
     """How far repeated passes over the same images differ.
 
     The network runs operation by operation, its own `jax.jit` switched off: compiled, a random number that it draws
     in Python or NumPy would be drawn once and then be a constant.
 
     Args:
-        logits_fn: images float[n, ...] -> logits float[n, classes].
-        x: float[n, ...].
+        logits_fn: images -> logits.
+        x: images.
         repeats: passes, at least two.
 
     Returns:
-        :class:`Repeats`; NaN logits that stay NaN are no difference.
+        The differences; NaN logits that stay NaN are none.
 
     Raises:
         ValueError: fewer than two passes.
@@ -71,50 +75,51 @@ def nondeterministic(logits_fn, x, repeats=5):
     return Repeats(float(difference), int(changed))
 
 
-def looks_like_probabilities(logits):
-    """Whether all rows of ``logits`` float[n, classes] are in [0, 1] and sum to 1, within 1e-5.
+def looks_like_probabilities(logits: Logits) -> bool:
+    """Whether all rows of ``logits`` are in [0, 1] and sum to 1, within 1e-5.
 
     Source: ``check_range_output`` of AutoAttack's code.
     """
-    logits, slack = np.asarray(logits, np.float64), _PROBABILITY_ROUNDING
-    inside = (logits > -slack) & (logits < 1 + slack)
-    return bool(inside.all() and (np.abs(logits.sum(-1) - 1) < slack).all())
+    values, slack = np.asarray(logits, np.float64), _PROBABILITY_ROUNDING
+    inside = (values > -slack) & (values < 1 + slack)
+    return bool(inside.all() and (np.abs(values.sum(-1) - 1) < slack).all())
 
 
-def gradient_norms(logits_fn, x, y):
+def gradient_norms(logits_fn: LogitsFn, x: Points, y: Labels) -> tuple[Values, Values]:
     """Sizes of the gradients that attacks climb.
 
     Both losses, as a saturated softmax takes away the cross-entropy's gradient and leaves the margin's.
 
     Args:
-        logits_fn: images float[n, ...] -> logits float[n, classes].
-        x: float[n, ...].
-        y: int[n], labels.
+        logits_fn: images -> logits.
+        x: images.
+        y: labels.
 
     Returns:
-        (ce, margin): float32[n] each, the largest absolute entry of an example's gradient; no sum of squares, which
+        (ce, margin): float32, the largest absolute entry of an example's gradient; no sum of squares, which
         would make zero of what is small; NaN or infinite where the gradient has such an entry.
     """
     logits, pull_back = jax.vjp(lambda x: jnp.asarray(logits_fn(x), jnp.float32), x)
 
-    def largest(loss):
+    def largest(loss: Callable[[Logits, Labels], Values]) -> Values:
         gradient, = pull_back(jax.grad(lambda logits: loss(logits, y).sum())(logits))
         return jnp.max(jnp.abs(gradient), axis=tuple(range(1, x.ndim)))
 
     return largest(cross_entropy), largest(margin)
 
 
-def ascend(logits_fn, keys, x, y, epsilon, num_steps, norm_name="linf", random_start=True, longest=None):
+def ascend(logits_fn: LogitsFn, keys: Keys, x: Points, y: Labels, epsilon: ArrayLike, num_steps: ArrayLike,
+           norm_name: str = "linf", random_start: ArrayLike = True, longest: int | None = None) -> Ascent:
     """Projected gradient ascent on the cross-entropy that keeps its course.
 
     Steps are 2.5 epsilon / num_steps long (Madry et al., arXiv:1706.06083), so that an ascent can cross the ball;
     but a single one epsilon, as in FGSM. An entry of the gradient that is NaN or infinite moves nothing.
 
     Args:
-        logits_fn: images float[n, ...] -> logits float[n, classes].
-        keys: keys[n], one an example.
-        x: float[n, ...], images in [0, 1].
-        y: int[n], labels.
+        logits_fn: images -> logits.
+        keys: one per example.
+        x: images in [0, 1].
+        y: labels.
         epsilon: radius, in pixel units of images in [0, 1]; may be traced.
         num_steps: steps taken; may be traced where ``longest`` is given, so that one program serves all lengths.
         norm_name: ``linf`` or ``l2``.
@@ -123,7 +128,7 @@ def ascend(logits_fn, keys, x, y, epsilon, num_steps, norm_name="linf", random_s
         longest: room for the course; fixes its shape. None: ``num_steps``.
 
     Returns:
-        :class:`Ascent`; entries after ``num_steps`` are zero and False.
+        The course; entries after ``num_steps`` are zero and False.
 
     Raises:
         ValueError: an unknown norm.
@@ -131,11 +136,11 @@ def ascend(logits_fn, keys, x, y, epsilon, num_steps, norm_name="linf", random_s
     ball, room = norm(norm_name), (num_steps if longest is None else longest) + 1
     step_size = epsilon * jnp.where(num_steps == 1, 1.0, 2.5 / jnp.maximum(num_steps, 1))
 
-    def objective(point):
+    def objective(point: Points) -> tuple[Array, tuple[Values, Mask]]:
         logits = jnp.asarray(logits_fn(point), jnp.float32)
         return cross_entropy(logits, y).sum(), (margin(logits, y), misclassified(logits, y))
 
-    def step(time, carry):
+    def step(time: Array, carry: tuple[Array, Array, Points]) -> tuple[Array, Array, Points]:
         margins, wrong, point = carry  # As far as known; the last step evaluates its point and stays.
         gradient, seen = jax.grad(objective, has_aux=True)(point)
         gradient = jnp.where(jnp.isfinite(gradient), gradient, 0)
@@ -148,7 +153,8 @@ def ascend(logits_fn, keys, x, y, epsilon, num_steps, norm_name="linf", random_s
     return jax.lax.stop_gradient(Ascent(*jax.lax.fori_loop(0, num_steps + 1, step, (empty, empty > 0, start))))
 
 
-def noise_breaks(logits_fn, keys, x, y, epsilon, draws, norm_name="linf"):
+def noise_breaks(logits_fn: LogitsFn, keys: Keys, x: Points, y: Labels, epsilon: ArrayLike, draws: ArrayLike,
+                 norm_name: str = "linf") -> Mask:
     """Whether random noise that reaches the ball's boundary is enough.
 
     Every other draw is noise of all sizes, scaled to length epsilon; the rest has the same size in each pixel and
@@ -159,14 +165,14 @@ def noise_breaks(logits_fn, keys, x, y, epsilon, draws, norm_name="linf"):
         draws: how many; may be traced.
 
     Returns:
-        bool[n], misclassified at one draw or more.
+        Whether each example is misclassified at one draw or more.
 
     Raises:
         ValueError: an unknown norm.
     """
     ball = norm(norm_name)
 
-    def draw(number, broken):
+    def draw(number: Array, broken: Mask) -> Mask:
         fresh = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
         signs = jax.vmap(lambda key: jax.random.rademacher(key, x.shape[1:], x.dtype))(fresh)
         corner = ball.project(x + epsilon * ball.direction(signs), x, epsilon)

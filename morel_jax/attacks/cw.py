@@ -1,14 +1,15 @@
 """Carlini and Wagner's Linf attack (arXiv:1608.04644), in the form that the Adversarial Robustness Toolbox gives it."""
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jaxtyping import Array
 
 from morel_jax.attacks import linf
 from morel_jax.attacks.inputs import misclassified
 from morel_jax.attacks.iterative import AttackState, IterativeAttack, begin, select
+from morel_jax.attacks.types import Counts, Images, Keys, Labels, Logits, LogitsFn, Mask, Points, Values
 from morel_jax.losses.classification import margin
 
 # ART's constants: where tau begins and ends, the loss at which a descent stops, what keeps arctanh finite, Adam's.
@@ -18,52 +19,50 @@ _SMOOTHER = 0.999999
 _MEAN_DECAY, _SQUARE_DECAY, _TINY = 0.9, 0.999, 1e-8
 
 
-def _to_tanh(x):
+def _to_tanh(x: Images) -> Images:
     return jnp.arctanh((2 * x - 1) * _SMOOTHER)
 
 
-def _from_tanh(point):
+def _from_tanh(point: Images) -> Images:
     return (jnp.tanh(point) + 1) / 2
 
 
-@struct.dataclass
-class Descent:
-    """Adam's descent of each example from its own image; every field has n rows.
+class Descent(struct.PyTreeNode):
+    """Adam's descent of each example from its own image.
 
     Attributes:
         point: where the network is evaluated next, in tanh space: the image is (tanh(point) + 1) / 2.
         mean, square: Adam's running means of the gradient and of its square.
-        time: int, Adam's steps so far.
+        time: Adam's steps so far.
     """
-    point: Any
-    mean: Any
-    square: Any
-    time: Any
+    point: Images
+    mean: Images
+    square: Images
+    time: Counts
 
 
-@struct.dataclass
 class CWState(AttackState):
     """
     Attributes:
-        tau: float[n], how far a pixel may move before it is penalised.
-        const: float[n], weight of the classification term.
-        distance: float[n], of the nearest adversarial image so far; 1 before there is one.
-        nearer: bool[n], whether a nearer one was found since tau was last lowered.
+        tau: how far a pixel may move before it is penalised.
+        const: weight of the classification term.
+        distance: of the nearest adversarial image so far; 1 before there is one.
+        nearer: whether a nearer one was found since tau was last lowered.
         descent: the descent for this tau and const.
         first_gradient: at the point where all descents begin, so that none but the first has to evaluate it.
-        projected: bool[n], whether ``x_adv``, just projected into the ball, is what is evaluated next.
+        projected: whether ``x_adv``, just projected into the ball, is what is evaluated next.
     """
-    tau: Any
-    const: Any
-    distance: Any
-    nearer: Any
+    tau: Values
+    const: Values
+    distance: Values
+    nearer: Mask
     descent: Descent
-    first_gradient: Any
-    projected: Any
+    first_gradient: Images
+    projected: Mask
 
 
 @struct.dataclass
-class CWLinf(IterativeAttack):
+class CWLinf(IterativeAttack[CWState]):
     """Untargeted CW-Linf: the smallest perturbation, by descents that penalise pixels that move further than tau.
 
         l(x') = c max(z_y - max_{j != y} z_j + confidence, 0) + sum_p max(|x'_p - x_p| - tau, 0)
@@ -106,7 +105,7 @@ class CWLinf(IterativeAttack):
     const_factor: jax.typing.ArrayLike = 2.0
     epsilon: jax.typing.ArrayLike | None = None
 
-    def start(self, keys, x, y, clean_logits):
+    def start(self, keys: Keys, x: Images, y: Labels, clean_logits: Logits) -> CWState:
         """See :class:`IterativeAttack`."""
         del keys
         if self.max_iter < 0:
@@ -114,15 +113,15 @@ class CWLinf(IterativeAttack):
         fields = begin(x, clean_logits, y)
         fields["done"] |= ~jnp.less(self.initial_const, self.largest_const)
         ones, no = jnp.ones(x.shape[0], x.dtype), jnp.zeros(x.shape[0], bool)
-        return CWState(**fields, tau=_FIRST_TAU * ones, const=self.initial_const * ones, distance=ones, nearer=no,
+        return CWState(**fields, tau=_FIRST_TAU * ones, const=ones * self.initial_const, distance=ones, nearer=no,
                        descent=_new_descent(x), first_gradient=jnp.zeros_like(x), projected=no)
 
-    def step(self, logits_fn, keys, x, y, state):
+    def step(self, logits_fn: LogitsFn, keys: Keys, x: Images, y: Labels, state: CWState) -> CWState:
         """See :class:`IterativeAttack`."""
         del keys
         image = select(state.projected, state.x_adv, _from_tanh(state.descent.point))
 
-        def classification(image):
+        def classification(image: Images) -> tuple[Array, tuple[Values, Mask]]:
             logits = logits_fn(image)
             lead = -margin(logits, y)
             return lead.sum(), (lead, misclassified(logits, y))
@@ -131,9 +130,9 @@ class CWLinf(IterativeAttack):
         moved = self._judge(x, image, lead, wrong, self._gradient(x, image, state, gradient), state)
         if self.epsilon is None:
             return moved
-        return select(state.projected, self._settle(x, wrong, state), self._project(x, moved))
+        return select(state.projected, self._settle(x, wrong, state), self._project(x, moved, self.epsilon))
 
-    def _gradient(self, x, image, state, gradient):
+    def _gradient(self, x: Images, image: Images, state: CWState, gradient: Images) -> Images:
         """Of the objective in tanh space, from that of the classification term in the image."""
         change = image - x
         outside = jnp.abs(change) > _like(state.tau, x)
@@ -141,7 +140,7 @@ class CWLinf(IterativeAttack):
         gradient = jnp.where(jnp.isfinite(gradient), gradient, 0)
         return (gradient + jnp.where(outside, jnp.sign(change), 0)) * slope
 
-    def _judge(self, x, image, lead, wrong, gradient, state):
+    def _judge(self, x: Images, image: Images, lead: Values, wrong: Mask, gradient: Images, state: CWState) -> CWState:
         """What follows from the evaluation of a descent's point."""
         descent = state.descent
         excess = jnp.maximum(jnp.abs(image - x) - _like(state.tau, x), 0)
@@ -167,7 +166,7 @@ class CWLinf(IterativeAttack):
             nearer=nearer & ~no_const, descent=self._descend(descent, gradient), first_gradient=first_gradient,
         )
 
-    def _descend(self, descent, gradient):
+    def _descend(self, descent: Descent, gradient: Images) -> Descent:
         """Adam's step."""
         if self.max_iter == 0:
             return descent
@@ -181,22 +180,22 @@ class CWLinf(IterativeAttack):
         return Descent(point=descent.point - self.learning_rate * change, mean=mean, square=square,
                        time=descent.time + 1)
 
-    def _project(self, x, state):
+    def _project(self, x: Images, state: CWState, epsilon: jax.typing.ArrayLike) -> CWState:
         """Into the ball, where the attack has just ended outside it; one more evaluation has to follow."""
-        projected = state.done & state.found & (state.distance > self.epsilon)
-        x_adv = select(projected, linf.project(state.x_adv, x, self.epsilon), state.x_adv)
+        projected = state.done & state.found & (state.distance > epsilon)
+        x_adv = select(projected, linf.project(state.x_adv, x, epsilon), state.x_adv)
         return state.replace(done=state.done & ~projected, x_adv=x_adv, projected=projected)
 
-    def _settle(self, x, wrong, state):
+    def _settle(self, x: Images, wrong: Mask, state: CWState) -> CWState:
         """The end, after the evaluation of the projected image."""
         return state.replace(done=jnp.ones_like(state.done), found=wrong, x_adv=select(wrong, state.x_adv, x))
 
 
-def _new_descent(x):
+def _new_descent(x: Images) -> Descent:
     zeros = jnp.zeros_like(x)
     return Descent(point=_to_tanh(x), mean=zeros, square=zeros, time=jnp.zeros(x.shape[0], jnp.int32))
 
 
-def _like(values, x):
+def _like(values: Values | Counts, x: Images) -> Points:
     """float[n] as float[n, 1, ..., 1], to go with ``x``."""
     return values.reshape((-1,) + (1,) * (x.ndim - 1))

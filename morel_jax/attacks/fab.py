@@ -1,54 +1,64 @@
 """FAB, the fast adaptive boundary attack: the nearest adversarial image, whatever the radius (arXiv:1907.02044)."""
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jaxtyping import Array, Int
 
 from morel_jax.attacks.hyperplane import PROJECTIONS
 from morel_jax.attacks.inputs import misclassified, prepare
 from morel_jax.attacks.iterative import AttackState, IterativeAttack, begin, select
 from morel_jax.attacks.keys import fold_in_rows
 from morel_jax.attacks.norms import norm
+from morel_jax.attacks.types import Counts, Images, KeyOrKeys, Keys, Labels, Logits, LogitsFn, Mask, Values
 
 # Keeps the distance to a boundary without a gradient finite, and two moves of no length from becoming NaN.
 _TINY, _SHORTEST = 1e-12, 1e-8
+# Another class's logit less y's, and its gradient: a boundary that a move can aim at.
+Boundary = tuple[Values, Images]
 
 
-@struct.dataclass
 class FABState(AttackState):
     """
     Attributes:
-        number: int32[n], which run is under way.
-        order: int32[n, classes], classes by falling logit on the clean image.
-        point: float[n, h, w, c], from where the next move goes.
-        moves: int32[n], moves of this run so far.
-        best: float[n, h, w, c], the nearest adversarial image of all runs; the image itself until there is one.
-        best_distance: float[n], its distance; infinity until there is one, 0 for a misclassified example.
+        number: which run is under way.
+        order: classes by falling logit on the clean image.
+        point: from where the next move goes.
+        moves: moves of this run so far.
+        best: the nearest adversarial image of all runs; the image itself until there is one.
+        best_distance: its distance; infinity until there is one, 0 for a misclassified example.
     """
-    number: Any
-    order: Any
-    point: Any
-    moves: Any
-    best: Any
-    best_distance: Any
+    number: Counts
+    order: Int[Array, "n classes"]
+    point: Images
+    moves: Counts
+    best: Images
+    best_distance: Values
 
 
-class _BoundaryAttack(IterativeAttack):
+class _BoundaryAttack(IterativeAttack[FABState]):
     """What both attacks share; they differ in the boundary that a move aims at and in what their runs are."""
     passes = 2
+    epsilon: jax.typing.ArrayLike
+    num_steps: int
+    norm: str
+    num_restarts: int
+    alpha_max: jax.typing.ArrayLike
+    eta: jax.typing.ArrayLike
+    beta: jax.typing.ArrayLike
+    thorough: bool
+    replace: Callable[..., "_BoundaryAttack"]  # Made by `flax.struct.dataclass`.
 
-    def _boundary(self, difference, num_classes, y, state):
-        """The boundary to move onto: (gap float[n], gradient float[n, h, w, c]) of another class's logit less y's.
-
-        ``difference`` gives both for the classes int[n] it is called with.
-        """
+    def _boundary(self, difference: Callable[[Labels], Boundary], num_classes: int, y: Labels,
+                  state: FABState) -> Boundary:
+        """The boundary to move onto; ``difference`` gives those to the classes that it is called with."""
         raise NotImplementedError
 
-    def _runs(self, num_classes):
+    def _runs(self, num_classes: int) -> int:
         raise NotImplementedError
 
-    def start(self, keys, x, y, clean_logits):
+    def start(self, keys: Keys, x: Images, y: Labels, clean_logits: Logits) -> FABState:
         """See :class:`IterativeAttack`."""
         del keys
         num_classes = clean_logits.shape[-1]
@@ -63,12 +73,12 @@ class _BoundaryAttack(IterativeAttack):
                         moves=count, best=x,
                         best_distance=jnp.where(fields["found"], 0, jnp.inf).astype(x.dtype))
 
-    def step(self, logits_fn, keys, x, y, state):
+    def step(self, logits_fn: LogitsFn, keys: Keys, x: Images, y: Labels, state: FABState) -> FABState:
         """See :class:`IterativeAttack`."""
         logits, pull_back = jax.vjp(logits_fn, state.point)
         num_classes = logits.shape[-1]
 
-        def difference(other):
+        def difference(other: Labels) -> Boundary:
             sign = jax.nn.one_hot(other, num_classes) - jax.nn.one_hot(y, num_classes)
             sign = sign.astype(logits.dtype)
             return jnp.sum(sign * logits, axis=-1).astype(x.dtype), pull_back(sign)[0]
@@ -95,12 +105,12 @@ class _BoundaryAttack(IterativeAttack):
             number=jnp.minimum(number, runs - 1), point=point, moves=jnp.where(ended, 0, moves),
         )
 
-    def _move(self, x, point, gap, gradient):
+    def _move(self, x: Images, point: Images, gap: Values, gradient: Images) -> Images:
         """From ``point`` over the linearised boundary, drawn to where the image itself would meet it."""
         flat, point, image = (a.reshape(a.shape[0], -1) for a in (gradient, point, x))
         offset = jnp.sum(flat * point, axis=-1) - gap
 
-        def onto_plane(start):
+        def onto_plane(start: Array) -> tuple[Array, Array]:
             move = PROJECTIONS[self.norm](start, flat, offset)
             length = norm(self.norm).distance(move, jnp.zeros_like(move))
             return start + self.eta * move, jnp.maximum(length, _SHORTEST)[:, None]
@@ -110,28 +120,29 @@ class _BoundaryAttack(IterativeAttack):
         drawn = over_point * (1 - alpha) + over_image * alpha
         return jnp.clip(drawn, 0.0, 1.0).reshape(x.shape)
 
-    def _with_starts(self, keys, x, new, number, best_distance, point):
-        """``point`` with the start of run ``number`` where bool[n] ``new``: the image, at random in a restart."""
+    def _with_starts(self, keys: Keys, x: Images, new: Mask, number: Counts, best_distance: Values,
+                     point: Images) -> Images:
+        """``point`` with the start of run ``number`` where ``new``: the image, at random in a restart."""
         point = select(new, x, point)
         if self.num_restarts == 1:
             return point
         again = new & (number % self.num_restarts > 0)
 
-        def random():
+        def random() -> Images:
             radius = jnp.minimum(best_distance, self.epsilon) / 2
             start = norm(self.norm).random_boundary(fold_in_rows(keys, number), x, radius[:, None, None, None])
             return select(again, start, point)
 
         return jax.lax.cond(jnp.any(again), random, lambda: point)
 
-    def minimal(self, logits_fn, key, x, y):
+    def minimal(self, logits_fn: LogitsFn, key: KeyOrKeys, x: Images, y: Labels) -> tuple[Images, Values]:
         """The nearest adversarial images that all runs together find; ``epsilon`` only limits the random starts.
 
         Args:
             logits_fn, key, x, y: as in :meth:`run`.
 
         Returns:
-            (x_adv, distance): float[n, h, w, c] in [0, 1]; and float[n], in the attack's norm: 0 for a misclassified
+            (x_adv, distance): images in [0, 1]; and their distances in the attack's norm: 0 for a misclassified
             example, and infinity, with the image unchanged, where no adversarial image was found.
         """
         state = self.replace(thorough=True).run(logits_fn, key, x, y)
@@ -174,12 +185,13 @@ class FAB(_BoundaryAttack):
     beta: jax.typing.ArrayLike = 0.9
     thorough: bool = struct.field(pytree_node=False, default=False)
 
-    def _runs(self, num_classes):
+    def _runs(self, num_classes: int) -> int:
         del num_classes
         return self.num_restarts
 
-    def _boundary(self, difference, num_classes, y, state):
-        def nearest(carry, offset):
+    def _boundary(self, difference: Callable[[Labels], Boundary], num_classes: int, y: Labels,
+                  state: FABState) -> Boundary:
+        def nearest(carry: tuple[Values, Values, Images], offset: Array) -> tuple:
             gap, gradient = difference((y + offset) % num_classes)
             distance = jnp.abs(gap) / jnp.maximum(norm(self.norm).dual(gradient), _TINY)
             return select(distance < carry[0], (distance, gap, gradient), carry), None
@@ -219,10 +231,11 @@ class FABTargeted(_BoundaryAttack):
     beta: jax.typing.ArrayLike = 0.9
     thorough: bool = struct.field(pytree_node=False, default=False)
 
-    def _runs(self, num_classes):
+    def _runs(self, num_classes: int) -> int:
         return min(self.num_targets, num_classes - 1) * self.num_restarts
 
-    def _boundary(self, difference, num_classes, y, state):
+    def _boundary(self, difference: Callable[[Labels], Boundary], num_classes: int, y: Labels,
+                  state: FABState) -> Boundary:
         del num_classes, y
         rank = 1 + state.number // self.num_restarts
         return difference(jnp.take_along_axis(state.order, rank[:, None], axis=1)[:, 0])

@@ -5,6 +5,7 @@ from flax import struct
 
 from morel_jax.attacks import linf
 from morel_jax.attacks.inputs import prepare
+from morel_jax.attacks.types import Images, KeyOrKeys, Labels, LogitsFn
 from morel_jax.losses.classification import cross_entropy
 
 
@@ -23,14 +24,14 @@ class FGSM:
     """
     epsilon: jax.typing.ArrayLike
 
-    def __call__(self, logits_fn, key, x, y):
+    def __call__(self, logits_fn: LogitsFn, key: KeyOrKeys, x: Images, y: Labels) -> Images:
         """Adversarial images.
 
         Args:
             logits_fn: images float[n, h, w, c] -> logits float[n, classes].
             key: not used: there is nothing random here.
-            x: float[n, h, w, c], images in [0, 1].
-            y: int[n], labels.
+            x: images in [0, 1].
+            y: labels.
 
         Returns:
             Like ``x``, in the ball and in [0, 1]; no gradient flows through it.

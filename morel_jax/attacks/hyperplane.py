@@ -5,20 +5,27 @@ onto the plane is given by one number: in Linf every pixel goes as far as the fa
 weight, and each stops at the box. How near the plane comes grows with that number along a concave line of straight
 pieces, so Newton's method from zero climbs to the answer, ends there exactly, and needs no sorting.
 """
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from morel_jax.attacks.types import Values
+
+Rows = Float[Array, "n d"]
 
 
-def project_linf(x, w, b):
+def project_linf(x: Rows, w: Rows, b: Values) -> Rows:
     """The smallest move in Linf onto the hyperplane <w, x> = b that stays in [0, 1].
 
     Args:
-        x: float[n, d], points in [0, 1].
-        w: float[n, d], normals; a pixel of weight 0 is left alone.
-        b: float[n], offsets.
+        x: points in [0, 1].
+        w: normals; a pixel of weight 0 is left alone.
+        b: offsets.
 
     Returns:
-        float[n, d], the moves: x + move is on the plane, or in the corner of the box nearest to it where the plane
+        The moves: x + move is on the plane, or in the corner of the box nearest to it where the plane
         does not meet the box; 0 where w is 0. Each row depends on its own x, w and b only.
 
     Reference: the projection that Croce and Hein, arXiv:1907.02044, attack with; solved differently.
@@ -26,7 +33,7 @@ def project_linf(x, w, b):
     return _project(x, w, b, lambda weights: 1.0)
 
 
-def project_l2(x, w, b):
+def project_l2(x: Rows, w: Rows, b: Values) -> Rows:
     """As :func:`project_linf`, the smallest move in L2."""
     return _project(x, w, b, lambda weights: weights)
 
@@ -35,7 +42,7 @@ def project_l2(x, w, b):
 PROJECTIONS = {"linf": project_linf, "l2": project_l2}
 
 
-def _project(x, w, b, speeds):
+def _project(x: Rows, w: Rows, b: Values, speeds: Callable[[Rows], Rows | float]) -> Rows:
     scale = jnp.max(jnp.abs(w), axis=-1, keepdims=True)
     scale = jnp.where(scale > 0, scale, 1)  # So that products of tiny weights don't vanish.
     w = w / scale
@@ -46,11 +53,11 @@ def _project(x, w, b, speeds):
     return jnp.where(falls, -1, 1) * _lengths(weights, speeds(weights), room, jnp.abs(above))
 
 
-def _lengths(weights, speeds, room, need):
-    """Lengths min(t speeds, room) with the t for which the sum of weights * lengths is ``need`` float[n, 1]."""
+def _lengths(weights: Rows, speeds: Rows | float, room: Rows, need: Float[Array, "n 1"]) -> Rows:
+    """Lengths min(t speeds, room) with the t for which the sum of weights * lengths is ``need``."""
     cover, slopes = weights * room, weights * speeds
 
-    def newton(carry):
+    def newton(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         t, _ = carry
         free = t * speeds < room
         covered = jnp.sum(jnp.where(free, 0, cover), axis=-1, keepdims=True)

@@ -3,19 +3,26 @@
 Values are checked where they are concrete. Inside a compiled program they are tracers, and only shapes and types are.
 """
 import math
+from collections.abc import Callable
 from dataclasses import fields
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
+
+from morel_jax.attacks.types import Images, Labels, Logits, LogitsFn, Mask, Points
+
+Attack = TypeVar("Attack", bound=PyTree)
 
 
-def _concrete(array):
+def _concrete(array: Any) -> bool:
     """Whether the values of ``array`` can be read here."""
     return not isinstance(array, jax.core.Tracer) and getattr(array, "is_fully_addressable", True)
 
 
-def check_images(x, name="x", allow_uint8=False):
+def check_images(x: Points | np.ndarray, name: str = "x", allow_uint8: bool = False) -> None:
     """Raises ValueError unless ``x`` is float[n, ...], with all values in [0, 1] where they are known, or allowed."""
     if allow_uint8 and x.dtype == np.uint8:
         return
@@ -31,7 +38,7 @@ def check_images(x, name="x", allow_uint8=False):
             raise ValueError(f"{name} must be in [0, 1]; got values from {low:.9g} to {high:.9g}.")
 
 
-def check_labels(y, count, num_classes=None, name="y"):
+def check_labels(y: Labels | np.ndarray, count: int, num_classes: int | None = None, name: str = "y") -> None:
     """Raises ValueError unless ``y`` is int[count], in 0 .. ``num_classes`` - 1 where both are known."""
     if y.shape != (count,):
         hint = "; of one-hot labels take the argmax" if y.ndim == 2 and y.shape[1] > 1 else ""
@@ -45,7 +52,7 @@ def check_labels(y, count, num_classes=None, name="y"):
                              f"got values from {low} to {high}.")
 
 
-def check_logits(logits, count):
+def check_logits(logits: Any, count: int) -> None:
     """Raises ValueError unless ``logits``, which a network returned, is float[count, classes]."""
     if not hasattr(logits, "dtype"):
         hint = "; return its logits alone" if hasattr(logits, "logits") else ""
@@ -55,7 +62,7 @@ def check_logits(logits, count):
                          f"got {logits.dtype}{list(logits.shape)}.")
 
 
-def check_finite(logits, name="logits_fn", index=None):
+def check_finite(logits: Logits, name: str = "logits_fn", index: np.ndarray | None = None) -> None:
     """Raises ValueError if logits on clean images are known and not all finite: no attack could say anything.
 
     The message names the network and the first such image, by its place in ``index`` int[n] where that is given.
@@ -68,8 +75,8 @@ def check_finite(logits, name="logits_fn", index=None):
                              f"{bad[0] if index is None else index[bad[0]]}.")
 
 
-def misclassified(logits, y):
-    """bool[n]; False where a logit is NaN or infinite, as the argmax of such a row says nothing."""
+def misclassified(logits: Logits, y: Labels) -> Mask:
+    """Whether a wrong class leads; False where a logit is NaN or infinite, as the argmax of such a row says nothing."""
     return (jnp.argmax(logits, axis=-1) != y) & jnp.all(jnp.isfinite(logits), axis=-1)
 
 
@@ -88,7 +95,7 @@ _RULES = {
 _LEAST = {"num_steps": 0, "num_restarts": 1, "num_targets": 1, "eot": 1, "num_queries": 1, "max_iter": 0}
 
 
-def check_fields(attack):
+def check_fields(attack: Any) -> None:
     """Raises ValueError if a number of ``attack`` is known and makes no sense; the message names field, rule and value.
 
     A radius in Linf is at most 1, the width of the box that all images are in. Only in a ball of radius 0 may a step
@@ -115,7 +122,8 @@ def check_fields(attack):
                 raise ValueError(f"epsilon must be at most 1 in Linf, in pixel units of images in [0, 1]; got {value}.")
 
 
-def prepare(attack, logits_fn, x, y):
+def prepare(attack: Attack, logits_fn: LogitsFn, x: Images, y: Labels,
+            ) -> tuple[Attack, LogitsFn, Images, Labels, Callable[[Images], Images]]:
     """Checks an attack's call, and has the attack compute in float32 at least.
 
     Half-precision images become float32 for the attack, and the network sees its points rounded towards ``x`` in the
@@ -132,34 +140,34 @@ def prepare(attack, logits_fn, x, y):
         ValueError: in one line, whatever of the call makes no sense.
     """
     check_fields(attack)
-    x, y = (array if hasattr(array, "dtype") else np.asarray(array) for array in (x, y))
-    check_images(x)
-    check_labels(y, len(x))
-    x, labels = jnp.asarray(x), jnp.asarray(y)
+    images, labels = (array if hasattr(array, "dtype") else np.asarray(array) for array in (x, y))
+    check_images(images)
+    check_labels(labels, len(images))
+    x, y = jnp.asarray(images), jnp.asarray(labels)
     wide = jnp.promote_types(x.dtype, jnp.float32)
     half = wide != x.dtype
 
-    def finish(point):
+    def finish(point: Images) -> Images:
         return _towards(point, x) if half else point
 
-    def logits_of(point, *keys):
+    def logits_of(point: Images, *keys: Any) -> Logits:
         seen = point
         if half:  # Rounding has no gradient; without it the point's is that of the rounded one.
             seen = point.astype(x.dtype)
             seen = seen + jax.lax.stop_gradient(finish(jax.lax.stop_gradient(point)) - seen)
         logits = logits_fn(seen, *keys)
         check_logits(logits, len(point))
-        check_labels(y, len(point), logits.shape[-1])
+        check_labels(labels, len(point), logits.shape[-1])
         return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
-    def like_images(value):
+    def like_images(value: Any) -> Any:
         typed = hasattr(value, "astype") and jnp.result_type(value) != wide
         return value.astype(wide) if typed else value
 
-    return jax.tree.map(like_images, attack), logits_of, x.astype(wide), labels, finish
+    return jax.tree.map(like_images, attack), logits_of, x.astype(wide), y, finish
 
 
-def _towards(point, x):
+def _towards(point: Images, x: Images) -> Images:
     """``point`` in the type of ``x``, each pixel rounded towards its ``x``."""
     near = point.astype(x.dtype)
     beyond = jnp.abs(near.astype(point.dtype) - x) > jnp.abs(point - x)

@@ -1,11 +1,13 @@
-"""Random keys, one an example, so that no example's noise depends on the batch it stands in."""
+"""Random keys, one per example, so that no example's noise depends on the batch it stands in."""
 import zlib
 
 import jax
 import jax.numpy as jnp
 
+from morel_jax.attacks.types import Counts, KeyOrKeys, Keys
 
-def example_keys(key, count):
+
+def example_keys(key: KeyOrKeys, count: int) -> Keys:
     """One key per example.
 
     Args:
@@ -28,17 +30,17 @@ def example_keys(key, count):
     return key
 
 
-def fold_in_each(key, indices):
-    """Keys[n] that depend on ``key`` and on ``indices`` int[n] alone."""
+def fold_in_each(key: KeyOrKeys, indices: Counts) -> Keys:
+    """Keys that depend on ``key`` and on ``indices`` alone."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, indices)
 
 
-def fold_in_rows(keys, numbers):
-    """Keys[n], each of ``keys`` with its own entry of ``numbers`` int[n] folded in."""
+def fold_in_rows(keys: Keys, numbers: Counts) -> Keys:
+    """Each of ``keys`` with its own entry of ``numbers`` folded in."""
     return jax.vmap(jax.random.fold_in)(keys, numbers)
 
 
-def fold_in_name(keys, name):
+def fold_in_name(keys: KeyOrKeys, name: str) -> KeyOrKeys:
     """Key or keys that depend on ``keys`` and on a name, such as an attack's."""
     number = zlib.crc32(name.encode())
     if keys.ndim == 0:

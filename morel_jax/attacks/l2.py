@@ -1,33 +1,36 @@
 """The L2 ball inside the box of images: what attacks need of a norm."""
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from morel_jax.attacks.types import Keys, Points, Values
 
 # Keeps a zero perturbation or gradient from becoming NaN.
 _TINY = 1e-12
 
 
-def norm(values):
+def norm(values: Points) -> Points:
     """L2 norm of each example, float[n, 1, ..., 1]."""
     return jnp.sqrt(jnp.sum(values**2, axis=tuple(range(1, values.ndim)), keepdims=True))
 
 
-def distance(x_adv, x):
-    """L2 distance of each example from its image, float[n]."""
+def distance(x_adv: Points, x: Points) -> Values:
+    """L2 distance of each example from its image."""
     return norm(x_adv - x).reshape(x.shape[0])
 
 
-def dual(gradient):
-    """The dual norm of each example, float[n]: L2 again."""
+def dual(gradient: Points) -> Values:
+    """The dual norm of each example: L2 again."""
     return norm(gradient).reshape(gradient.shape[0])
 
 
-def direction(gradient):
+def direction(gradient: Points) -> Points:
     """The steepest ascent of unit length: the gradient itself, normalised; 0 where it is 0, NaN or infinite."""
     gradient = jnp.where(jnp.isfinite(gradient), gradient, 0)
     return gradient / (norm(gradient) + _TINY)
 
 
-def project(x_adv, x, epsilon):
+def project(x_adv: Points, x: Points, epsilon: ArrayLike) -> Points:
     """A point in the ball of radius ``epsilon`` around ``x`` and in [0, 1]: scaled into the ball, then clipped.
 
     Clipping moves each pixel towards ``x``, so the point stays in the ball.
@@ -36,7 +39,7 @@ def project(x_adv, x, epsilon):
     return jnp.clip(x + direction(delta) * jnp.minimum(norm(delta), epsilon), 0.0, 1.0)
 
 
-def random_boundary(keys, x, epsilon):
+def random_boundary(keys: Keys, x: Points, epsilon: ArrayLike) -> Points:
     """A random point on the ball's boundary, clipped into the box: normal noise scaled to length ``epsilon``."""
     noise = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys)
     return jnp.clip(x + epsilon * direction(noise), 0.0, 1.0)

@@ -1,11 +1,13 @@
 """Norms by name."""
+from types import ModuleType
+
 from morel_jax.attacks import l2, linf
 
 # Each module has `distance`, `direction`, `dual`, `project` and `random_boundary`.
 NORMS = {"linf": linf, "l2": l2}
 
 
-def norm(name):
+def norm(name: str) -> ModuleType:
     """The module that knows the norm ``name``.
 
     Raises:

@@ -1,18 +1,26 @@
 """Projected gradient descent in the Linf ball."""
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jaxtyping import Array
 
 from morel_jax.attacks import linf
 from morel_jax.attacks.inputs import misclassified, prepare
 from morel_jax.attacks.iterative import select
 from morel_jax.attacks.keys import example_keys, fold_in_rows
+from morel_jax.attacks.types import Images, KeyOrKeys, Keys, Labels, Logits, LogitsFn, Mask, Values
 from morel_jax.losses.classification import cross_entropy, difference_of_logits_ratio, kl_divergence, margin
 
+# Of the logits; and what gives one for a batch, out of the network, images and labels.
+Loss = Callable[[Logits], Values]
+LossOfBatch = Callable[[LogitsFn, Images, Labels], Loss]
 
-def _from_clean(distance):
+
+def _from_clean(distance: Callable[[Logits, Logits], Values]) -> LossOfBatch:
     """A loss that compares with the clean outputs, which are computed once."""
-    def loss(logits_fn, x, y):
+    def loss(logits_fn: LogitsFn, x: Images, y: Labels) -> Loss:
         del y
         clean_logits = jax.lax.stop_gradient(logits_fn(x))
         return lambda logits: distance(clean_logits, logits)
@@ -20,14 +28,14 @@ def _from_clean(distance):
     return loss
 
 
-def _squared_error(clean_logits, logits):
+def _squared_error(clean_logits: Logits, logits: Logits) -> Values:
     return jnp.sum((jax.nn.softmax(logits) - jax.nn.softmax(clean_logits)) ** 2, axis=-1)
 
 
 # Losses that compare with the clean outputs. They need no labels, and have no gradient at the clean image.
 FROM_CLEAN = {"kl": _from_clean(kl_divergence), "squared_error": _from_clean(_squared_error)}
 # Each gives the function of the logits to climb, one value per example.
-LOSSES = {
+LOSSES: dict[str, LossOfBatch] = {
     "ce": lambda logits_fn, x, y: lambda logits: cross_entropy(logits, y),
     "dlr": lambda logits_fn, x, y: lambda logits: difference_of_logits_ratio(logits, y),
     "margin": lambda logits_fn, x, y: lambda logits: margin(logits, y),
@@ -57,14 +65,14 @@ class PGD:
     loss: str = struct.field(pytree_node=False, default="ce")
     num_restarts: int = struct.field(pytree_node=False, default=1)
 
-    def __call__(self, logits_fn, key, x, y):
+    def __call__(self, logits_fn: LogitsFn, key: KeyOrKeys, x: Images, y: Labels) -> Images:
         """Adversarial images.
 
         Args:
             logits_fn: images float[n, h, w, c] -> logits float[n, classes].
             key: one key, or keys[n], one per example.
-            x: float[n, h, w, c], images in [0, 1].
-            y: int[n], labels.
+            x: images in [0, 1].
+            y: labels.
 
         Returns:
             Like ``x``, in the ball and in [0, 1]; no gradient flows through it.
@@ -90,31 +98,31 @@ class PGD:
         found = attack._best_climb(logits_fn, loss, example_keys(key, x.shape[0]), x, y)
         return jax.lax.stop_gradient(finish(found))
 
-    def _climb(self, logits_fn, loss, key, x):
+    def _climb(self, logits_fn: LogitsFn, loss: Loss, key: KeyOrKeys, x: Images) -> Images:
         # A sum, as a mean would divide each gradient by the batch size.
         gradient = jax.grad(lambda x_adv: loss(logits_fn(x_adv)).sum())
 
-        def step(_, x_adv):
+        def step(_: int, x_adv: Images) -> Images:
             return linf.project(x_adv + self.step_size * linf.direction(gradient(x_adv)), x, self.epsilon)
 
         start = linf.start_point(self.start, key, x, self.epsilon)
         return jax.lax.fori_loop(0, self.num_steps, step, start)
 
-    def _best_climb(self, logits_fn, loss, keys, x, y):
-        def judged(keys):
+    def _best_climb(self, logits_fn: LogitsFn, loss: Loss, keys: Keys, x: Images, y: Labels) -> Images:
+        def judged(keys: Keys) -> tuple[Images, Values, Mask]:
             x_adv = self._climb(logits_fn, loss, keys, x)
             logits = logits_fn(x_adv)
             reached = loss(logits)
             return x_adv, jnp.where(jnp.isnan(reached), -jnp.inf, reached), misclassified(logits, y)
 
-        def again(carry):
+        def again(carry: tuple) -> tuple:
             number, best = carry
             _, best_loss, broken = best
             new = judged(fold_in_rows(keys, jnp.full(keys.shape, number)))
             _, new_loss, newly_broken = new
             return number + 1, select(~broken & (newly_broken | (new_loss > best_loss)), new, best)
 
-        def goes_on(carry):
+        def goes_on(carry: tuple) -> Array:
             number, (_, _, broken) = carry
             return (number < self.num_restarts) & ~jnp.all(broken)
 

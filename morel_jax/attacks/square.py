@@ -2,17 +2,20 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Int, UInt32
 
 from morel_jax.attacks import norms, square_l2
 from morel_jax.attacks.inputs import misclassified
 from morel_jax.attacks.iterative import AttackState, IterativeAttack, begin, select
 from morel_jax.attacks.keys import fold_in_rows
+from morel_jax.attacks.types import Counts, Images, KeyOrKeys, Keys, Labels, Logits, LogitsFn, Values
 from morel_jax.losses.classification import margin
 
 # Proposals after which the squares' share of the image is halved, in an attack of 10000 queries: the paper's.
@@ -21,22 +24,26 @@ _SCHEDULE_LENGTH = 10_000
 # Linf proposals among which one step looks for one that changes a pixel. It changes no result.
 _LOOKAHEAD = 4
 
+Words = UInt32[Array, "..."]
+Sizes = Int[Array, "..."]
+# Images, and how many proposals were looked at for them.
+Proposal = tuple[Images, Counts]
 
-@struct.dataclass
+
 class SquareState(AttackState):
     """
     Attributes:
-        queries: int32[n], images tried so far, with those that needed no pass through the network.
-        best: float[n, h, w, c], the image of the lowest loss in this run; the run's start before its first query.
-        loss: float[n], by how much the label's logit leads there; infinite before the run's first query.
+        queries: images tried so far, with those that needed no pass through the network.
+        best: the image of the lowest loss in this run; the run's start before its first query.
+        loss: by how much the label's logit leads there; infinite before the run's first query.
     """
-    queries: Any
-    best: Any
-    loss: Any
+    queries: Counts
+    best: Images
+    loss: Values
 
 
 @struct.dataclass
-class Square(IterativeAttack):
+class Square(IterativeAttack[SquareState]):
     """Square Attack, which needs logits alone, no gradient.
 
     Linf: from vertical stripes of +- epsilon; a proposal sets a square, in each channel, to + epsilon or - epsilon.
@@ -69,7 +76,7 @@ class Square(IterativeAttack):
     p_init: float = struct.field(pytree_node=False, default=0.8)
     rescale_schedule: bool = struct.field(pytree_node=False, default=False)
 
-    def start(self, keys, x, y, clean_logits):
+    def start(self, keys: Keys, x: Images, y: Labels, clean_logits: Logits) -> SquareState:
         """See :class:`IterativeAttack`."""
         norms.norm(self.norm)
         if self.num_queries < 1:
@@ -78,7 +85,7 @@ class Square(IterativeAttack):
         return SquareState(**begin(x, clean_logits, y), queries=queries, best=self._start_point(keys, x, queries),
                            loss=jnp.full(x.shape[0], jnp.inf, clean_logits.dtype))
 
-    def step(self, logits_fn, keys, x, y, state):
+    def step(self, logits_fn: LogitsFn, keys: Keys, x: Images, y: Labels, state: SquareState) -> SquareState:
         """See :class:`IterativeAttack`."""
         run_length = 1 + self.num_queries
         number = state.queries % run_length  # Of the proposal; a run's query 0 is its start.
@@ -98,24 +105,25 @@ class Square(IterativeAttack):
         return state.replace(done=done, found=found, x_adv=select(found, point, x), queries=queries, best=best,
                              loss=jnp.where(again, jnp.inf, loss))
 
-    def _start_point(self, keys, x, queries):
-        def coins(count):
+    def _start_point(self, keys: Keys, x: Images, queries: Counts) -> Images:
+        def coins(count: int) -> Bool[Array, "n count"]:
             return _signs(_words(fold_in_rows(keys, queries), _sign_words(count)), count)
 
         return _SEARCHES[self.norm].start(coins, x, self.epsilon)
 
-    def _sides(self, x):
+    def _sides(self, x: Images) -> np.ndarray:
         return side_lengths(self.num_queries, *x.shape[1:3], self.norm, self.p_init, self.rescale_schedule)
 
 
 @functools.lru_cache
-def side_lengths(num_queries, h, w, norm="linf", p_init=0.8, rescale_schedule=False):
+def side_lengths(num_queries: int, h: int, w: int, norm: str = "linf", p_init: float = 0.8,
+                 rescale_schedule: bool = False) -> Int[np.ndarray, " 1+num_queries"]:
     """Sides of the squares, on images ``h`` by ``w``.
 
     Returns:
-        int32[1 + num_queries]; entry i is of proposal i, and the start, entry 0, has the first proposal's.
+        int32; entry i is of proposal i, and the start, entry 0, has the first proposal's.
     """
-    def side(number):
+    def side(number: int) -> int:
         # The published code numbers its proposals from 0.
         time = max(number - 1, 0)
         if rescale_schedule:
@@ -125,62 +133,58 @@ def side_lengths(num_queries, h, w, norm="linf", p_init=0.8, rescale_schedule=Fa
     return np.array([side(number) for number in range(1 + num_queries)], np.int32)
 
 
-def _words(keys, count):
-    """Random words uint32[..., count] for keys[...]."""
+def _words(keys: KeyOrKeys, count: int) -> Words:
+    """Random words, ``count`` for each of the keys."""
     words = jax.vmap(lambda key: jax.random.bits(key, (count,)))(keys.reshape(-1))
     return words.reshape(*keys.shape, count)
 
 
-def _sign_words(channels):
+def _sign_words(channels: int) -> int:
     return -(-channels // 32)
 
 
-def _signs(words, channels):
-    """bool[..., channels], one bit of words[..., _sign_words(channels)] each."""
+def _signs(words: Words, channels: int) -> Bool[Array, "... channels"]:
+    """One bit each of words[..., _sign_words(channels)]."""
     channel = jnp.arange(channels, dtype=jnp.uint32)
     return (words[..., channel // 32] >> (channel % 32)) & 1 == 1
 
 
-def _place(words, side, h, w):
-    """Top and left, int32[...], of a square of ``side`` that words[..., 2] choose.
+def _place(words: Words, side: Sizes, h: int, w: int) -> tuple[Sizes, Sizes]:
+    """Top and left of a square of ``side`` that words[..., 2] choose.
 
     They are 0 .. size - side - 1, as published: no square reaches the last row or column, but those that fill the axis.
     """
-    def corner(word, size):
+    def corner(word: Words, size: int) -> Sizes:
         return (word % jnp.maximum(size - side, 1).astype(jnp.uint32)).astype(jnp.int32)
 
     return corner(words[..., 0], h), corner(words[..., 1], w)
 
 
-def _window(top, left, side, h, w):
-    """bool[..., h, w, 1], what a square covers."""
-    def covered(first, size):
+def _window(top: Sizes, left: Sizes, side: Sizes, h: int, w: int) -> Bool[Array, "... h w 1"]:
+    """What a square covers."""
+    def covered(first: Sizes, size: int) -> Bool[Array, "... size"]:
         offset = jnp.arange(size) - first[..., None]
         return (offset >= 0) & (offset < side[..., None])
 
     return covered(top, h)[..., :, None, None] & covered(left, w)[..., None, :, None]
 
 
-def _extreme(raised, x, epsilon):
+def _extreme(raised: Bool[Array, "n _ w c"] | bool, x: Images, epsilon: ArrayLike) -> Images:
     """Each pixel at the upper end of what it may be where ``raised``, else at the lower end."""
     return jnp.clip(jnp.where(raised, x + epsilon, x - epsilon), 0.0, 1.0)
 
 
-def _linf_side(share, h, w):
+def _linf_side(share: float, h: int, w: int) -> int:
     return min(max(round(math.sqrt(share * h * w)), 1), h, w)
 
 
-def _linf_start(coins, x, epsilon):
+def _linf_start(coins: Callable[[int], Bool[Array, "n count"]], x: Images, epsilon: ArrayLike) -> Images:
     n, _, w, c = x.shape
     return _extreme(coins(w * c).reshape(n, 1, w, c), x, epsilon)
 
 
-def _linf_propose(attack, keys, x, state, number):
-    """Of the next few proposals, the first that changes a pixel; the last one where none does.
-
-    Returns:
-        (float[n, h, w, c], int32[n]): images, and how many proposals it took.
-    """
+def _linf_propose(attack: Square, keys: Keys, x: Images, state: SquareState, number: Counts) -> Proposal:
+    """Of the next few proposals, the first that changes a pixel; the last one where none does."""
     _, h, w, c = x.shape
     ahead = jnp.arange(_LOOKAHEAD)
     numbers = number[:, None] + ahead
@@ -197,7 +201,7 @@ def _linf_propose(attack, keys, x, state, number):
     first = jnp.argmax(changes, axis=1).astype(jnp.int32)
     tried = jnp.where(jnp.any(changes, axis=1), first + 1, jnp.minimum(_LOOKAHEAD, attack.num_queries + 1 - number))
 
-    def of_first(values):
+    def of_first(values: Array) -> Array:
         return jax.vmap(lambda row, place: row[place])(values, first)
 
     window = _window(of_first(top), of_first(left), of_first(side), h, w)
@@ -205,7 +209,7 @@ def _linf_propose(attack, keys, x, state, number):
     return jnp.where(window, set_to, state.best), tried
 
 
-def _l2_propose(attack, keys, x, state, number):
+def _l2_propose(attack: Square, keys: Keys, x: Images, state: SquareState, number: Counts) -> Proposal:
     """As :func:`_linf_propose`, but always the very next proposal."""
     _, h, w, c = x.shape
     sides = attack._sides(x)
@@ -227,12 +231,12 @@ class _Search(NamedTuple):
 
     Attributes:
         side: (share of the image, h, w) -> side of the squares.
-        start: (coins, x, epsilon) -> float[n, h, w, c], with ``coins(count)`` random booleans[n, count].
-        propose: (attack, keys[n], x, state, number of the next proposal int[n]) -> images and proposals it took.
+        start: (coins, x, epsilon) -> images, with ``coins(count)`` random booleans[n, count].
+        propose: (attack, keys, x, state, number of the next proposal) -> the proposal.
     """
-    side: Callable
-    start: Callable
-    propose: Callable
+    side: Callable[[float, int, int], int]
+    start: Callable[[Callable[[int], Bool[Array, "n count"]], Images, ArrayLike], Images]
+    propose: Callable[[Square, Keys, Images, SquareState, Counts], Proposal]
 
 
 _SEARCHES = {

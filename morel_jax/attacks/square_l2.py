@@ -1,24 +1,30 @@
 """What Square Attack does in the L2 ball: patterns of mass that are moved from one window of the image to another."""
 import functools
 import math
+from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float
 
 from morel_jax.attacks import l2
+from morel_jax.attacks.types import Counts, Images, Mask
+
+Window = Bool[Array, "n h w 1"]
 
 # Keeps a window without mass from becoming NaN.
 _TINY = 1e-12
 
 
-def side(share, h, w):
+def side(share: float, h: int, w: int) -> int:
     """Side of a window that covers ``share`` of the image: odd and at least 3, where the image is no smaller."""
     odd = max(round(math.sqrt(share * h * w)), 3) | 1
     return min(odd, h, w)
 
 
-def _peak(h, w):
-    """One half of a pattern, float64[h, w] of length 1: mass that falls off with the square of the distance.
+def _peak(h: int, w: int) -> Float[np.ndarray, "h w"]:
+    """One half of a pattern, of length 1: mass that falls off with the square of the distance.
 
         eta_rs = sum_{m = d}^{n} 1 / (m + 1)^2,   d = max(|r - h // 2|, |s - w // 2|),   n = max(h // 2, w // 2)
     """
@@ -28,28 +34,29 @@ def _peak(h, w):
     return mass / max(np.sqrt(np.sum(mass**2)), _TINY)
 
 
-def pattern(side):
-    """A peak above and an equal dip below, float32[side, side] of length 1."""
+def pattern(side: int) -> Float[np.ndarray, "side side"]:
+    """A peak above and an equal dip below, float32 of length 1."""
     whole = np.concatenate([_peak(side // 2, side), -_peak(side - side // 2, side)])
-    return np.float32(whole / np.sqrt(np.sum(whole**2)))
+    return (whole / np.sqrt(np.sum(whole**2))).astype(np.float32)
 
 
 @functools.lru_cache
-def patterns(sides):
-    """Patterns float32[k, largest, largest] of ``sides``, a tuple of k ints, each in the upper left corner."""
+def patterns(sides: tuple[int, ...]) -> Float[np.ndarray, "k largest largest"]:
+    """Patterns of ``sides``, each in the upper left corner."""
     table = np.zeros((len(sides), max(sides), max(sides)), np.float32)
     for entry, side in zip(table, sides, strict=True):
         entry[:side, :side] = pattern(side)
     return table
 
 
-def placed(table, number, top, left, lying, h, w):
-    """Patterns in their places: float[n, h, w], to be read within their windows alone.
+def placed(table: Float[np.ndarray, "k largest largest"], number: Counts, top: Counts, left: Counts, lying: Mask,
+           h: int, w: int) -> Float[Array, "n h w"]:
+    """Patterns in their places, to be read within their windows alone.
 
     Args:
         table: see :func:`patterns`.
-        number, top, left: int[n], which pattern, and where it begins.
-        lying: bool[n], whether it is transposed.
+        number, top, left: which pattern, and where it begins.
+        lying: whether it is transposed.
         h, w: of the images.
     """
     last = table.shape[-1] - 1
@@ -59,16 +66,16 @@ def placed(table, number, top, left, lying, h, w):
     return jnp.asarray(table)[number, jnp.where(lying, across, down), jnp.where(lying, down, across)]
 
 
-def start(coins, x, epsilon):
+def start(coins: Callable[[int], Bool[Array, "n count"]], x: Images, epsilon: ArrayLike) -> Images:
     """A grid of patterns a fifth of the image in side, each upright or lying, of either sign in each channel.
 
     Args:
         coins: count -> random booleans[n, count].
-        x: float[n, h, w, c], images in [0, 1].
+        x: images in [0, 1].
         epsilon: radius in pixel units of [0, 1].
 
     Returns:
-        float[n, h, w, c] in the ball and in [0, 1].
+        Images in the ball and in [0, 1].
     """
     n, h, w, c = x.shape
     tile = max(min(h, w) // 5, 1)
@@ -82,23 +89,23 @@ def start(coins, x, epsilon):
     return _onto_the_ball(delta, x, epsilon)
 
 
-def move(best, x, epsilon, fresh, into, out_of):
+def move(best: Images, x: Images, epsilon: ArrayLike, fresh: Images, into: Window, out_of: Window) -> Images:
     """Moves the mass of two windows into the first of them.
 
     There, in each channel, what was there and the new pattern are added, each at length 1, and the sum gets the length
     that both windows had together, and the channel's share of what the ball leaves over.
 
     Args:
-        best: float[n, h, w, c], where to begin.
-        x: float[n, h, w, c], images in [0, 1].
+        best: where to begin.
+        x: images in [0, 1].
         epsilon: radius in pixel units of [0, 1].
-        fresh: float[n, h, w, c], the new pattern, within ``into``.
-        into, out_of: bool[n, h, w, 1], the windows.
+        fresh: the new pattern, within ``into``.
+        into, out_of: the windows.
 
     Returns:
-        float[n, h, w, c] in the ball and in [0, 1].
+        Images in the ball and in [0, 1].
     """
-    def length(values):
+    def length(values: Images) -> Float[Array, "n 1 1 c"]:
         return jnp.sqrt(jnp.sum(values**2, axis=(1, 2), keepdims=True))
 
     delta = best - x
@@ -110,5 +117,5 @@ def move(best, x, epsilon, fresh, into, out_of):
     return _onto_the_ball(jnp.where(into, mixed, jnp.where(out_of, 0.0, delta)), x, epsilon)
 
 
-def _onto_the_ball(delta, x, epsilon):
+def _onto_the_ball(delta: Images, x: Images, epsilon: ArrayLike) -> Images:
     return jnp.clip(x + l2.direction(delta) * epsilon, 0.0, 1.0)

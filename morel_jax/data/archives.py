@@ -9,10 +9,15 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
 
 from morel_jax.files import reading
 
+# Class names, and {split: (images, labels)}: uint8[h, w, c] each, and integers.
+Content = tuple[Sequence[str], Mapping[str, tuple[Iterable[np.ndarray], np.ndarray]]]
 PROBE_SECONDS = 5.0
 _MOST_CONTENT = 2**26  # Of a gzip file, in bytes; Fashion-MNIST's training images are 47 million.
 _RETRIES = 2  # Of a download that breaks off.
@@ -33,7 +38,7 @@ class Archive:
     content_sha256: str = ""
 
     @property
-    def file(self):
+    def file(self) -> str:
         """The name under which the archive is looked for in the user's folder."""
         return self.url.rsplit("/", 1)[-1]
 
@@ -44,7 +49,7 @@ class Reader:
 
     Attributes:
         name: by which it is loaded.
-        archives: tuple of Archive.
+        archives: what it is read from.
         image_shape: (h, w, c) of one image.
         num_train, num_test: numbers of images.
         num_classes: number of classes.
@@ -59,12 +64,12 @@ class Reader:
     num_train: int
     num_test: int
     num_classes: int
-    read: Callable
+    read: Callable[[list[Path]], Content]
     test_split: str = "test"
 
 
-def gunzip(path):
-    """The content of a gzip file, as bytes.
+def gunzip(path: Path) -> bytes:
+    """The content of a gzip file.
 
     Raises:
         ValueError: the file is damaged, or holds more than any archive here; names the file.
@@ -76,12 +81,12 @@ def gunzip(path):
     return content
 
 
-def _sha256(path):
+def _sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check(path, archive):
+def check(path: Path, archive: Archive) -> None:
     """Checks an archive that the user brought.
 
     Raises:
@@ -96,18 +101,19 @@ def check(path, archive):
                      "It is damaged or another file; fetch it again.")
 
 
-def obtain(name, archives, downloads, scratch, archive_dir=None):
+def obtain(name: str, archives: Sequence[Archive], downloads: Path, scratch: Path,
+           archive_dir: Path | None = None) -> list[Path]:
     """The files of archives: the user's own, else those downloaded before, else downloaded now.
 
     Args:
         name: of the data set.
-        archives: sequence of Archive.
-        downloads: Path of the folder in which downloads are kept.
-        scratch: Path of an empty folder on the same file system, for downloads under way; empty again at the end.
-        archive_dir: Path of the user's folder, or None.
+        archives: of the data set.
+        downloads: the folder in which downloads are kept.
+        scratch: an empty folder on the same file system, for downloads under way; empty again at the end.
+        archive_dir: the user's folder, or None.
 
     Returns:
-        list of Path, one per archive; every file has a SHA-256 that was declared.
+        One path per archive; every file has a SHA-256 that was declared.
 
     Raises:
         NotADirectoryError: `archive_dir` is no folder.
@@ -133,7 +139,7 @@ def obtain(name, archives, downloads, scratch, archive_dir=None):
     return paths
 
 
-def _download(name, archives, downloads, scratch):
+def _download(name: str, archives: Sequence[Archive], downloads: Path, scratch: Path) -> None:
     import pooch
     import requests
 
@@ -149,11 +155,11 @@ def _download(name, archives, downloads, scratch):
         (scratch / archive.file).rename(downloads / archive.file)
 
 
-def _require_reachable(name, archives):
+def _require_reachable(name: str, archives: Sequence[Archive]) -> None:
     """Finds out within `PROBE_SECONDS` in all what a download would wait for much longer."""
-    reasons = dict.fromkeys(archives, f"no answer in {PROBE_SECONDS:g} s")
+    reasons: dict[Archive, str | None] = dict.fromkeys(archives, f"no answer in {PROBE_SECONDS:g} s")
 
-    def probe(archive):
+    def probe(archive: Archive) -> None:
         try:
             urllib.request.urlopen(archive.url, timeout=PROBE_SECONDS).close()
             reasons[archive] = None
@@ -173,7 +179,7 @@ def _require_reachable(name, archives):
         raise _unobtainable(name, reasons)
 
 
-def _unobtainable(name, reasons):
+def _unobtainable(name: str, reasons: Mapping[Archive, str | None]) -> FileNotFoundError:
     lines = "".join(f"\n  {archive.file}  from  {archive.url}" + (f"  ({reason})" if reason else "")
                     for archive, reason in reasons.items())
     return FileNotFoundError(

@@ -2,27 +2,29 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Float32, Int32, Key, Shaped, UInt8
+
+Images = Shaped[Array, "n h w c"]  # Of any dtype.
+Keys = Key[Array, " n"]
 
 _FLOATS = np.arange(256, dtype=np.float32) / np.float32(255)
 
 
-def crop_and_flip(keys, images, padding=4, flip=True):
+def crop_and_flip(keys: Keys, images: Images, padding: int = 4, flip: bool = True) -> Images:
     """Random crop of the zero-padded image, at its own size, then a random horizontal flip.
 
     Args:
-        keys: keys[n], one per example.
-        images: [n, h, w, c] of any dtype.
+        keys: one per example.
+        images: of any dtype, which is kept.
         padding: pixels of zeros added on each side before the crop; 0 for no crop.
         flip: mirror each image with probability 1/2.
-
-    Returns:
-        [n, h, w, c], dtype kept.
 
     Source: random crop with padding 4 and flip, as in the reference implementations of TRADES, MART and MOREL.
     """
     height, width = images.shape[1:3]
 
-    def one(key, image):
+    def one(key: Key[Array, ""], image: Shaped[Array, "h w c"]) -> Shaped[Array, "h w c"]:
         crop_key, flip_key = jax.random.split(key)
         if padding:
             row, column = jax.random.randint(crop_key, (2,), 0, 2 * padding + 1)
@@ -35,30 +37,29 @@ def crop_and_flip(keys, images, padding=4, flip=True):
     return jax.vmap(one)(keys, images)
 
 
-def cutmix(keys, images, alpha):
+def cutmix(keys: Keys, images: Images, alpha: ArrayLike) -> tuple[Images, Int32[Array, " n"], Float32[Array, " n"]]:
     """Images with a rectangle from another image of the batch, the one half a batch further on.
 
     Args:
-        keys: keys[n], one per example.
-        images: [n, h, w, c] of any dtype.
+        keys: one per example.
+        images: of any dtype.
         alpha: of the Beta distribution from which the share of an image that stays is drawn; may be traced. The
             rectangle takes the rest of the area. It has the image's proportions and a random centre, and is cut off at
             the border.
 
     Returns:
-        (mixed, partner, share): [n, h, w, c]; int32[n], the image that the rectangle is from; float32[n], the share of
-        pixels that stayed.
+        (mixed, partner, share): images; the image that each rectangle is from; the share of pixels that stayed.
 
     Source: Yun et al., arXiv:1905.04899.
     """
     count, height, width = images.shape[:3]
     partner = (jnp.arange(count, dtype=jnp.int32) + count // 2) % count
 
-    def one(key, image, other):
+    def one(key: Key[Array, ""], image: Array, other: Array) -> tuple[Array, Float[Array, ""]]:
         share_key, row_key, column_key = jax.random.split(key, 3)
         side = jnp.sqrt(1 - jax.random.beta(share_key, alpha, alpha))
 
-        def inside(key, size):
+        def inside(key: Key[Array, ""], size: int) -> Bool[Array, " size"]:
             centre, half = jax.random.uniform(key) * size, side * size / 2
             place = jnp.arange(size) + 0.5
             return jnp.abs(place - centre) < half
@@ -70,7 +71,7 @@ def cutmix(keys, images, alpha):
     return mixed, partner, share
 
 
-def to_float(images):
-    """uint8[...] in 0..255 -> float32[...] in [0, 1], bit for bit NumPy's x / 255 on every device."""
+def to_float(images: UInt8[Array, "..."]) -> Float32[Array, "..."]:
+    """From 0 .. 255 to [0, 1], bit for bit NumPy's x / 255 on every device."""
     # A table, because compilers turn a division by a constant into a product that rounds differently.
     return jnp.asarray(_FLOATS)[images]

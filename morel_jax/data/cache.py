@@ -11,13 +11,16 @@ import hashlib
 import json
 import logging
 import os
-import pathlib
 import re
 import secrets
 import shutil
 import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 
 from morel_jax import manifest
 from morel_jax.data.dataset import Dataset, Split
@@ -28,37 +31,37 @@ _RECORD = "entry.json"
 _logger = logging.getLogger(__name__)
 
 
-def default_dir():
+def default_dir() -> Path:
     """`$XDG_CACHE_HOME/morel_jax`, by default `~/.cache/morel_jax`.
 
     The variable is taken only where it is absolute, as the XDG base directory specification has it.
     """
     home = os.environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(home):
-        return pathlib.Path(home) / "morel_jax"
+        return Path(home) / "morel_jax"
     try:
-        return pathlib.Path.home() / ".cache" / "morel_jax"
+        return Path.home() / ".cache" / "morel_jax"
     except RuntimeError:
         raise ValueError("cache_dir (config.data.cache_dir) must be given where HOME is not set and no home folder is "
                          "known.") from None
 
 
-def place(cache_dir, name, source):
+def place(cache_dir: Path, name: str, source: Any) -> Path:
     """The folder of an entry.
 
     Args:
-        cache_dir: Path.
+        cache_dir: the user's, or the default one.
         name: of the data set.
         source: JSON value that says what the entry is made from; another one gives another folder.
 
     Returns:
-        Path, whose name tells people the data set, and programs the source.
+        Its path, whose name tells people the data set, and programs the source.
     """
     digest = hashlib.sha256(json.dumps([_FORMAT, name, source], sort_keys=True).encode()).hexdigest()[:16]
     return cache_dir / "decoded" / f"{re.sub(r'[^A-Za-z0-9._-]', '-', name)}-{digest}"
 
 
-def load(name, folder, fill):
+def load(name: str, folder: Path, fill: Callable[[Path], Sequence[str]]) -> Dataset:
     """Reads an entry; makes it first where there is none, or a damaged one, which is reported.
 
     Size and hash of every file are checked (0.1 to 0.5 s for CIFAR-10's 184 MB). Where several processes make one
@@ -93,14 +96,14 @@ def load(name, folder, fill):
     return found
 
 
-def _dataset(name, folder):
+def _dataset(name: str, folder: Path) -> Dataset:
     names = tuple(read_json(folder / _RECORD, "Delete it.", {"class_names": list})["class_names"])
     arrays = [np.load(folder / f"{split}_{part}.npy", mmap_mode="r", allow_pickle=False)
               for split in ("train", "test") for part in ("images", "labels")]
     return Dataset(name, Split(*arrays[:2]), Split(*arrays[2:]), len(names), names)
 
 
-def _read(name, folder):
+def _read(name: str, folder: Path) -> tuple[Dataset | None, str | None]:
     """(Dataset, None), or (None, what is wrong with the entry), or (None, None) where there is none."""
     if not folder.exists():
         return None, None
@@ -112,7 +115,7 @@ def _read(name, folder):
         return None, str(error).partition("\n")[0] or type(error).__name__
 
 
-def _put(name, fresh, folder):
+def _put(name: str, fresh: Path, folder: Path) -> None:
     """Gives a new entry its place, unless another process's entry has it."""
     if _read(name, folder)[0] is not None:
         return
@@ -128,7 +131,7 @@ def _put(name, fresh, folder):
 
 
 @contextlib.contextmanager
-def scratch(place):
+def scratch(place: Path) -> Iterator[Path]:
     """A new folder beside ``place``, removed when the ``with`` block ends.
 
     It is locked while it is in use, and a lock ends with its process. So the folders that killed processes left beside
@@ -143,12 +146,12 @@ def scratch(place):
     except OSError as error:
         raise OSError("cache_dir (config.data.cache_dir; by default below XDG_CACHE_HOME or HOME) must be a folder "
                       f"that can be written; got {place.parent}: {error.strerror}.") from error
-    for path in place.parent.glob(".*.scratch"):
-        with _locked(path, fcntl.LOCK_NB) as is_ours:
+    for left in place.parent.glob(".*.scratch"):
+        with _locked(left, fcntl.LOCK_NB) as is_ours:
             if is_ours:
-                shutil.rmtree(path, ignore_errors=True)
+                shutil.rmtree(left, ignore_errors=True)
     with contextlib.ExitStack() as held:
-        path = None
+        path: Path | None = None
         # Another process may take a folder for abandoned, and remove it, before this one has locked it.
         while path is None or not path.exists():
             path = place.with_name(f".{place.name}.{secrets.token_hex(4)}.scratch")
@@ -159,7 +162,7 @@ def scratch(place):
 
 
 @contextlib.contextmanager
-def _locked(folder, flags=0):
+def _locked(folder: Path, flags: int = 0) -> Iterator[bool]:
     """Locks a folder while the ``with`` block lasts; yields whether it could.
 
     It cannot where the folder is in use (with ``LOCK_NB``; else this waits) or gone, or on a file system without such
@@ -170,22 +173,24 @@ def _locked(folder, flags=0):
             descriptor = os.open(folder, os.O_RDONLY)
             held.callback(os.close, descriptor)
             fcntl.flock(descriptor, fcntl.LOCK_EX | flags)
+            locked = True
         except OSError:
-            descriptor = None
-        yield descriptor is not None
+            locked = False
+        yield locked
 
 
-def write_images(path, images, count, where):
+def write_images(path: Path, images: Iterable[UInt8[np.ndarray, "h w c"]], count: int, where: str,
+                 ) -> UInt8[np.memmap, "count h w c"]:
     """Writes images into a .npy file one at a time, through a memory map: Tiny-ImageNet takes 1.2 GB.
 
     Args:
         path: of the file.
-        images: iterable of `count` arrays uint8[h, w, c].
+        images: as many as `count` says.
         count: number of images.
         where: what an error names.
 
     Returns:
-        uint8[count, h, w, c], the writable memory map.
+        The writable memory map.
 
     Raises:
         ValueError: there is no image, or there are several shapes.

@@ -1,14 +1,16 @@
 """What every source of images comes to: two splits of unsigned bytes with integer labels."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
+from jaxtyping import Int32, UInt8
 
 _HINTS = {"images": " Images in [0, 1] become that by (255 * images).round().astype('uint8').",
           "labels": " They are class numbers: one-hot rows become that by labels.argmax(-1).astype('int32')."}
 
 
-def check_arrays(images, labels, image_name="images", label_name="labels"):
+def check_arrays(images: Any, labels: Any, image_name: str = "images", label_name: str = "labels") -> None:
     """Raises ValueError, naming rule and value, unless the arrays are images [n, h, w, c] and their labels int[n]."""
     if np.ndim(images) != 4:
         raise ValueError(f"{image_name} must have the shape [n, height, width, channels]; got {np.shape(images)}.")
@@ -31,18 +33,18 @@ class Split:
     """Images and labels of one split, row i of one belonging to row i of the other.
 
     Attributes:
-        images: uint8[n, h, w, c], n >= 1, intensities 0 to 255; may be memory-mapped and read-only.
-        labels: int32[n], each >= 0.
+        images: n >= 1, intensities 0 to 255; may be memory-mapped and read-only.
+        labels: each >= 0.
 
     Raises:
         TypeError: an array has another dtype, or is no array.
         ValueError: shapes do not fit, there is no row, or a label is negative.
     """
 
-    images: np.ndarray
-    labels: np.ndarray
+    images: UInt8[np.ndarray, "n h w c"]
+    labels: Int32[np.ndarray, " n"]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field, array, dtype in (("images", self.images, "uint8"), ("labels", self.labels, "int32")):
             if not isinstance(array, np.ndarray):
                 kind = f"{type(array).__module__}.{type(array).__name__}"
@@ -55,7 +57,7 @@ class Split:
             raise ValueError("Split.labels must be >= 0 (TFDS writes -1 where a split has no labels); "
                              f"got {self.labels.min()}.")
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.labels)
 
 
@@ -82,7 +84,7 @@ class Dataset:
     num_classes: int
     class_names: tuple[str, ...]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.num_classes, (int, np.integer)) or self.num_classes < 1:
             raise ValueError(f"Dataset.num_classes must be a whole number of at least 1; got {self.num_classes!r}.")
         object.__setattr__(self, "num_classes", int(self.num_classes))  # JSON, which keeps it, knows no NumPy.
@@ -99,12 +101,12 @@ class Dataset:
             raise ValueError(f"{self.name}: class_names must hold num_classes = {self.num_classes} names; "
                              f"got {len(self.class_names)}.")
 
-    def record(self):
+    def record(self) -> dict[str, Any]:
         """What a run's folder keeps of it: a dict for JSON."""
         return {"name": self.name, "image_shape": list(self.image_shape), "num_classes": self.num_classes,
                 "class_names": list(self.class_names), "train_images": len(self.train), "test_images": len(self.test)}
 
     @property
-    def image_shape(self):
+    def image_shape(self) -> tuple[int, int, int]:
         """(h, w, c) of one image."""
         return self.train.images.shape[1:]

@@ -1,8 +1,8 @@
 """The images that come with the package, for tests, examples and machines without network."""
 
 import functools
-import importlib.resources
 import lzma
+from pathlib import Path
 
 import numpy as np
 
@@ -14,14 +14,14 @@ NAME = "fashion_mnist_small"
 FILE = "fashion_mnist_small.xz"
 
 
-def unpack(packed):
+def unpack(packed: bytes) -> tuple[Split, Split]:
     """Reads the embedded file's form: xz around four IDX arrays, train images and labels, then test images and labels.
 
     Args:
-        packed: bytes of the file.
+        packed: the file's content.
 
     Returns:
-        (train, test): Splits whose arrays are read-only.
+        (train, test), whose arrays are read-only.
 
     Raises:
         lzma.LZMAError: the bytes are damaged; xz checks its own SHA-256.
@@ -37,18 +37,18 @@ def unpack(packed):
 
 
 @functools.cache
-def load():
+def load() -> Dataset:
     """The embedded part of Fashion-MNIST.
 
     10,000 training and 2,000 test images, uint8[n, 28, 28, 1], 1,000 and 200 of each of the 10 classes,
     chosen from Fashion-MNIST's own training and test split and left in its order.
 
     Returns:
-        Dataset with read-only arrays; the same object at every call.
+        Read-only arrays; the same object at every call.
 
     Source: Fashion-MNIST, arXiv:1708.07747; MIT licence, in `fashion_mnist_small.LICENSE` beside the images.
     """
-    path = importlib.resources.files(__package__).joinpath(FILE)
+    path = Path(__file__).with_name(FILE)
     with reading(path, "is not the file that this package brings; install it again"):
         train, test = unpack(path.read_bytes())
     return Dataset(NAME, train, test, len(fashion_mnist.CLASS_NAMES), fashion_mnist.CLASS_NAMES)

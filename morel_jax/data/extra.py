@@ -12,18 +12,18 @@ from morel_jax.files import local_path, reading
 _DENSEST, _SMALL = 100, 2**26
 
 
-def load_extra(path, like, num_classes):
+def load_extra(path: str | os.PathLike, like: Split, num_classes: int) -> Split:
     """Extra training images from an ``.npz`` file with ``image`` uint8[n, h, w, c] and ``label`` int[n].
 
     That is the layout in which the generated images of Gowal et al. (arXiv:2110.09468) are published.
 
     Args:
         path: of the file.
-        like: Split whose image shape they must have.
+        like: whose image shape they must have.
         num_classes: every label must be below it.
 
     Returns:
-        Split of the images of ``like``, followed by the extra ones.
+        The images of ``like``, followed by the extra ones.
 
     Raises:
         FileNotFoundError: no such file.
@@ -51,9 +51,9 @@ def load_extra(path, like, num_classes):
     return Split(np.concatenate([like.images, images]), np.concatenate([like.labels, labels.astype(np.int32)]))
 
 
-def _header(archive, name):
+def _header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype]:
     """(shape, dtype) of an array in an .npz file, if the archive can hold that much."""
-    entry, size = archive.getinfo(name), os.stat(archive.filename).st_size
+    entry, size = archive.getinfo(name), os.stat(str(archive.filename)).st_size
     with archive.open(entry) as file:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -68,6 +68,6 @@ def _header(archive, name):
     return shape, dtype
 
 
-def _array(archive, name):
+def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     with archive.open(name) as file:
         return np.lib.format.read_array(file, allow_pickle=False)

@@ -1,6 +1,10 @@
 """Image-label data sets that TFDS has prepared on disk in ArrayRecord form, whichever they are."""
 
+import os
 import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,17 +16,17 @@ _MOST_PIXELS = 2**22  # Of one image; a few bytes can claim a hundred times more
 _CHUNK = 512  # Examples decoded at a time; ArrayRecord reads a list of rows faster than one by one.
 
 
-def _is_version_folder(folder):
+def _is_version_folder(folder: Path) -> bool:
     return (folder / "dataset_info.json").is_file() and (folder / "features.json").is_file()
 
 
-def _versions(folder):
+def _versions(folder: Path) -> dict[tuple[int, ...], Path]:
     """{(major, minor, patch): folder} of the data sets prepared right in a folder."""
     return {tuple(map(int, match.groups())): path for path in folder.glob("*")
             if (match := _VERSION.fullmatch(path.name)) and _is_version_folder(path)}
 
 
-def find(name, data_dir):
+def find(name: str, data_dir: str | os.PathLike) -> Path | None:
     """Finds the folder in which TFDS prepared a data set.
 
     Args:
@@ -31,37 +35,37 @@ def find(name, data_dir):
         data_dir: folder that holds `name/[config/]version`, or is such a version's folder itself.
 
     Returns:
-        Path, or None.
+        The folder, or None.
 
     Raises:
         ValueError: `data_dir` is a version's folder of another data set, or holds several configs and none is named.
     """
-    data_dir = local_path(data_dir, "data_dir").resolve()
+    folder = local_path(data_dir, "data_dir").resolve()
     name, _, version = name.partition(":")
-    if _is_version_folder(data_dir):
+    if _is_version_folder(folder):
         remedy = "Have TFDS prepare the data set again."
-        found = read_json(data_dir / "dataset_info.json", remedy, {"name": str})["name"]
+        found = read_json(folder / "dataset_info.json", remedy, {"name": str})["name"]
         if found != name.partition("/")[0]:
-            raise ValueError(f"data_dir {data_dir} holds the data set {found!r}; got the name {name!r}.")
-        return data_dir
-    candidates = _versions(data_dir / name)
+            raise ValueError(f"data_dir {folder} holds the data set {found!r}; got the name {name!r}.")
+        return folder
+    candidates = _versions(folder / name)
     if not candidates:
-        configs = {path.name: versions for path in sorted((data_dir / name).glob("*")) if (versions := _versions(path))}
+        configs = {path.name: versions for path in sorted((folder / name).glob("*")) if (versions := _versions(path))}
         if len(configs) > 1:
-            raise ValueError(f"data_dir {data_dir} holds several configs of {name}; name one of "
+            raise ValueError(f"data_dir {folder} holds several configs of {name}; name one of "
                              f"{', '.join(f'{name}/{config}' for config in configs)}.")
         candidates = next(iter(configs.values()), {})
     candidates = {number: path for number, path in candidates.items() if version in ("", path.name)}
     return candidates[max(candidates)] if candidates else None
 
 
-def fingerprint(folder):
+def fingerprint(folder: Path) -> list:
     """A JSON value that changes when the prepared files do: their folder, names, sizes and times."""
     return [str(folder), [[path.name, path.stat().st_size, path.stat().st_mtime_ns]
                           for path in sorted(folder.iterdir()) if path.is_file()]]
 
 
-def decode(folder, output, test_split=None):
+def decode(folder: Path, output: Path, test_split: str | None = None) -> list[str]:
     """Decodes the train and the test split of a prepared data set into .npy files.
 
     Rows are in stored order, or ordered by the feature `id` where the data set has one of text. CIFAR's restores the
@@ -73,7 +77,7 @@ def decode(folder, output, test_split=None):
         test_split: name of the split to judge on; by default `test`, or else `validation`.
 
     Returns:
-        list of the classes' names.
+        The classes' names.
 
     Raises:
         ValueError: not in ArrayRecord form; no single image and label feature; images not uint8, or of several shapes;
@@ -103,7 +107,7 @@ def decode(folder, output, test_split=None):
         PIL.Image.MAX_IMAGE_PIXELS = most
 
 
-def sizes(folder, test_split=None):
+def sizes(folder: Path, test_split: str | None = None) -> tuple[int, int, tuple[int, int, int], int]:
     """What a prepared data set's metadata say of its arrays.
 
     Args:
@@ -126,7 +130,7 @@ def sizes(folder, test_split=None):
             info.features[label_key].num_classes)
 
 
-def _open(folder, test_split):
+def _open(folder: Path, test_split: str | None) -> tuple[Any, str, str, dict[str, str]]:
     """(TFDS's builder, image key, label key, {"train": split, "test": split}), after checking the metadata."""
     import tensorflow_datasets as tfds  # Takes a second, and a start from the cache needs none of it.
 
@@ -135,7 +139,7 @@ def _open(folder, test_split):
     features = dict(info.features.items()) if isinstance(info.features, F.FeaturesDict) else {}
     supervised = info.supervised_keys or ()
 
-    def key_of(kind, usual, place):
+    def key_of(kind: type, usual: str, place: int) -> str:
         keys = [key for key, feature in features.items()
                 if isinstance(feature, kind) and getattr(feature, "num_classes", True)]
         if len(supervised) == 2 and supervised[place] in keys:
@@ -158,7 +162,7 @@ def _open(folder, test_split):
     return builder, image_key, label_key, _splits(folder, info.splits, test_split)
 
 
-def _splits(folder, available, test_split):
+def _splits(folder: Path, available: Mapping[str, Any], test_split: str | None) -> dict[str, str]:
     """{"train": split, "test": split} out of the names that there are."""
     names = ", ".join(available) or "none"
     if "train" not in available:
@@ -171,19 +175,20 @@ def _splits(folder, available, test_split):
                      f"'train' to judge on; it has {names}. Name one of them with test_split.")
 
 
-def _decode_split(source, image_key, label_key, where, output, purpose):
-    labels, ids = [], []
+def _decode_split(source: Any, image_key: str, label_key: str, where: str, output: Path, purpose: str) -> None:
+    found: list[int] = []
+    ids: list[bytes] = []
 
-    def images():
+    def images() -> Iterator[np.ndarray]:
         for start in range(0, len(source), _CHUNK):
             for example in source.__getitems__(list(range(start, min(start + _CHUNK, len(source))))):
-                labels.append(example[label_key])
+                found.append(example[label_key])
                 if isinstance(example.get("id"), bytes):
                     ids.append(example["id"])
                 yield example[image_key]
 
     array = cache.write_images(output / f"{purpose}_images.npy", images(), len(source), where)
-    labels = np.array(labels, np.int32)
+    labels = np.array(found, np.int32)
     order = np.argsort(np.array(ids), kind="stable") if len(ids) == len(labels) else np.arange(len(labels))
     if np.any(np.diff(order) != 1):
         array[...], labels = array[order], labels[order]

@@ -2,6 +2,9 @@
 
 import functools
 import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -9,11 +12,13 @@ from morel_jax.data import archives, cache, embedded, prepared, readers
 from morel_jax.data.dataset import Dataset, Split
 from morel_jax.files import local_path
 
+StrPath = str | os.PathLike
 KNOWN = (embedded.NAME, *readers.BY_NAME)
 _logger = logging.getLogger(__name__)
 
 
-def load(name, data_dir=None, archive_dir=None, cache_dir=None, test_split=None):
+def load(name: str, data_dir: StrPath | None = None, archive_dir: StrPath | None = None,
+         cache_dir: StrPath | None = None, test_split: str | None = None) -> Dataset:
     """Loads a data set of images and labels.
 
     | name | from | train | test | image |
@@ -46,7 +51,7 @@ def load(name, data_dir=None, archive_dir=None, cache_dir=None, test_split=None)
         test_split: split to judge on; default `test`, or else `validation`.
 
     Returns:
-        Dataset, uint8 images and int32 labels, read-only and memory-mapped (the embedded one: in memory).
+        Images and labels, read-only and memory-mapped (the embedded one: in memory).
 
     Raises:
         ValueError: unknown name; a wrong checksum; a missing split; a prepared data set that is no image-label data set
@@ -62,7 +67,7 @@ def load(name, data_dir=None, archive_dir=None, cache_dir=None, test_split=None)
     folder = _prepared(name, data_dir)
     if folder is not None:
         source = [prepared.fingerprint(folder), test_split]
-        fill = functools.partial(prepared.decode, folder, test_split=test_split)
+        fill: Callable[..., Sequence[str]] = functools.partial(prepared.decode, folder, test_split=test_split)
     else:
         reader = readers.BY_NAME[name]
         source = [archive.sha256 for archive in reader.archives]  # Which fix the arrays.
@@ -72,7 +77,7 @@ def load(name, data_dir=None, archive_dir=None, cache_dir=None, test_split=None)
     return cache.load(name, cache.place(cache_dir, name, source), fill)
 
 
-def blank(name, data_dir=None, test_split=None):
+def blank(name: str, data_dir: StrPath | None = None, test_split: str | None = None) -> Dataset:
     """A data set's shapes without its content, from what is known of it before anything is read.
 
     Args:
@@ -96,13 +101,13 @@ def blank(name, data_dir=None, test_split=None):
         reader = readers.BY_NAME[name]
         train, test, shape, classes = reader.num_train, reader.num_test, reader.image_shape, reader.num_classes
 
-    def split(count):
+    def split(count: int) -> Split:
         return Split(np.broadcast_to(np.uint8(0), (count, *shape)), np.broadcast_to(np.int32(0), (count,)))
 
     return Dataset(name, split(train), split(test), classes, tuple(map(str, range(classes))))
 
 
-def _prepared(name, data_dir):
+def _prepared(name: str, data_dir: StrPath | None) -> Path | None:
     """The folder in which TFDS prepared a data set; None where the archives of a known one are to be used."""
     folder = None if data_dir is None else prepared.find(name, data_dir)
     if folder is None and name not in readers.BY_NAME:
@@ -119,12 +124,12 @@ def _prepared(name, data_dir):
     return folder
 
 
-def _check_split(name, there, wanted):
+def _check_split(name: str, there: str, wanted: str | None) -> None:
     if wanted not in (None, there):
         raise ValueError(f"{name} has the splits train, {there}; got test_split={wanted!r}.")
 
 
-def _decode(reader, downloads, archive_dir, output):
+def _decode(reader: archives.Reader, downloads: Path, archive_dir: Path | None, output: Path) -> Sequence[str]:
     """Writes the arrays of a reader's archives into .npy files; returns the class names."""
     class_names, splits = reader.read(archives.obtain(reader.name, reader.archives, downloads, output, archive_dir))
     for split, (images, labels) in splits.items():

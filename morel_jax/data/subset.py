@@ -2,31 +2,29 @@
 import heapq
 
 import numpy as np
+from jaxtyping import Int, Int64, UInt64
 
 # Fixes the order. It has no meaning and must never change: a larger part of a data set holds every smaller one.
 _SALT = np.uint64(0x6D6F72656C)
 
 
-def _scrambled(count):
-    """0 .. count - 1 as uint64 without visible order: SplitMix64's mixing, the same on every machine and version."""
+def _scrambled(count: int) -> UInt64[np.ndarray, " count"]:
+    """0 .. count - 1 without visible order: SplitMix64's mixing, the same on every machine and version."""
     bits = (np.arange(count, dtype=np.uint64) + _SALT) * np.uint64(0x9E3779B97F4A7C15)
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return bits ^ (bits >> np.uint64(31))
 
 
-def stratified_order(labels):
+def stratified_order(labels: Int[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
     """Rows of a data set in the order in which parts of it take them: a part of k rows is the first k.
 
     For every k, the first k rows hold k p rows of a class with share p, rounded down or up. Within a class the rows are
     in a fixed permutation, independent of how the data set is sorted. The order depends on the labels alone: not on a
     seed, NumPy's random streams or the machine.
 
-    Args:
-        labels: int[n].
-
     Returns:
-        int64[n], a permutation of 0 .. n - 1.
+        A permutation of 0 .. n - 1.
 
     Source: the schedule that keeps every share is Tijdeman's ("The chairman assignment problem", 1980), found here by
     earliest deadline; the permutation is a sort by SplitMix64 (Steele et al., OOPSLA 2014) of the row's number.
@@ -41,7 +39,8 @@ def stratified_order(labels):
     latest = -(-(rank + 1) * len(labels) // counts[own])
     coming = np.argsort(earliest, kind="stable")
     release, deadline = earliest[coming].tolist(), latest[coming].tolist()
-    ready, order, next_row = [], [], 0
+    ready: list[tuple[int, int]] = []
+    order, next_row = [], 0
     for place in range(len(labels)):
         while next_row < len(labels) and release[next_row] <= place:
             heapq.heappush(ready, (deadline[next_row], int(coming[next_row])))
@@ -50,14 +49,14 @@ def stratified_order(labels):
     return shuffled[order]
 
 
-def stratified_rows(labels, count):
+def stratified_rows(labels: Int[np.ndarray, " n"], count: int) -> Int64[np.ndarray, " count"]:
     """The part of ``count`` rows of a data set, in the data set's own order; 0: all rows.
 
     Args:
-        labels: int[n].
+        labels: of the data set.
         count: 0 .. n.
 
     Returns:
-        int64[count], ascending.
+        Rows, ascending.
     """
     return np.sort(stratified_order(labels)[:count]) if count else np.arange(len(labels))

@@ -8,10 +8,17 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int
+
+Logits = Float[Array, "*n c"]  # n examples, along one axis or several.
+Labels = Int[Array, "*n"]
+Values = Float[Array, "*n"]
+Mask = Bool[Array, "*n c"]
 
 
-def label_mask(logits, labels):
-    """Returns bool[n, c], true at each example's label, after checking shapes and the labels' dtype.
+def label_mask(logits: Logits, labels: Labels) -> Mask:
+    """Returns true at each example's label, after checking shapes and the labels' dtype.
 
     Raises:
         ValueError: labels.shape is not logits.shape[:-1], or labels are not integers (found while tracing).
@@ -24,8 +31,8 @@ def label_mask(logits, labels):
     return labels[..., None] == jnp.arange(logits.shape[-1])
 
 
-def runner_up_mask(logits, own):
-    """Returns bool[n, c], true at the largest logit outside `own`, the label's mask; the first of equals.
+def runner_up_mask(logits: Logits, own: Mask) -> Mask:
+    """Returns true at the largest logit outside `own`, the label's mask; the first of equals.
 
     Raises:
         ValueError: there is one class only (found while tracing).
@@ -36,20 +43,20 @@ def runner_up_mask(logits, own):
     return jnp.argmax(rivals, axis=-1)[..., None] == jnp.arange(logits.shape[-1])
 
 
-def pick(values, chosen):
-    """Returns float[n], the one entry of each row that `chosen` marks; NaN where it marks none."""
+def pick(values: Logits, chosen: Mask) -> Values:
+    """Returns the one entry of each row that `chosen` marks; NaN where it marks none."""
     picked = jnp.sum(jnp.where(chosen, values, 0), axis=-1)
     return jnp.where(jnp.any(chosen, axis=-1), picked, jnp.nan)
 
 
-def check_pair(name, array, other_name, other):
+def check_pair(name: str, array: Array, other_name: str, other: Array) -> None:
     """Raises ValueError, naming both shapes, unless the two arrays have the same one."""
     if array.shape != other.shape:
         raise ValueError(f"{name} and {other_name} must have the same shape; "
                          f"got {array.shape} and {other.shape}.")
 
 
-def check_number(name, value, least=0.0, most=math.inf):
+def check_number(name: str, value: ArrayLike, least: float = 0.0, most: float = math.inf) -> None:
     """Raises ValueError unless ``value`` is finite and in [least, most], where it is known: no tracer."""
     if isinstance(value, jax.core.Tracer):
         return
@@ -59,18 +66,18 @@ def check_number(name, value, least=0.0, most=math.inf):
         raise ValueError(f"{name} must be finite and {bound}; got {value}.")
 
 
-def cross_entropy(logits, labels, label_smoothing=0.0):
+def cross_entropy(logits: Logits, labels: Labels, label_smoothing: ArrayLike = 0.0) -> Values:
     """Cross-entropy of softmax(logits) against the labels, smoothed on demand.
 
         l_i = -(1 - s) log p_{y_i} - s / c * sum_j log p_j,   p = softmax(z_i)
 
     Args:
-        logits: float[n, c]. Any other leading shape works alike.
-        labels: int[n], in 0 .. c - 1.
+        logits: unnormalised log-probabilities.
+        labels: in 0 .. c - 1.
         label_smoothing: s in [0, 1]; may be traced.
 
     Returns:
-        float[n], in nats, at least 0; finite with finite gradients at logits of 1e4 in size. A label out of
+        In nats, at least 0; finite with finite gradients at logits of 1e4 in size. A label out of
         range scores NaN.
 
     Raises:
@@ -87,17 +94,17 @@ def cross_entropy(logits, labels, label_smoothing=0.0):
     return -(1 - smoothing) * pick(log_p, own) - smoothing * jnp.mean(log_p, axis=-1)
 
 
-def margin(logits, labels):
+def margin(logits: Logits, labels: Labels) -> Values:
     """Margin by which the best wrong class leads; maximising it drives an attack as in Carlini and Wagner.
 
         l_i = max_{j != y_i} z_ij - z_{i y_i}
 
     Args:
-        logits: float[n, c], c >= 2. Any other leading shape works alike.
-        labels: int[n], in 0 .. c - 1.
+        logits: c >= 2.
+        labels: in 0 .. c - 1.
 
     Returns:
-        float[n], in logit units: positive when misclassified, negative when not, 0 at a tie with the label.
+        In logit units: positive when misclassified, negative when not, 0 at a tie with the label.
         Of equal runners-up the first takes the whole gradient. A label out of range scores NaN.
 
     Raises:
@@ -110,17 +117,13 @@ def margin(logits, labels):
     return pick(logits, runner_up_mask(logits, own)) - pick(logits, own)
 
 
-def kl_divergence(logits_p, logits_q):
+def kl_divergence(logits_p: Logits, logits_q: Logits) -> Values:
     """Kullback-Leibler divergence between two softmax distributions.
 
         l_i = sum_j p_ij (log p_ij - log q_ij),   p = softmax(logits_p), q = softmax(logits_q)
 
-    Args:
-        logits_p: float[n, c]. Any other leading shape works alike.
-        logits_q: float, shaped like logits_p.
-
     Returns:
-        float[n], in nats, at least 0 up to rounding and exactly 0 where the logits are equal; finite with
+        In nats, at least 0 up to rounding and exactly 0 where the logits are equal; finite with
         finite gradients with respect to both arguments at logits of 1e4 in size.
 
     Raises:
@@ -137,17 +140,17 @@ def kl_divergence(logits_p, logits_q):
 _TINY = 1e-12
 
 
-def difference_of_logits_ratio(logits, labels):
+def difference_of_logits_ratio(logits: Logits, labels: Labels) -> Values:
     """DLR loss: the margin, made independent of the logits' scale and shift.
 
         l_i = -(z_{y_i} - max_{j != y_i} z_j) / (z_pi1 - z_pi3),   z_pi1 >= z_pi2 >= ... the logits in order
 
     Args:
-        logits: float[n, c], c >= 3.
-        labels: int[n], in 0 .. c - 1.
+        logits: c >= 3.
+        labels: in 0 .. c - 1.
 
     Returns:
-        float[n], unitless, positive when misclassified. A label out of range scores NaN.
+        Unitless, positive when misclassified. A label out of range scores NaN.
 
     Raises:
         ValueError: shapes do not fit, labels are not integers, or fewer than three classes (found while tracing).
@@ -160,18 +163,17 @@ def difference_of_logits_ratio(logits, labels):
     return margin(logits, labels) / (ordered[..., 0] - ordered[..., 2] + _TINY)
 
 
-def targeted_difference_of_logits_ratio(logits, labels, targets):
+def targeted_difference_of_logits_ratio(logits: Logits, labels: Labels, targets: Labels) -> Values:
     """Targeted DLR loss: the lead of a target class over the label.
 
         l_i = -(z_{y_i} - z_{t_i}) / (z_pi1 - (z_pi3 + z_pi4) / 2),   z_pi1 >= z_pi2 >= ... the logits in order
 
     Args:
-        logits: float[n, c], c >= 4.
-        labels: int[n], in 0 .. c - 1.
-        targets: int[n], in 0 .. c - 1.
+        logits: c >= 4.
+        labels, targets: in 0 .. c - 1.
 
     Returns:
-        float[n], unitless, positive when the target leads the label. An entry out of range scores NaN.
+        Unitless, positive when the target leads the label. An entry out of range scores NaN.
 
     Raises:
         ValueError: shapes do not fit, labels or targets are not integers, or fewer than four classes (found while

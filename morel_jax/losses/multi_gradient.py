@@ -1,31 +1,36 @@
 """Two objectives' gradients to the one direction that is descended: weights from their inner products.
 
 Every method here gives a combination w_1 g_1 + w_2 g_2, and needs of the gradients only their Gram matrix
-[[g_1.g_1, g_1.g_2], [g_1.g_2, g_2.g_2]], float[2, 2]. Results have its dtype and are finite wherever it is.
+[[g_1.g_1, g_1.g_2], [g_1.g_2, g_2.g_2]]. Results have its dtype and are finite wherever it is.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+Gram = Float[Array, "2 2"]
+Weights = Float[Array, "2"]
 
 # Steps of the golden section, each of which leaves 0.618 of an interval: past float32's precision.
 _SECTIONS = 40
 _GOLDEN = (5**0.5 - 1) / 2
 
 
-def _tiny(gram):
+def _tiny(gram: Gram) -> np.floating:
     return jnp.finfo(gram.dtype).tiny
 
 
-def mgda(gram):
+def mgda(gram: Gram) -> Weights:
     """Multiple gradient descent: the shortest vector between the two gradients, which descends both.
 
         w = (a, 1 - a),   a = clip((g_2 - g_1).g_2 / |g_1 - g_2|^2, 0, 1)
 
-    Args:
-        gram: float[2, 2].
-
     Returns:
-        float[2], at least 0, of sum 1; halves where the gradients are equal.
+        At least 0, of sum 1; halves where the gradients are equal.
 
     Reference: Desideri, C. R. Acad. Sci. Paris 350 (2012); for deep networks Sener and Koltun, arXiv:1810.04650, Eq. 4.
     """
@@ -35,16 +40,13 @@ def mgda(gram):
     return jnp.stack([first, 1 - first])
 
 
-def pcgrad(gram):
+def pcgrad(gram: Gram) -> Weights:
     """Projecting conflicting gradients: each loses its part along the other where they point apart; then the sum.
 
         w = (1 - g_1.g_2 / |g_1|^2, 1 - g_1.g_2 / |g_2|^2) where g_1.g_2 < 0, else (1, 1)
 
-    Args:
-        gram: float[2, 2].
-
     Returns:
-        float[2], at least 1.
+        At least 1.
 
     Reference: Yu et al., arXiv:2001.06782, Algorithm 1; with two objectives its random order changes nothing.
     """
@@ -53,7 +55,7 @@ def pcgrad(gram):
     return jnp.where(norms > 0, 1 - conflict / jnp.maximum(norms, _tiny(gram)), 1)
 
 
-def cagrad(gram, closeness=0.4):
+def cagrad(gram: Gram, closeness: ArrayLike = 0.4) -> Weights:
     """Conflict-averse gradient: near the mean gradient, the direction whose worse objective falls fastest.
 
         max_d min_i g_i.d   with |d - g_0| <= c |g_0|,   g_0 = (g_1 + g_2) / 2
@@ -62,11 +64,11 @@ def cagrad(gram, closeness=0.4):
     The dual is convex in one number, which a golden section finds.
 
     Args:
-        gram: float[2, 2].
+        gram: of the two gradients.
         closeness: c in [0, 1); 0 is the mean gradient; may be traced. 0.4 is the authors' for two tasks.
 
     Returns:
-        float[2], at least 1/2.
+        At least 1/2.
 
     Reference: Liu et al., arXiv:2110.14048, Eqs. 3 and 5.
     """
@@ -75,17 +77,17 @@ def cagrad(gram, closeness=0.4):
     gram, mean = gram / scale, jnp.full(2, 0.5, gram.dtype)
     radius = closeness * jnp.sqrt(jnp.maximum(mean @ gram @ mean, 0))
 
-    def weights(first):
+    def weights(first: Float[Array, ""]) -> Weights:
         return jnp.stack([first, 1 - first])
 
-    def length(u):
+    def length(u: Weights) -> Float[Array, ""]:
         return jnp.sqrt(jnp.maximum(u @ gram @ u, 0))
 
-    def dual(first):
+    def dual(first: Float[Array, ""]) -> Float[Array, ""]:
         u = weights(first)
         return u @ gram @ mean + radius * length(u)
 
-    def narrow(_, interval):
+    def narrow(_: int, interval: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = interval
         left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
         keep_left = dual(left) < dual(right)
@@ -98,16 +100,13 @@ def cagrad(gram, closeness=0.4):
     return mean + jnp.where(size > 0, radius / jnp.maximum(size, _tiny(gram)), 0) * u
 
 
-def nash(gram):
+def nash(gram: Gram) -> Weights:
     """Nash-MTL's bargaining solution: the direction in which the product of both gains is largest.
 
         G alpha = 1 / alpha;   of two objectives  alpha_i = 1 / (|g_i| sqrt(1 + cos(g_1, g_2)))
 
-    Args:
-        gram: float[2, 2].
-
     Returns:
-        float[2], positive. Where the gradients are opposed the cosine counts as no less than -0.999, for there is no
+        Positive. Where the gradients are opposed the cosine counts as no less than -0.999, for there is no
         gain to bargain for; a gradient of length zero counts as one of the smallest that is told from it.
 
     Reference: Navon et al., arXiv:2202.01017, Eq. 3, solved in closed form.
@@ -119,4 +118,4 @@ def nash(gram):
     return jnp.stack([weight / first, weight / second])
 
 
-METHODS = {"mgda": mgda, "pcgrad": pcgrad, "cagrad": cagrad, "nash": nash}
+METHODS: dict[str, Callable[[Gram], Weights]] = {"mgda": mgda, "pcgrad": pcgrad, "cagrad": cagrad, "nash": nash}

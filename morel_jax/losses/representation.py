@@ -2,25 +2,29 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int
 
 from morel_jax.losses.classification import check_number, check_pair
 
+Embeddings = Float[Array, "n embed_dim"]
 
-def _unit(z, tiny=1e-12):
+
+def _unit(z: Embeddings, tiny: float = 1e-12) -> Embeddings:
     return z * jax.lax.rsqrt(jnp.maximum(jnp.sum(z * z, axis=-1, keepdims=True), tiny))
 
 
-def cosine_alignment(s, s_adv):
+def cosine_alignment(s: Embeddings, s_adv: Embeddings) -> Float[Array, " n"]:
     """Cosine distance between an image's embedding and that of its adversarial counterpart.
 
         l_i = 1 - <s_i, s'_i> / (|s_i| |s'_i|)
 
     Args:
-        s: float[n, embed_dim], natural.
-        s_adv: float[n, embed_dim], adversarial; row i comes from image i.
+        s: natural.
+        s_adv: adversarial; row i comes from image i.
 
     Returns:
-        float[n] in [0, 2] up to rounding, unitless; 0 when parallel, 2 when opposed. A zero row scores 1
+        In [0, 2] up to rounding, unitless; 0 when parallel, 2 when opposed. A zero row scores 1
         and its gradient stays finite. A norm below 1e-6 counts as 1e-6.
 
     Raises:
@@ -32,7 +36,8 @@ def cosine_alignment(s, s_adv):
     return 1 - jnp.sum(_unit(s) * _unit(s_adv), axis=-1)
 
 
-def multi_positive_contrastive(embeddings, labels, temperature=0.1, mask=None):
+def multi_positive_contrastive(embeddings: Embeddings, labels: Int[Array, " n"], temperature: ArrayLike = 0.1,
+                               mask: Bool[Array, " n"] | None = None) -> Float[Array, " n"]:
     """Multi-positive contrastive loss: draws each row to the others of its class, away from the rest.
 
         l_j = -1/|P(j)| sum_{p in P(j)} log( exp(<t_j, t_p> / tau) / sum_{q != j} exp(<t_j, t_q> / tau) )
@@ -46,15 +51,14 @@ def multi_positive_contrastive(embeddings, labels, temperature=0.1, mask=None):
       positives among them.
 
     Args:
-        embeddings: float[n, embed_dim], of any scale: rows are normalised here (Eq. 7), a norm below 1e-6
-            counting as 1e-6.
-        labels: int[n].
+        embeddings: of any scale: rows are normalised here (Eq. 7), a norm below 1e-6 counting as 1e-6.
+        labels: of the rows.
         temperature: tau > 0; may be traced.
-        mask: bool[n], false on padding; None for none. A masked row is neither anchor nor candidate, and may
+        mask: false on padding; None for none. A masked row is neither anchor nor candidate, and may
             hold anything, even NaN.
 
     Returns:
-        float[n], in nats, at least 0 up to rounding; 0 for an anchor without positives and for masked rows.
+        In nats, at least 0 up to rounding; 0 for an anchor without positives and for masked rows.
         Finite with finite gradients at zero rows, identical rows and small temperatures (tried to 1e-6).
 
     Raises:
@@ -68,7 +72,7 @@ def multi_positive_contrastive(embeddings, labels, temperature=0.1, mask=None):
                          f"got embeddings {embeddings.shape}, labels {labels.shape}.")
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(f"labels must be integers; got {labels.dtype}.")
-    check_number("temperature", temperature, least=jnp.finfo(jnp.float32).tiny)
+    check_number("temperature", temperature, least=float(jnp.finfo(jnp.float32).tiny))
     if mask is None:
         mask = jnp.ones(labels.shape, bool)
     check_pair("mask", mask, "labels", labels)

@@ -8,8 +8,14 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Int
 
 from morel_jax.losses.classification import (
+    Labels,
+    Logits,
+    Mask,
+    Values,
     check_number,
     check_pair,
     cross_entropy,
@@ -22,19 +28,19 @@ from morel_jax.losses.classification import (
 LOAT_FIRST, LOAT_MIDDLE, LOAT_LAST = 0, 1, 2
 
 
-def pgd_at(logits, logits_adv, labels, label_smoothing=0.0):
+def pgd_at(logits: Logits | None, logits_adv: Logits, labels: Labels, label_smoothing: ArrayLike = 0.0) -> Values:
     """Adversarial training of Madry et al.: the cross-entropy of the adversarial outputs.
 
         l_i = CE(z'_i, y_i)
 
     Args:
-        logits: float[n, c], natural, or None; unused beyond its shape, so that all robust losses are called alike.
-        logits_adv: float[n, c], adversarial.
-        labels: int[n], in 0 .. c - 1.
+        logits: natural, or None; unused beyond its shape, so that all robust losses are called alike.
+        logits_adv: adversarial.
+        labels: in 0 .. c - 1.
         label_smoothing: as in `cross_entropy`; may be traced.
 
     Returns:
-        float[n], in nats.
+        In nats.
 
     Raises:
         ValueError: shapes do not fit, or labels are not integers (found while tracing).
@@ -46,20 +52,20 @@ def pgd_at(logits, logits_adv, labels, label_smoothing=0.0):
     return cross_entropy(logits_adv, labels, label_smoothing)
 
 
-def trades(logits, logits_adv, labels, beta=6.0, label_smoothing=0.0):
+def trades(logits: Logits, logits_adv: Logits, labels: Labels, beta: ArrayLike = 6.0,
+           label_smoothing: ArrayLike = 0.0) -> Values:
     """TRADES: natural cross-entropy plus the divergence of the adversarial from the natural outputs.
 
         l_i = CE(z_i, y_i) + beta * KL(softmax z_i || softmax z'_i)
 
     Args:
-        logits: float[n, c], natural.
-        logits_adv: float[n, c], adversarial.
-        labels: int[n], in 0 .. c - 1.
+        logits, logits_adv: natural and adversarial.
+        labels: in 0 .. c - 1.
         beta: weight of the robust term, 1/lambda in the paper; may be traced.
         label_smoothing: of the natural term, as in `cross_entropy`; may be traced. 0 in the published loss.
 
     Returns:
-        float[n], in nats; their mean is the published loss, which divides the summed divergence by n.
+        In nats; their mean is the published loss, which divides the summed divergence by n.
         Finite with finite gradients at logits of 1e4 in size.
 
     Raises:
@@ -74,7 +80,7 @@ def trades(logits, logits_adv, labels, beta=6.0, label_smoothing=0.0):
     return natural + jnp.asarray(beta, natural.dtype) * kl_divergence(logits, logits_adv)
 
 
-def mart(logits, logits_adv, labels, beta=6.0):
+def mart(logits: Logits, logits_adv: Logits, labels: Labels, beta: ArrayLike = 6.0) -> Values:
     """MART: boosted cross-entropy of the adversarial outputs plus a weighted divergence.
 
         l_i = CE(z'_i, y_i) - log(1.0001 - max_{j != y_i} p'_ij + 1e-12)
@@ -85,13 +91,12 @@ def mart(logits, logits_adv, labels, beta=6.0):
     through the weight 1.0000001 - p_y too, as in the published code.
 
     Args:
-        logits: float[n, c], natural, c >= 2.
-        logits_adv: float[n, c], adversarial.
-        labels: int[n], in 0 .. c - 1.
+        logits, logits_adv: natural and adversarial; c >= 2.
+        labels: in 0 .. c - 1.
         beta: weight of the robust term, 1/lambda in the paper; may be traced.
 
     Returns:
-        float[n], in nats; their mean is the published loss. Finite with finite gradients at logits of 1e4
+        In nats; their mean is the published loss. Finite with finite gradients at logits of 1e4
         in size and at probabilities 0 and 1.
 
     Raises:
@@ -116,42 +121,42 @@ def mart(logits, logits_adv, labels, beta=6.0):
     return boosted + jnp.asarray(beta, boosted.dtype) * divergence * uncertainty
 
 
-def loat_phase(epoch, last_phase_epoch):
+def loat_phase(epoch: ArrayLike, last_phase_epoch: ArrayLike) -> Int[Array, ""]:
     """Phase of LOAT's schedule.
 
     Args:
-        epoch: int, counted from 1 as in LOAT's code; may be traced.
-        last_phase_epoch: int, the epoch from which the last phase runs: 100 of 110 with MART, 90 with
+        epoch: counted from 1 as in LOAT's code; may be traced.
+        last_phase_epoch: the epoch from which the last phase runs: 100 of 110 with MART, 90 with
             TRADES, in LOAT's code; may be traced.
 
     Returns:
-        int32: LOAT_FIRST up to epoch 1, LOAT_LAST from last_phase_epoch on, LOAT_MIDDLE between. Epoch 1 is
+        LOAT_FIRST up to epoch 1, LOAT_LAST from last_phase_epoch on, LOAT_MIDDLE between. Epoch 1 is
         in the first phase whatever last_phase_epoch is.
     """
     later = jnp.where(jnp.asarray(epoch) >= last_phase_epoch, LOAT_LAST, LOAT_MIDDLE)
     return jnp.where(jnp.asarray(epoch) <= 1, LOAT_FIRST, later).astype(jnp.int32)
 
 
-def _log_complement(log_p, chosen):
+def _log_complement(log_p: Logits, chosen: Mask) -> Values:
     """log(1 - p) of the chosen class, as the log of the other classes' total: finite where p rounds to 1."""
     return jax.nn.logsumexp(jnp.where(chosen, -jnp.inf, log_p), axis=-1)
 
 
-def _fluctuation_mse(log_p, own, runner_up):
+def _fluctuation_mse(log_p: Logits, own: Mask, runner_up: Mask) -> Values:
     p = jnp.exp(log_p)
     even = (1 - pick(p, own)) / (p.shape[-1] - 1)
     return jnp.sum(jnp.where(own, 0, (p - even[:, None]) ** 2), axis=-1)
 
 
-def _fluctuation_kl(log_p, own, runner_up):
+def _fluctuation_kl(log_p: Logits, own: Mask, runner_up: Mask) -> Values:
     return -_log_complement(log_p, runner_up)
 
 
-def _pairing_mse(log_p, log_p_adv):
+def _pairing_mse(log_p: Logits, log_p_adv: Logits) -> Values:
     return jnp.sum((jnp.exp(log_p_adv) - jnp.exp(log_p)) ** 2, axis=-1)
 
 
-def _pairing_kl(log_p, log_p_adv):
+def _pairing_kl(log_p: Logits, log_p_adv: Logits) -> Values:
     top = jnp.argmax(log_p_adv, axis=-1)[:, None] == jnp.arange(log_p.shape[-1])
     natural, adversarial = pick(log_p, top), pick(log_p_adv, top)
     rise = jnp.logaddexp(_log_complement(log_p_adv, top), natural)
@@ -164,8 +169,9 @@ _BASES = {"mart": mart, "trades": trades}
 _KINDS = {"mse": (_fluctuation_mse, _pairing_mse), "kl": (_fluctuation_kl, _pairing_kl)}
 
 
-def loat(logits, logits_adv, labels, phase, beta=6.0, theta=1.0, gamma=0.05, kind="mse", base="mart",
-         mask=None):
+def loat(logits: Logits, logits_adv: Logits, labels: Labels, phase: ArrayLike, beta: ArrayLike = 6.0,
+         theta: ArrayLike = 1.0, gamma: ArrayLike = 0.05, kind: str = "mse", base: str = "mart",
+         mask: Bool[Array, " n"] | None = None) -> Values:
     """LOAT: MART or TRADES plus Fisher-Rao-norm-based terms on the logits in the first and last epochs.
 
     With p = softmax(z_i), p' = softmax(z'_i), R_correct and R_wrong the means of r_i over the images whose
@@ -183,21 +189,19 @@ def loat(logits, logits_adv, labels, phase, beta=6.0, theta=1.0, gamma=0.05, kin
     code divides by zero. gamma = 0 gives its variant without pairing.
 
     Args:
-        logits: float[n, c], natural, c >= 2.
-        logits_adv: float[n, c], adversarial.
-        labels: int[n], in 0 .. c - 1.
-        phase: int, LOAT_FIRST, LOAT_MIDDLE or LOAT_LAST (see `loat_phase`); may be traced. Any other value is
+        logits, logits_adv: natural and adversarial; c >= 2.
+        labels: in 0 .. c - 1.
+        phase: LOAT_FIRST, LOAT_MIDDLE or LOAT_LAST (see `loat_phase`); may be traced. Any other value is
             the middle phase.
         beta: weight of the base's robust term; may be traced.
         theta: weight of R; may be traced. LOAT's code defaults to 1.0 and runs ResNet18 with 0.1.
         gamma: weight of the pairing; may be traced.
         kind: "mse" or "kl"; static.
         base: "mart" or "trades"; static.
-        mask: bool[n], false on padding; None for none. Masked rows may hold anything, even
-            NaN or a label out of range.
+        mask: false on padding; None for none. Masked rows may hold anything, even NaN or a label out of range.
 
     Returns:
-        float[n], whose mean over the unmasked rows is the batch loss; masked rows score 0. The group means
+        Values whose mean over the unmasked rows is the batch loss; masked rows score 0. The group means
         are shared out over their members, so a row depends on the whole batch. Finite with finite gradients
         at logits of 1e4 in size and at probabilities 0 and 1.
 
@@ -232,7 +236,7 @@ def loat(logits, logits_adv, labels, phase, beta=6.0, theta=1.0, gamma=0.05, kin
     hit = jnp.argmax(logits, axis=-1) == labels
     correct, wrong = mask & hit, mask & ~hit
 
-    def shares(values, group):
+    def shares(values: Values, group: Bool[Array, " n"]) -> Values:
         count, total = (jnp.sum(m, dtype=values.dtype) for m in (group, mask))
         return jnp.where(group, values, 0) * total / jnp.maximum(count, 1)
 

@@ -2,13 +2,19 @@
 
 import math
 import numbers
+from collections.abc import Sequence
 
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
 
 from morel_jax.losses.classification import check_pair
 
+Losses = Float[Array, " num_objectives"]
 
-def conic(losses, preference, reference_point, augmentation):
+
+def conic(losses: Losses, preference: Losses | Sequence[float], reference_point: Losses | Sequence[float],
+          augmentation: ArrayLike) -> Float[Array, ""]:
     """Conic scalarisation CS(k, gamma, a), as the paper prints it.
 
         CS = sum_i k_i (L_i - a_i) + gamma sum_i (L_i - a_i)
@@ -18,13 +24,13 @@ def conic(losses, preference, reference_point, augmentation):
     preference k + gamma, less a constant that is 0 when a is.
 
     Args:
-        losses: float[num_objectives], L.
-        preference: float[num_objectives], k; may be traced.
-        reference_point: float[num_objectives], a, in the units of the losses; may be traced.
+        losses: L.
+        preference: k; may be traced.
+        reference_point: a, in the units of the losses; may be traced.
         augmentation: gamma, a scalar with 0 <= gamma < k_i (see `check_conic`); may be traced.
 
     Returns:
-        float[], in the losses' dtype, to which the other arguments are cast.
+        CS, in the losses' dtype, to which the other arguments are cast.
 
     Raises:
         ValueError: shapes do not fit (found while tracing).
@@ -41,15 +47,15 @@ def conic(losses, preference, reference_point, augmentation):
     return weighted_sum(excess, preference) + augmentation * jnp.sum(excess)
 
 
-def weighted_sum(losses, preference):
+def weighted_sum(losses: Losses, preference: Losses | Sequence[float]) -> Float[Array, ""]:
     """Weighted sum WS = sum_i k_i L_i.
 
     Args:
-        losses: float[num_objectives], L.
-        preference: float[num_objectives], k; may be traced.
+        losses: L.
+        preference: k; may be traced.
 
     Returns:
-        float[], in the losses' dtype, to which the preference is cast.
+        WS, in the losses' dtype, to which the preference is cast.
 
     Raises:
         ValueError: shapes differ, or losses has not one axis (found while tracing).
@@ -63,16 +69,16 @@ def weighted_sum(losses, preference):
     return jnp.sum(preference * losses)
 
 
-def check_conic(preference, reference_point, augmentation):
+def check_conic(preference: Sequence[float], reference_point: Sequence[float], augmentation: float) -> None:
     """Checks what can be checked of conic scalarisation's conditions before any loss is known.
 
     0 <= gamma < k_i and 0 <= a_i for every i, all finite, and as many k as a. The condition a_i < L_i is
     left: it depends on the losses.
 
     Args:
-        preference: sequence of Python numbers, k.
-        reference_point: sequence of Python numbers, a.
-        augmentation: Python number, gamma.
+        preference: k.
+        reference_point: a.
+        augmentation: gamma.
 
     Raises:
         ValueError: a condition is broken; the message names field, rule and value.

@@ -2,7 +2,8 @@
 import jax.numpy as jnp
 
 from morel_jax import losses
-from morel_jax.methods.method import BASELINE_DROPS, LABEL_SMOOTHING, Method
+from morel_jax.methods.method import BASELINE_DROPS, LABEL_SMOOTHING, Method, Views
+from morel_jax.methods.types import Config, HParams, Labels, Rates, Values
 from morel_jax.schema import NOT_NEGATIVE, Field
 
 FIELDS = {
@@ -11,8 +12,8 @@ FIELDS = {
 }
 
 
-def loss(views, labels, hparams):
-    """Cross-entropy on natural and adversarial images in equal shares, and the pairing of their logits, float[n].
+def loss(views: Views, labels: Labels, hparams: HParams) -> Values:
+    """Cross-entropy on natural and adversarial images in equal shares, and the pairing of their logits.
 
         l_i = (CE(z_i, y_i) + CE(z'_i, y_i)) / 2 + w mean_j (z_ij - z'_ij)^2
 
@@ -25,7 +26,7 @@ def loss(views, labels, hparams):
     return (natural + adversarial) / 2 + jnp.asarray(hparams.alp_weight, pairing.dtype) * pairing
 
 
-def recipe(config, rates):
+def recipe(config: Config, rates: Rates) -> None:
     """The paper trains on no CIFAR: the optimiser is that of TRADES's script, over 100 epochs."""
     del rates
     config.batch_size = 128

@@ -3,7 +3,8 @@ import numpy as np
 
 from morel_jax import losses
 from morel_jax.methods import mart
-from morel_jax.methods.method import BETA, Method
+from morel_jax.methods.method import BETA, Method, Views
+from morel_jax.methods.types import Config, HParams, Labels, Rates, Values
 from morel_jax.schema import AT_LEAST_1, NOT_NEGATIVE, Field, one_of
 
 FIELDS = {
@@ -18,23 +19,23 @@ FIELDS = {
 }
 
 
-def loss(views, labels, hparams, *, kind, base):
-    """LOAT's batch loss, shared out over the examples, float[n]."""
+def loss(views: Views, labels: Labels, hparams: HParams, *, kind: str, base: str) -> Values:
+    """LOAT's batch loss, shared out over the examples."""
     return losses.loat(views.logits, views.logits_adv, labels, hparams.loat_phase, beta=hparams.beta,
                        theta=hparams.loat_theta, gamma=hparams.loat_gamma, kind=kind, base=base)
 
 
-def static(config):
+def static(config: Config) -> dict[str, str]:
     """The loss's form."""
     return {"kind": config.loss.loat_kind, "base": config.loss.loat_base}
 
 
-def schedule(config, epoch):
+def schedule(config: Config, epoch: int) -> dict[str, np.int32]:
     """Which of LOAT's phases an epoch is in."""
     return {"loat_phase": np.int32(losses.loat_phase(epoch, config.loss.loat_last_epoch))}
 
 
-def recipe(config, rates):
+def recipe(config: Config, rates: Rates) -> None:
     """LOAT's ResNet18 run on top of MART: batch 512, 110 epochs."""
     mart.recipe(config, rates)
     config.batch_size = 512

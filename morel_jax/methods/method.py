@@ -6,11 +6,14 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import struct
+from jaxtyping import Array, Float
 
 from morel_jax.checks import describe
+from morel_jax.methods.types import Config, HParams, Labels, Rates, Values
 from morel_jax.schema import NOT_NEGATIVE, SHARE, Field
 
 NATURAL, ADVERSARIAL = KINDS = ("natural", "adversarial")
+_ABSENT: Any = None  # A method computes the fields of Views that it reads.
 
 # Fields of several methods.
 BETA = Field(6.0, "Weight of the robust term.", NOT_NEGATIVE, "paper, 4.1: 1/lambda, for TRADES and MART",
@@ -26,38 +29,41 @@ class Views:
     """What the networks gave for one batch; a field that a method does not compute is None.
 
     Attributes:
-        logits, logits_adv: float[n, classes], natural and adversarial.
-        projected, projected_adv: float[n, embed_dim], L_e's outputs s and s'.
-        attended, attended_adv: float[n, embed_dim], M_e's outputs t and t'.
+        logits, logits_adv: natural and adversarial.
+        projected, projected_adv: L_e's outputs s and s'.
+        attended, attended_adv: M_e's outputs t and t'.
     """
-    logits: Any = None
-    logits_adv: Any = None
-    projected: Any = None
-    projected_adv: Any = None
-    attended: Any = None
-    attended_adv: Any = None
+    logits: Float[Array, "n classes"] = _ABSENT
+    logits_adv: Float[Array, "n classes"] = _ABSENT
+    projected: Float[Array, "n embed_dim"] = _ABSENT
+    projected_adv: Float[Array, "n embed_dim"] = _ABSENT
+    attended: Float[Array, "n embed_dim"] = _ABSENT
+    attended_adv: Float[Array, "n embed_dim"] = _ABSENT
 
 
-@struct.dataclass
-class MixedLabels:
+class MixedLabels(struct.PyTreeNode):
     """Labels of images that are each made of two.
 
     Attributes:
-        first, second: int[n].
-        share: float[n], the first's.
+        first, second: the labels.
+        share: the first's.
     """
-    first: Any
-    second: Any
-    share: Any
+    first: Labels
+    second: Labels
+    share: Values
 
 
-def _nothing(*_):
+Loss = Callable[[Views, Labels, HParams], Values]
+Objective = Callable[[Views, Any, HParams], tuple[Array, dict[str, Array]]]
+
+
+def _nothing(*_: Any) -> Any:
     return {}
 
 
-def _per_example(loss):
+def _per_example(loss: Loss) -> Loss:
     """A loss of the caller's own, whose result's shape is checked while it is traced."""
-    def checked(views, labels, hparams):
+    def checked(views: Views, labels: Labels, hparams: HParams) -> Values:
         values = loss(views, labels, hparams)
         if getattr(values, "shape", None) != labels.shape or not jnp.issubdtype(values.dtype, jnp.floating):
             raise ValueError(f"loss must return a floating number for each example, float{list(labels.shape)}; got "
@@ -73,7 +79,7 @@ class Method:
 
     Attributes:
         name: in ``config.method``.
-        loss: (views, labels, hparams, **static) -> float[n], one value per example; their mean is minimised.
+        loss: (views, labels, hparams, **static) -> one value per example; their mean is minimised.
         passes: which images the update sends through the network, of ``natural`` and ``adversarial``.
         attack_loss: what its training attack climbs, of ``morel_jax.attacks.pgd.LOSSES``.
         fields: {"section.field": Field} of the config that the method reads.
@@ -81,40 +87,41 @@ class Method:
         schedule: (config, epoch) -> {leaf of HParams: value} of its numbers that depend on the epoch.
         recipe: (config, rates) -> None; writes the published settings into a config of the defaults. ``rates`` is
             {architecture: {field of ``config.optimizer``: value}}, what the config's file knows beside the paper.
-        reference: config -> None; writes what the ``reference`` variant changes.
-        check: config -> None; raises ValueError where its fields cannot work together. Called whatever the method is.
+        reference: writes what the ``reference`` variant changes into a config.
+        check: raises ValueError where its fields cannot work together. Called whatever the method is.
         coupling: through what an example's loss depends on the rest of the batch; "" where it does not.
         smooths_labels: whether ``config.loss.label_smoothing`` reaches its loss.
         mixes_labels: whether an image of two labels may have the mean of the two losses.
     """
     name: str
-    loss: Callable
+    loss: Callable[..., Values]
     passes: tuple[str, ...] = KINDS
     attack_loss: str = "ce"
     fields: Mapping[str, Field] = dataclasses.field(default_factory=dict)
-    static: Callable = _nothing
-    schedule: Callable = _nothing
-    recipe: Callable = _nothing
-    reference: Callable = _nothing
-    check: Callable = _nothing
+    static: Callable[[Config], dict[str, Any]] = _nothing
+    schedule: Callable[[Config, int], dict[str, Any]] = _nothing
+    recipe: Callable[[Config, Rates], None] = _nothing
+    reference: Callable[[Config], None] = _nothing
+    check: Callable[[Config], None] = _nothing
     coupling: str = ""
     smooths_labels: bool = False
     mixes_labels: bool = False
     has_embedding = False
 
-    def combine(self, config):
+    def combine(self, config: Config) -> Callable[[Float[Array, "2 2"]], Float[Array, "2"]] | None:
         """Of ``losses.GRADIENT_METHODS``, where the objective gives two losses; None where it gives one."""
         del config
+        return None
 
-    def of_each(self, config, loss=None):
-        """(views, labels, hparams) -> float[n]: the method's loss as ``config`` has it, or the caller's own."""
+    def of_each(self, config: Config, loss: Loss | None = None) -> Loss:
+        """The method's loss as ``config`` has it, or the caller's own."""
         return _per_example(loss) if loss else partial(self.loss, **self.static(config))
 
-    def objective(self, config, loss=None):
+    def objective(self, config: Config, loss: Loss | None = None) -> Objective:
         """What a step minimises.
 
         Args:
-            config: checked ConfigDict.
+            config: checked.
             loss: (views, labels, hparams) -> float[n], of the caller's own in place of the method's.
 
         Returns:
@@ -123,7 +130,7 @@ class Method:
         """
         of_each = self.of_each(config, loss)
 
-        def mean(views, labels, hparams):
+        def mean(views: Views, labels: Labels | MixedLabels, hparams: HParams) -> tuple[Array, dict[str, Array]]:
             if isinstance(labels, MixedLabels):
                 values = (labels.share * of_each(views, labels.first, hparams)
                           + (1 - labels.share) * of_each(views, labels.second, hparams))

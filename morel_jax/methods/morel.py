@@ -1,10 +1,13 @@
 """MOREL over a robust classification loss (Hotegni and Peitz, arXiv:2410.01697)."""
 import dataclasses
+from collections.abc import Callable
 
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from morel_jax import losses
-from morel_jax.methods.method import Method
+from morel_jax.methods.method import Loss, Method, Objective, Views
+from morel_jax.methods.types import Config, HParams, Labels, Rates
 from morel_jax.schema import AT_LEAST_1, LARGEST_INT, NOT_NEGATIVE, Field, Rule, error, one_of
 
 FIELDS = {
@@ -41,7 +44,7 @@ _RATES = {
 _REDUCTIONS = {"sum": jnp.sum, "mean": jnp.mean}
 
 
-def check(config):
+def check(config: Config) -> None:
     """Raises ValueError where the embedding space or the scalarization cannot work."""
     if config.embedding.embed_dim % config.embedding.num_heads:
         raise error("embedding.embed_dim", f"be a multiple of embedding.num_heads ({config.embedding.num_heads})",
@@ -63,11 +66,11 @@ class Morel(Method):
     """MOREL over the method whose loss is its second objective; made by :func:`over`."""
     has_embedding = True
 
-    def combine(self, config):
+    def combine(self, config: Config) -> Callable[[Float[Array, "2 2"]], Float[Array, "2"]] | None:
         """See :class:`Method`."""
         return losses.GRADIENT_METHODS.get(config.morel.scalarization)
 
-    def objective(self, config, loss=None):
+    def objective(self, config: Config, loss: Loss | None = None) -> Objective:
         """Eqs. 8 to 10, joined by CS or WS.
 
         With one of ``losses.GRADIENT_METHODS`` the value is float[2], both losses, and ``loss`` in the metrics their
@@ -77,14 +80,14 @@ class Morel(Method):
         scalarization, rows = config.morel.scalarization, config.morel.contrastive_rows
         reduction = _REDUCTIONS[config.morel.contrastive_reduction]
 
-        def contrastive(views, labels, hparams):
+        def contrastive(views: Views, labels: Labels, hparams: HParams) -> Float[Array, ""]:
             attended = views.attended
             if rows == "both":
                 attended = jnp.concatenate([attended, views.attended_adv])
                 labels = jnp.concatenate([labels, labels])
             return reduction(losses.multi_positive_contrastive(attended, labels, hparams.temperature))
 
-        def joined(views, labels, hparams):
+        def joined(views: Views, labels: Labels, hparams: HParams) -> tuple[Array, dict[str, Array]]:
             cosine = jnp.mean(losses.cosine_alignment(views.projected, views.projected_adv))
             clustering = contrastive(views, labels, hparams)
             representation = hparams.cosine_weight * cosine + hparams.contrastive_weight * clustering
@@ -102,13 +105,12 @@ class Morel(Method):
         return joined
 
 
-def over(base):
+def over(base: Method) -> Morel:
     """MOREL over a Method that has natural and adversarial passes."""
-    def recipe(config, rates):
-        rates = _RATES | rates
-        config.optimizer.update(rates.get(config.model.name, _RATES["resnet18"]))
+    def recipe(config: Config, rates: Rates) -> None:
+        config.optimizer.update({**_RATES, **rates}.get(config.model.name, _RATES["resnet18"]))
 
-    def reference(config):
+    def reference(config: Config) -> None:
         base.reference(config)
         config.optimizer.update({"learning_rate": 0.01, "drop_epochs": (75, 90), "drop_factors": (0.01, 0.0001)})
 

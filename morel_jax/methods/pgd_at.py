@@ -1,14 +1,15 @@
 """PGD adversarial training (Madry et al., arXiv:1706.06083)."""
 from morel_jax import losses
-from morel_jax.methods.method import ADVERSARIAL, LABEL_SMOOTHING, Method
+from morel_jax.methods.method import ADVERSARIAL, LABEL_SMOOTHING, Method, Views
+from morel_jax.methods.types import Config, HParams, Labels, Rates, Values
 
 
-def loss(views, labels, hparams):
-    """Cross-entropy on adversarial images, float[n]."""
+def loss(views: Views, labels: Labels, hparams: HParams) -> Values:
+    """Cross-entropy on adversarial images."""
     return losses.pgd_at(views.logits, views.logits_adv, labels, hparams.label_smoothing)
 
 
-def recipe(config, rates):
+def recipe(config: Config, rates: Rates) -> None:
     """Rice et al., arXiv:2002.11569, who follow Madry et al."""
     del rates
     config.epochs = 110

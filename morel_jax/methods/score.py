@@ -2,11 +2,12 @@
 import jax
 import jax.numpy as jnp
 
-from morel_jax.methods.method import BETA, Method
+from morel_jax.methods.method import BETA, Method, Views
+from morel_jax.methods.types import Config, HParams, Labels, Rates, Values
 
 
-def loss(views, labels, hparams):
-    """Squared errors between probabilities in place of TRADES's cross-entropy and divergence, float[n].
+def loss(views: Views, labels: Labels, hparams: HParams) -> Values:
+    """Squared errors between probabilities in place of TRADES's cross-entropy and divergence.
 
         l_i = |p_i - e_{y_i}|^2 + beta |p_i - p'_i|^2,   p = softmax(z_i), p' = softmax(z'_i)
     """
@@ -16,7 +17,7 @@ def loss(views, labels, hparams):
     return error + jnp.asarray(hparams.beta, error.dtype) * jnp.sum((natural - adversarial) ** 2, axis=-1)
 
 
-def recipe(config, rates):
+def recipe(config: Config, rates: Rates) -> None:
     """The run that the published code shows, but for its million generated images and its average of the weights."""
     del rates
     config.epochs = 400
@@ -25,7 +26,7 @@ def recipe(config, rates):
     config.optimizer.update({"learning_rate": 0.2, "weight_decay": 5e-4, "nesterov": True, "schedule": "cosine"})
 
 
-def reference(config):
+def reference(config: Config) -> None:
     """The published code starts uniformly in the ball and attacks with the batch's statistics."""
     config.attack.update({"start": "uniform", "batch_norm": "batch"})
 

@@ -1,14 +1,15 @@
 """Training on clean images, as for a surrogate that transfer attacks are crafted on."""
 from morel_jax import losses
-from morel_jax.methods.method import LABEL_SMOOTHING, NATURAL, Method
+from morel_jax.methods.method import LABEL_SMOOTHING, NATURAL, Method, Views
+from morel_jax.methods.types import Config, HParams, Labels, Rates, Values
 
 
-def loss(views, labels, hparams):
-    """Cross-entropy on natural images, float[n]."""
+def loss(views: Views, labels: Labels, hparams: HParams) -> Values:
+    """Cross-entropy on natural images."""
     return losses.cross_entropy(views.logits, labels, hparams.label_smoothing)
 
 
-def recipe(config, rates):
+def recipe(config: Config, rates: Rates) -> None:
     """A surrogate for transfer, as the paper's ResNet50: 200 epochs on clean images; the rest is not given there."""
     del rates
     config.epochs = 200

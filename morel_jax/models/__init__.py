@@ -1,9 +1,13 @@
 """Classifiers by name, and the embedding space they are trained with."""
 
 import re
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from morel_jax.models import resnet
 from morel_jax.models.batch_norm import BatchNorm
@@ -17,7 +21,7 @@ from morel_jax.models.wide_resnet import WideResNet, check_size
 # Layers are for one's own models: their derivatives are fast on CPU, and BatchNorm is PyTorch's.
 __all__ = ["BatchNorm", "Conv", "EmbeddingSpace", "Linear", "Outputs", "create"]
 
-_MODELS = {
+_MODELS: dict[str, Callable[..., nn.Module]] = {
     "convnet_small": ConvNet,
     "resnet8": resnet.resnet8,
     "resnet8_half": resnet.resnet8_half,
@@ -35,7 +39,8 @@ _MODELS = {
 _MOST_CLASSES = 100_000
 
 
-def create(name, num_classes, *, dtype=jnp.float32, mean=None, std=None, batch_norm_momentum=0.9, **options):
+def create(name: str, num_classes: int, *, dtype: DTypeLike = jnp.float32, mean: Sequence[float] | None = None,
+           std: Sequence[float] | None = None, batch_norm_momentum: float = 0.9, **options: Any) -> nn.Module:
     """A classifier, as a Flax module: ``apply(variables, images, train=False)`` -> `Outputs`.
 
     Images are float32[n, height, width, channels] in [0, 1]. With ``train=True`` BatchNorm uses and records
@@ -62,8 +67,7 @@ def create(name, num_classes, *, dtype=jnp.float32, mean=None, std=None, batch_n
     if not 0 <= batch_norm_momentum <= 1:
         raise ValueError(f"batch_norm_momentum must be in [0, 1]; got {batch_norm_momentum}.")
     mean, std = check_normalisation(mean, std)
-    options |= dict(num_classes=num_classes, dtype=dtype, mean=mean, std=std,
-                    batch_norm_momentum=batch_norm_momentum)
+    options |= dict(num_classes=num_classes, dtype=dtype, mean=mean, std=std, batch_norm_momentum=batch_norm_momentum)
     wide = re.fullmatch(r"wide_resnet(\d+)_(\d+)", name)
     if wide:
         depth, width = map(int, wide.groups())

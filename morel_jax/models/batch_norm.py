@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 
 class BatchNorm(nn.Module):
@@ -38,8 +39,8 @@ class BatchNorm(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x):
-        """float[..., channels] -> dtype[..., channels]."""
+    def __call__(self, x: Float[Array, "... channels"]) -> Float[Array, "... channels"]:
+        """``x`` normalised, of type ``dtype``."""
         channels = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
@@ -59,6 +60,6 @@ class BatchNorm(nn.Module):
                 running_var.value = self.momentum * running_var.value + (1 - self.momentum) * unbiased
         return ((x - mean) * (scale * jax.lax.rsqrt(var + self.epsilon)) + bias).astype(self.dtype)
 
-    def _mean(self, x):
+    def _mean(self, x: Float[Array, "... channels"]) -> Float[Array, " channels"]:
         mean = jnp.mean(x, tuple(range(x.ndim - 1)))
         return jax.lax.pmean(mean, self.axis_name) if self.axis_name and not self.is_initializing() else mean

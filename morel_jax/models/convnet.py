@@ -9,7 +9,7 @@ from morel_jax.models.batch_norm import BatchNorm
 from morel_jax.models.convolution import Conv
 from morel_jax.models.fusion import fusion_barrier
 from morel_jax.models.linear import Linear
-from morel_jax.models.outputs import Outputs, standardise
+from morel_jax.models.outputs import Images, Outputs, standardise
 
 
 class ConvNet(nn.Module):
@@ -33,8 +33,8 @@ class ConvNet(nn.Module):
     batch_norm_axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, images, train=False):
-        """float[n, height, width, channels] in [0, 1] -> `Outputs`."""
+    def __call__(self, images: Images, train: bool = False) -> Outputs:
+        """Features and logits of images in [0, 1]."""
         conv = partial(Conv, kernel_size=(4, 4), strides=(2, 2), padding=((1, 1), (1, 1)), dtype=self.dtype)
         norm = partial(BatchNorm, not train, self.batch_norm_momentum, dtype=self.dtype,
                        axis_name=self.batch_norm_axis_name)

@@ -21,6 +21,8 @@ one after another.
 """
 
 import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -28,27 +30,32 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jaxtyping import Array, Float
 
 from morel_jax.models import strided, winograd
 from morel_jax.models.linear import uniform_fan_in
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
+Shape = tuple[int, ...]
+Pair = tuple[int, int]
+Padding = Sequence[Pair]
 
-def conv(x, w, strides=(1, 1), padding=((0, 0), (0, 0)), precision=None):
+
+def conv(x: Float[Array, "n h w c_in"], w: Float[Array, "kh kw c_in c_out"], strides: Sequence[int] = (1, 1),
+         padding: Padding = ((0, 0), (0, 0)), precision: Any = None) -> Float[Array, "n h' w' c_out"]:
     """Two-dimensional cross-correlation, as deep learning calls a convolution.
 
     Args:
-        x: float[n, height, width, c_in].
-        w: float[kernel_height, kernel_width, c_in, c_out], of x's dtype, which is the result's too. Narrow
-            types are accumulated in float32.
+        x: images or activations.
+        w: of x's dtype, which is the result's too. Narrow types are accumulated in float32.
         strides: two positive integers.
         padding: ((top, bottom), (left, right)), zeros added on each side; static integers.
         precision: as in ``jax.lax.conv_general_dilated``; None takes ``jax.default_matmul_precision``'s
             value.
 
     Returns:
-        float[n, (height + top + bottom - kernel_height) // strides[0] + 1, likewise for width, c_out].
+        h' is (h + top + bottom - kh) // strides[0] + 1, and w' likewise.
 
     Raises:
         ValueError: ranks, channels, dtypes, strides or padding do not fit, or the kernel is larger than the
@@ -59,7 +66,7 @@ def conv(x, w, strides=(1, 1), padding=((0, 0), (0, 0)), precision=None):
     strides = tuple(int(s) for s in strides)
     padding = tuple((int(low), int(high)) for low, high in padding)
     if precision is None:  # Read now, as JAX's own convolution does: lowering may happen outside the context.
-        precision = jax.config.jax_default_matmul_precision
+        precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]  # Made at run time.
     if len(strides) != 2 or min(strides) < 1:
         raise ValueError(f"conv strides must be two positive integers; got {strides}.")
     if len(padding) != 2:
@@ -70,7 +77,7 @@ def conv(x, w, strides=(1, 1), padding=((0, 0), (0, 0)), precision=None):
     return forward_p.bind(x, w, strides=strides, padding=padding, precision=precision)
 
 
-def _vary_alike(*operands):
+def _vary_alike(*operands: Array) -> list[Array]:
     """Inside ``jax.shard_map``, marks operands as varying along every axis that any of them varies along."""
     varying = [jax.typeof(a).manual_axis_type.varying for a in operands]
     union = frozenset().union(*varying)
@@ -81,11 +88,11 @@ def _vary_alike(*operands):
 # Shapes and checks. Operands with groups have one more leading axis.
 
 
-def _out_size(size, taps, stride, pads):
+def _out_size(size: int, taps: int, stride: int, pads: Pair) -> int:
     return (size + sum(pads) - taps) // stride + 1
 
 
-def _forward_shape(x, w, *, strides, padding):
+def _forward_shape(x: Shape, w: Shape, *, strides: Pair, padding: Padding) -> Shape:
     if x[3] != w[2]:
         raise ValueError(f"conv needs x's channels to be the kernel's inputs; got x {x} and kernel {w}.")
     spatial = tuple(_out_size(x[1 + i], w[i], strides[i], padding[i]) for i in (0, 1))
@@ -94,21 +101,21 @@ def _forward_shape(x, w, *, strides, padding):
     return (x[0], *spatial, w[3])
 
 
-def _input_gradient_shape(g, w, *, strides, padding, input_size):
+def _input_gradient_shape(g: Shape, w: Shape, *, strides: Pair, padding: Padding, input_size: Pair) -> Shape:
     x = (g[0], *input_size, w[2])
     if _forward_shape(x, w, strides=strides, padding=padding) != g:
         raise ValueError(f"conv input gradient: cotangent {g} does not belong to input {x} and kernel {w}.")
     return x
 
 
-def _kernel_gradient_shape(x, g, *, strides, padding, kernel_size):
+def _kernel_gradient_shape(x: Shape, g: Shape, *, strides: Pair, padding: Padding, kernel_size: Pair) -> Shape:
     w = (*kernel_size, x[3], g[3])
     if _forward_shape(x, w, strides=strides, padding=padding) != g:
         raise ValueError(f"conv kernel gradient: cotangent {g} does not belong to input {x} and kernel {w}.")
     return w
 
 
-def _abstract(shape_rule, a, b, *, precision, **params):
+def _abstract(shape_rule: Callable[..., Shape], a: Any, b: Any, *, precision: Any, **params: Any) -> Any:
     del precision
     if a.dtype != b.dtype or not jnp.issubdtype(a.dtype, jnp.floating):
         raise ValueError(f"conv operands must share one floating dtype; got {a.dtype} and {b.dtype}.")
@@ -121,16 +128,16 @@ def _abstract(shape_rule, a, b, *, precision, **params):
 # JAX's own forms, for every platform but CPU.
 
 
-def _forward(x, w, *, strides, padding, precision):
+def _forward(x: Array, w: Array, *, strides: Pair, padding: Padding, precision: Any) -> Array:
     return lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=LAYOUT, precision=precision)
 
 
-def _input_gradient(g, w, *, input_size, **params):
+def _input_gradient(g: Array, w: Array, *, input_size: Pair, **params: Any) -> Array:
     x = jax.ShapeDtypeStruct((g.shape[0], *input_size, w.shape[2]), g.dtype)
     return jax.linear_transpose(lambda x: _forward(x, w, **params), x)(g)[0]
 
 
-def _kernel_gradient(x, g, *, kernel_size, **params):
+def _kernel_gradient(x: Array, g: Array, *, kernel_size: Pair, **params: Any) -> Array:
     w = jax.ShapeDtypeStruct((*kernel_size, x.shape[3], g.shape[3]), g.dtype)
     return jax.linear_transpose(lambda w: _forward(x, w, **params), w)(g)[0]
 
@@ -138,14 +145,15 @@ def _kernel_gradient(x, g, *, kernel_size, **params):
 # The same three in the forms that are fast on CPU.
 
 
-def _cpu_convolution(x, w, strides, padding, precision, **dilations):
+def _cpu_convolution(x: Array, w: Array, strides: Pair, padding: Sequence[Pair], precision: Any,
+                     **dilations: Any) -> Array:
     out = lax.conv_general_dilated(
         x, w, strides, padding, dimension_numbers=LAYOUT, precision=precision,
         preferred_element_type=jnp.promote_types(x.dtype, jnp.float32), **dilations)
     return out.astype(x.dtype)
 
 
-def _turned(w):
+def _turned(w: Array) -> Array:
     """The kernel with rows, columns and channels reversed or swapped, as a concatenation of its taps.
 
     XLA moves a concatenation of parameters out of a loop, but never a reversal or a transposition alone: an attack
@@ -157,13 +165,13 @@ def _turned(w):
     return jnp.concatenate(rows, axis=0)
 
 
-def _wide(function, a, b, *arguments):
+def _wide(function: Callable[..., Array], a: Array, b: Array, *arguments: Any) -> Array:
     """``function`` in float32 at least, the result in the operands' type."""
     wide = jnp.promote_types(a.dtype, jnp.float32)
     return function(a.astype(wide), b.astype(wide), *arguments).astype(a.dtype)
 
 
-def _cpu_forward(x, w, *, strides, padding, precision):
+def _cpu_forward(x: Array, w: Array, *, strides: Pair, padding: Padding, precision: Any) -> Array:
     if winograd.suits(w.shape[:2], strides, *w.shape[2:]):
         return _wide(winograd.forward, x, w, padding)
     if strided.suits(w.shape[:2], strides):
@@ -171,7 +179,8 @@ def _cpu_forward(x, w, *, strides, padding, precision):
     return _cpu_convolution(x, w, strides, padding, precision)
 
 
-def _cpu_input_gradient(g, w, *, strides, padding, precision, input_size):
+def _cpu_input_gradient(g: Array, w: Array, *, strides: Pair, padding: Padding, precision: Any,
+                        input_size: Pair) -> Array:
     if winograd.suits(w.shape[:2], strides, *w.shape[2:]):
         return _wide(winograd.input_gradient, g, w, padding, input_size)
     if strided.suits(w.shape[:2], strides):
@@ -185,7 +194,8 @@ def _cpu_input_gradient(g, w, *, strides, padding, precision, input_size):
     return _cpu_convolution(g, _turned(w), (1, 1), pads, precision, lhs_dilation=strides)
 
 
-def _cpu_kernel_gradient(x, g, *, strides, padding, precision, kernel_size):
+def _cpu_kernel_gradient(x: Array, g: Array, *, strides: Pair, padding: Padding, precision: Any,
+                         kernel_size: Pair) -> Array:
     if winograd.suits(kernel_size, strides, x.shape[3], g.shape[3]):
         return _wide(winograd.kernel_gradient, x, g, padding)
     # One product of the patches under the kernel with the cotangent; a convolution is slower, 1x1 above all.
@@ -202,16 +212,16 @@ def _cpu_kernel_gradient(x, g, *, strides, padding, precision, kernel_size):
 # Batching: an axis of one operand is folded into the axis given here and unfolded from one of the result's.
 
 
-def _fold(a, dim, axis):
+def _fold(a: Array, dim: int, axis: int) -> Array:
     a = jnp.moveaxis(a, dim, axis)
     return a.reshape(*a.shape[:axis], a.shape[axis] * a.shape[axis + 1], *a.shape[axis + 2:])
 
 
-def _unfold(a, axis, size):
+def _unfold(a: Array, axis: int, size: int) -> Array:
     return a.reshape(*a.shape[:axis], size, a.shape[axis] // size, *a.shape[axis + 1:])
 
 
-def _batch(primitive, fold_axes, operands, dims, **params):
+def _batch(primitive: Primitive, fold_axes: tuple[Pair, Pair], operands: Any, dims: Any, **params: Any) -> Any:
     operands = list(operands)
     batched = [i for i in (0, 1) if dims[i] is not None]
     size = operands[batched[0]].shape[dims[batched[0]]]
@@ -227,25 +237,26 @@ def _batch(primitive, fold_axes, operands, dims, **params):
     return primitive.bind(*(jnp.moveaxis(a, d, 0) for a, d in zip(operands, dims, strict=True)), **params), 0
 
 
-def _over_groups(function, mapper):
-    def lowered(a, b, **params):
+def _over_groups(function: Callable[..., Array], mapper: Callable) -> Callable[..., Array]:
+    def lowered(a: Array, b: Array, **params: Any) -> Array:
         one = functools.partial(function, **params)
         return one(a, b) if a.ndim == 4 else mapper(one)(a, b)
     return lowered
 
 
-def _sequential(function):
+def _sequential(function: Callable[..., Array]) -> Callable[..., Array]:
     return lambda a, b: lax.map(lambda pair: function(*pair), (a, b))
 
 
-def _make(name, shape_rule, own, canonical, fold_axes):
+def _make(name: str, shape_rule: Callable[..., Shape], own: Callable[..., Array], canonical: Callable[..., Array],
+          fold_axes: tuple[Pair, Pair]) -> Primitive:
     primitive = Primitive(name)
     primitive.def_abstract_eval(functools.partial(_abstract, shape_rule))
     bind = jax.jit(primitive.bind, static_argnames=(
         "strides", "padding", "precision", "input_size", "kernel_size"))
 
     @primitive.def_impl
-    def _(*args, **params):
+    def _(*args: Array, **params: Any) -> Array:
         with jax.disable_jit(False):  # Else the bind inside would come back here for ever.
             return bind(*args, **params)
 
@@ -265,11 +276,11 @@ kernel_gradient_p = _make("conv_kernel_gradient", _kernel_gradient_shape, _kerne
                           _cpu_kernel_gradient, ((3, 2), (3, 3)))
 
 
-def _spatial(undefined, offset):
+def _spatial(undefined: Any, offset: int) -> Pair:
     return tuple(undefined.aval.shape[-4 + offset:-2 + offset])
 
 
-def _shared(params):
+def _shared(params: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in params.items() if k not in ("input_size", "kernel_size")}
 
 
@@ -307,8 +318,8 @@ class Conv(nn.Module):
     kernel_init: nn.initializers.Initializer = uniform_fan_in
 
     @nn.compact
-    def __call__(self, x):
-        """float[n, height, width, c_in] -> dtype[n, height', width', features]."""
+    def __call__(self, x: Float[Array, "n h w c_in"]) -> Float[Array, "n h' w' features"]:
+        """:func:`conv` in ``dtype``."""
         shape = (*self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         y = conv(x.astype(self.dtype), kernel.astype(self.dtype), self.strides, self.padding)

@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
 from morel_jax.models.linear import Linear
 
@@ -38,17 +39,19 @@ class EmbeddingSpace(nn.Module):
     num_heads: int = 2
 
     @nn.compact
-    def __call__(self, features, labels, mask=None):
-        """One embedding a row, in the batch's order.
+    def __call__(self, features: Float[Array, "n width"], labels: Int[Array, " n"],
+                 mask: Bool[Array, " n"] | None = None,
+                 ) -> tuple[Float[Array, "n embed_dim"], Float[Array, "n embed_dim"]]:
+        """One embedding per row, in the batch's order.
 
         Args:
-            features: float[n, width].
-            labels: int[n].
-            mask: bool[n], False for padding rows; None if there are none. A padding row attends to itself
+            features: a classifier's.
+            labels: of the rows.
+            mask: False for padding rows; None if there are none. A padding row attends to itself
                 only and no other row attends to it, so the other rows' results are as if it were not there.
 
         Returns:
-            (projected, attended): s and t, each float32[n, embed_dim].
+            (projected, attended): s and t, float32.
         """
         if self.num_heads < 1 or self.embed_dim % self.num_heads:
             raise ValueError("embed_dim must be a multiple of num_heads; "

@@ -2,10 +2,11 @@
 import jax
 from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
+from jaxtyping import Array
 
 
 @jax.custom_jvp
-def fusion_barrier(x):
+def fusion_barrier(x: Array) -> Array:
     """``x``, any array; on CPU computed in a loop over its own shape, whatever is made of it next.
 
     XLA fuses a reshaping that moves nothing into the loop before it, which then runs over the new shape and finds its
@@ -17,10 +18,10 @@ def fusion_barrier(x):
 
 
 @fusion_barrier.defjvp
-def _jvp(primals, tangents):
+def _jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     return fusion_barrier(*primals), *tangents
 
 
-def _not_inlined(x):
+def _not_inlined(x: Array) -> Array:
     with set_xla_metadata(inlineable="false"):
         return jax.jit(lambda x: x)(x)

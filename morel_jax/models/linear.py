@@ -1,37 +1,36 @@
 """Linear layer with PyTorch's initial values."""
 
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Key
 
 
-def uniform_fan_in(key, shape, dtype=jnp.float32):
+def uniform_fan_in(key: Key[Array, ""], shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
     """PyTorch's default for kernels and linear weights: uniform in ±1/sqrt(fan_in); output axis last."""
     return nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")(key, shape, dtype)
 
 
 @jax.custom_jvp
-def product(x, w):
+def product(x: Float[Array, "*n inputs"], w: Float[Array, "inputs features"]) -> Float[Array, "*n features"]:
     """``x @ w`` with an input gradient that is fast inside loops.
 
     XLA's CPU backend turns ``w`` round in every product with its transpose. It moves a concatenation out of a loop, but
     never a transposition alone: so the tangent, of which the input gradient is the transpose, is written with one.
 
-    Args:
-        x: float[..., inputs].
-        w: float[inputs, features].
-
-    Returns:
-        float[..., features]. Differentiable to any order in forward and reverse mode.
+    Differentiable to any order in forward and reverse mode.
     """
     return x @ w
 
 
 @partial(product.defjvp, symbolic_zeros=True)
-def _product_jvp(primals, tangents):
+def _product_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
     (x, w), (dx, dw) = primals, tangents
     y = product(x, w)
     parts = []  # Of the tangents that there are: a product with zeros would be counted, and computed in forward mode.
@@ -56,9 +55,9 @@ class Linear(nn.Module):
     bias_init: nn.initializers.Initializer | None = None
 
     @nn.compact
-    def __call__(self, x):
-        """float[..., inputs] -> float32[..., features]; float64 of float64."""
-        def bias_like_kernel(key, shape, dtype):
+    def __call__(self, x: Float[Array, "*n inputs"]) -> Float[Array, "*n features"]:
+        """float32; float64 of float64."""
+        def bias_like_kernel(key: Key[Array, ""], shape: Sequence[int], dtype: DTypeLike) -> Array:
             bound = x.shape[-1] ** -0.5
             return jax.random.uniform(key, shape, dtype, -bound, bound)
 

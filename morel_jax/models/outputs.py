@@ -1,22 +1,30 @@
 """What goes into and comes out of every classifier."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
 
-import jax
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+Images = Float[Array, "n height width channels"]  # In [0, 1].
+Numbers = tuple[float, ...] | None
+Model = TypeVar("Model", bound=nn.Module)
 
 
 class Outputs(NamedTuple):
     """Attributes:
-        features: float32[n, width], the input of the last linear layer; z = g(x).
-        logits: float32[n, num_classes]; h(z).
+        features: float32, the input of the last linear layer; z = g(x).
+        logits: float32; h(z).
     """
-    features: jax.Array
-    logits: jax.Array
+    features: Float[Array, "n width"]
+    logits: Float[Array, "n num_classes"]
 
 
-def check_normalisation(mean, std, channels=None):
+def check_normalisation(mean: Sequence[float] | None, std: Sequence[float] | None,
+                        channels: int | None = None) -> tuple[Numbers, Numbers]:
     """Returns mean and std as tuples of floats, or both None.
 
     Args:
@@ -27,10 +35,10 @@ def check_normalisation(mean, std, channels=None):
         ValueError: one without the other, other lengths, a mean outside [0, 1], or a std outside (0, 1], as those of
             images in 0 .. 255 are.
     """
-    if (mean is None) != (std is None):
-        raise ValueError(f"mean and std go together; got mean={mean} and std={std}.")
-    if mean is None:
+    if mean is None and std is None:
         return None, None
+    if mean is None or std is None:
+        raise ValueError(f"mean and std go together; got mean={mean} and std={std}.")
     mean, std = (tuple(map(float, np.ravel(numbers))) for numbers in (mean, std))
     if not len(mean) == len(std) == (channels or len(mean)) or not mean:
         each = f"each of the {channels} channels" if channels else "each channel"
@@ -43,12 +51,12 @@ def check_normalisation(mean, std, channels=None):
     return mean, std
 
 
-def standardise(images, mean, std, dtype):
+def standardise(images: Images, mean: Numbers, std: Numbers, dtype: DTypeLike) -> Images:
     """Casts images to the compute type, normalised by channel if mean and std are given.
 
     Args:
-        images: float[n, height, width, channels] in [0, 1].
-        mean, std: tuples of a number a channel, in the same units; None for images as they are.
+        images: in [0, 1].
+        mean, std: one number per channel, in the same units; None for images as they are.
         dtype: of the result.
 
     Raises:
@@ -57,7 +65,7 @@ def standardise(images, mean, std, dtype):
     if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError("images must be floats in [0, 1] of shape [n, height, width, channels]; "
                          f"got {images.dtype}{list(images.shape)}.")
-    if mean is not None:
+    if mean is not None and std is not None:
         if not len(mean) == len(std) == images.shape[-1]:
             raise ValueError(f"mean and std must have a number for each of the {images.shape[-1]} channels; "
                              f"got {mean} and {std}.")
@@ -65,11 +73,11 @@ def standardise(images, mean, std, dtype):
     return images.astype(dtype)
 
 
-def global_average_pool(x):
-    """float[n, height, width, channels] -> float[n, channels], float32 at least."""
+def global_average_pool(x: Images) -> Float[Array, "n channels"]:
+    """The mean over all places, in float32 at least."""
     return jnp.mean(x.astype(jnp.promote_types(x.dtype, jnp.float32)), axis=(1, 2))
 
 
-def in_float32(model):
+def in_float32(model: Model) -> Model:
     """The classifier computing in float32, whatever it trains in; one without an attribute ``dtype`` as it is."""
     return model.clone(dtype="float32") if hasattr(model, "dtype") else model

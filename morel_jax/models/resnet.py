@@ -4,6 +4,7 @@ Reference: He et al., arXiv:1512.03385.
 """
 
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from morel_jax.models.batch_norm import BatchNorm
 from morel_jax.models.convolution import Conv
 from morel_jax.models.linear import Linear
-from morel_jax.models.outputs import Outputs, global_average_pool, standardise
+from morel_jax.models.outputs import Images, Outputs, global_average_pool, standardise
 
 
 class BasicBlock(nn.Module):
@@ -23,7 +24,7 @@ class BasicBlock(nn.Module):
     expansion = 1
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Images) -> Images:
         """float[n, height, width, c] -> float[n, height / stride, width / stride, width * expansion]."""
         y = self.conv(self.width, (3, 3), (self.stride,) * 2, ((1, 1), (1, 1)), name="conv1")(x)
         y = nn.relu(self.norm(name="bn1")(y))
@@ -41,7 +42,7 @@ class Bottleneck(nn.Module):
     expansion = 4
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Images) -> Images:
         """float[n, height, width, c] -> float[n, height / stride, width / stride, width * expansion]."""
         y = self.conv(self.width, (1, 1), name="conv1")(x)
         y = nn.relu(self.norm(name="bn1")(y))
@@ -52,7 +53,7 @@ class Bottleneck(nn.Module):
         return nn.relu(y + _shortcut(self, x))
 
 
-def _shortcut(block, x):
+def _shortcut(block: Any, x: Images) -> Images:
     width = block.width * block.expansion
     if block.stride == 1 and x.shape[-1] == width:
         return x
@@ -72,7 +73,7 @@ class ResNet(nn.Module):
         widths: channels in each stage, before a block's expansion; the stem has the first stage's.
         stem_stride: 1, a 3x3 convolution; or 2, a 4x4 one that halves the image.
         dtype: compute type of convolutions and activations; parameters, statistics and outputs are float32.
-        mean, std: tuples, a number a channel, to normalise images inside the model; or None.
+        mean, std: one number per channel, to normalise images inside the model; or None.
         batch_norm_momentum: weight of the old running statistics.
         batch_norm_axis_name: `axis_name` of BatchNorm.
         remat: with ``train=True`` keep only the blocks' inputs for a gradient and compute the rest anew. A gradient
@@ -91,8 +92,8 @@ class ResNet(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, images, train=False):
-        """float[n, height, width, channels] in [0, 1] -> `Outputs`."""
+    def __call__(self, images: Images, train: bool = False) -> Outputs:
+        """Features and logits of images in [0, 1]."""
         conv = partial(Conv, dtype=self.dtype)
         norm = partial(BatchNorm, not train, self.batch_norm_momentum, dtype=self.dtype,
                        axis_name=self.batch_norm_axis_name)

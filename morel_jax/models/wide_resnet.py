@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from morel_jax.models.batch_norm import BatchNorm
 from morel_jax.models.convolution import Conv
 from morel_jax.models.linear import Linear
-from morel_jax.models.outputs import Outputs, global_average_pool, standardise
+from morel_jax.models.outputs import Images, Outputs, global_average_pool, standardise
 
 # Normal with variance 2 / (kernel height * kernel width * output channels), not truncated.
 normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -25,7 +25,7 @@ class PreActivationBlock(nn.Module):
     norm: partial
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Images) -> Images:
         """float[n, height, width, c] -> float[n, height / stride, width / stride, width]."""
         y = nn.relu(self.norm(name="bn1")(x))
         if x.shape[-1] != self.width:
@@ -62,8 +62,8 @@ class WideResNet(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, images, train=False):
-        """float[n, height, width, channels] in [0, 1] -> `Outputs`."""
+    def __call__(self, images: Images, train: bool = False) -> Outputs:
+        """Features and logits of images in [0, 1]."""
         check_size(self.depth, self.width)
         conv = partial(Conv, dtype=self.dtype, kernel_init=normal_fan_out)
         norm = partial(BatchNorm, not train, self.batch_norm_momentum, dtype=self.dtype,
@@ -85,7 +85,7 @@ class WideResNet(nn.Module):
 _DEEPEST, _WIDEST = 1000, 241
 
 
-def check_size(depth, width):
+def check_size(depth: int, width: int) -> None:
     """Raises ValueError unless depth is 6n + 4 with 1 <= n <= 166, and width in 1 .. 241."""
     if not 10 <= depth <= _DEEPEST or depth % 6 != 4:
         raise ValueError("wide_resnet's depth must be 6n + 4 (10, 16, 22, 28, 34, ...), "

@@ -14,21 +14,27 @@ places.
 
 Reference: Lavin and Gray, "Fast algorithms for convolutional neural networks", arXiv:1509.09308.
 """
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Float
 
 from morel_jax.models.fusion import fusion_barrier
 
 # Measured (docs/performance.md): 64 channels gain, 16 lose, the products being too thin to repay the transformations.
 _LEAST_CHANNELS = 64
 
+Arrays = Sequence[Array]
+Padding = Sequence[tuple[int, int]]
 
-def suits(kernel_size, strides, c_in, c_out):
+
+def suits(kernel_size: Sequence[int], strides: Sequence[int], c_in: int, c_out: int) -> bool:
     """Whether a convolution can be done this way and gains by it."""
     return tuple(kernel_size) == (3, 3) and tuple(strides) == (1, 1) and min(c_in, c_out) >= _LEAST_CHANNELS
 
 
-def forward(x, w, padding):
+def forward(x: Array, w: Array, padding: Padding) -> Array:
     """float[n, h, w, c_in], float[3, 3, c_in, c_out] -> float[n, h', w', c_out].
 
     Padding is ((top, bottom), (left, right)).
@@ -39,7 +45,7 @@ def forward(x, w, padding):
     return _assemble(products, size)
 
 
-def input_gradient(g, w, padding, input_size):
+def input_gradient(g: Array, w: Array, padding: Padding, input_size: Sequence[int]) -> Array:
     """Transpose of :func:`forward` in x: float[n, h', w', c_out] -> float[n, *input_size, c_in]."""
     # A convolution with the kernel turned round; indices turn it, and contracting c_out swaps its channels.
     kernels = _transformed_kernel([[w[2 - i, 2 - j] for j in range(3)] for i in range(3)])
@@ -48,7 +54,7 @@ def input_gradient(g, w, padding, input_size):
     return _assemble([jnp.tensordot(v, u, axes=((3,), (1,))) for v, u in zip(tiles, kernels, strict=True)], input_size)
 
 
-def kernel_gradient(x, g, padding):
+def kernel_gradient(x: Array, g: Array, padding: Padding) -> Array:
     """Transpose of :func:`forward` in w: float[n, h, w, c_in], float[n, h', w', c_out] -> float[3, 3, c_in, c_out]."""
     size = g.shape[1:3]
     everywhere = ((0, 1, 2), (0, 1, 2))
@@ -59,38 +65,38 @@ def kernel_gradient(x, g, padding):
     return jnp.stack([jnp.stack([column[i] for column in columns]) for i in range(3)])
 
 
-def _b(a):
+def _b(a: Arrays) -> Arrays:
     return a[0] - a[2], a[1] + a[2], a[2] - a[1], a[1] - a[3]
 
 
-def _g(a):
+def _g(a: Arrays) -> Arrays:
     half_sum = 0.5 * (a[0] + a[2])
     return a[0], half_sum + 0.5 * a[1], half_sum - 0.5 * a[1], a[2]
 
 
-def _g_transposed(a):
+def _g_transposed(a: Arrays) -> Arrays:
     half_sum = 0.5 * (a[1] + a[2])
     return a[0] + half_sum, 0.5 * (a[1] - a[2]), half_sum + a[3]
 
 
-def _a(a):
+def _a(a: Arrays) -> Arrays:
     return a[0] + a[1] + a[2], a[1] - a[2] - a[3]
 
 
-def _a_transposed(a):
+def _a_transposed(a: Arrays) -> Arrays:
     return a[0], a[0] + a[1], a[0] - a[1], -a[1]
 
 
-def _every_other(x, axis, start, count):
+def _every_other(x: Array, axis: int, start: int, count: int) -> Array:
     return lax.slice_in_dim(x, start, start + 2 * count - 1, 2, axis)
 
 
-def _tile_counts(size):
+def _tile_counts(size: Sequence[int]) -> tuple[int, ...]:
     return tuple((extent + 1) // 2 for extent in size)
 
 
-def _image_tiles(x, padding, size):
-    """The 16 places of B^T X B, each float[n, tiles down, tiles across, c], for results of ``size``."""
+def _image_tiles(x: Array, padding: Padding, size: Sequence[int]) -> list[Float[Array, "n down across c"]]:
+    """The 16 places of B^T X B, for results of ``size``."""
     counts = _tile_counts(size)
     pads = [(low, 2 * count + 2 - extent - low, 0)
             for (low, _), count, extent in zip(padding, counts, x.shape[1:3], strict=True)]
@@ -99,8 +105,8 @@ def _image_tiles(x, padding, size):
     return [place for row in rows for place in _b([_every_other(row, 2, j, counts[1]) for j in range(4)])]
 
 
-def _result_tiles(g):
-    """The 16 places of A dY A^T, each float[n, tiles down, tiles across, c]."""
+def _result_tiles(g: Array) -> list[Float[Array, "n down across c"]]:
+    """The 16 places of A dY A^T."""
     counts = _tile_counts(g.shape[1:3])
     pads = [(0, 2 * count - extent, 0) for count, extent in zip(counts, g.shape[1:3], strict=True)]
     g = lax.pad(g, jnp.zeros((), g.dtype), ((0, 0, 0), *pads, (0, 0, 0)))
@@ -108,13 +114,13 @@ def _result_tiles(g):
     return [place for row in rows for place in _a_transposed([_every_other(row, 2, j, counts[1]) for j in range(2)])]
 
 
-def _transformed_kernel(taps):
+def _transformed_kernel(taps: Sequence[Arrays]) -> list[Array]:
     rows = list(zip(*(_g(row) for row in taps), strict=True))  # 4 columns of 3 taps each.
     places = [_g(column) for column in rows]
     return [places[j][i] for i in range(4) for j in range(4)]
 
 
-def _assemble(products, size):
+def _assemble(products: Arrays, size: Sequence[int]) -> Array:
     """A^T M A of the 16 places' products, put together and cut to ``size``."""
     rows = list(zip(*(_a([products[4 * i + j] for i in range(4)]) for j in range(4)), strict=True))
     tiles = [jnp.stack(_a(row), axis=3) for row in rows]

@@ -6,5 +6,7 @@ A new module in this folder is found without an entry anywhere else.
 import importlib
 import pkgutil
 
-BY_NAME = {reader.name: reader for module in pkgutil.iter_modules(__path__)
+from morel_jax.data.archives import Reader
+
+BY_NAME: dict[str, Reader] = {reader.name: reader for module in pkgutil.iter_modules(__path__)
            for reader in importlib.import_module(f"{__name__}.{module.name}").READERS}

@@ -5,25 +5,28 @@ A record is one byte per label, then 1,024 bytes each of red, green and blue, ro
 
 import functools
 import tarfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
-from morel_jax.data.archives import Archive, Reader
+from morel_jax.data.archives import Archive, Content, Reader
 
 _SHAPE = (32, 32, 3)
 
 
-def _read(paths, folder, splits, names, num_labels):
+def _read(paths: Sequence[Path], folder: str, splits: Mapping[str, Sequence[str]], names: str,
+          num_labels: int) -> Content:
     """Args: names of the archive's folder, of each split's files, and of the file of class names; labels per record,
     of which the last one counts."""
     contents = {}
     wanted = {f"{folder}/{file}": file for files in [*splits.values(), [names]] for file in files}
     with tarfile.open(paths[0], "r:gz") as archive:
         for member in archive:
-            if member.name in wanted:
-                contents[wanted[member.name]] = archive.extractfile(member).read()
+            if member.name in wanted and (file := archive.extractfile(member)):
+                contents[wanted[member.name]] = file.read()
 
-    def rows(files):
+    def rows(files: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         records = np.frombuffer(b"".join(contents[file] for file in files), np.uint8)
         records = records.reshape(-1, num_labels + 3 * 32 * 32)
         return records[:, num_labels:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), records[:, num_labels - 1]

@@ -5,10 +5,13 @@ arXiv:1708.07747; MIT licence, Zalando SE.
 """
 
 import math
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
 
-from morel_jax.data.archives import Archive, Reader, gunzip
+from morel_jax.data.archives import Archive, Content, Reader, gunzip
 from morel_jax.files import reading
 
 # In the order of the labels; spelled as in TFDS.
@@ -36,15 +39,15 @@ ARCHIVES = {
 }
 
 
-def parse_idx(content, offset=0):
+def parse_idx(content: bytes, offset: int = 0) -> tuple[UInt8[np.ndarray, "..."], int]:
     """Reads one array of unsigned bytes in the IDX format (http://yann.lecun.com/exdb/mnist/).
 
     Args:
-        content: bytes.
+        content: of a file.
         offset: where the array's header starts.
 
     Returns:
-        (array, end): uint8, a read-only view of `content`; the offset of the byte after it.
+        (array, end): a read-only view of `content`; the offset of the byte after it.
 
     Raises:
         ValueError: there is no IDX header of unsigned bytes, or the content ends early.
@@ -61,8 +64,8 @@ def parse_idx(content, offset=0):
     return np.frombuffer(content, np.uint8, end - start, start).reshape(shape), end
 
 
-def read_idx(path):
-    """Returns the one array of a gzipped IDX file as uint8, read-only.
+def read_idx(path: Path) -> UInt8[np.ndarray, "..."]:
+    """Returns the one array of a gzipped IDX file, read-only.
 
     Raises:
         ValueError: it is no such file, or damaged; names the file.
@@ -71,7 +74,7 @@ def read_idx(path):
         return parse_idx(gunzip(path))[0]
 
 
-def _read(paths):
+def _read(paths: Sequence[Path]) -> Content:
     arrays = [read_idx(path) for path in paths]
     return CLASS_NAMES, {split: (arrays[2 * i][..., None], arrays[2 * i + 1]) for i, split in enumerate(ARCHIVES)}
 

@@ -8,22 +8,24 @@ by tools that number a folder's subfolders, and named by `words.txt`; where two 
 import collections
 import re
 import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
 
-from morel_jax.data.archives import Archive, Reader
+from morel_jax.data.archives import Archive, Content, Reader
 
 _TRAIN = re.compile(r"tiny-imagenet-200/train/(n\d+)/images/[^/]+\.JPEG")
 _VALIDATION = re.compile(r"tiny-imagenet-200/val/images/([^/]+\.JPEG)")
 
 
-def _read(paths):
+def _read(paths: Sequence[Path]) -> Content:
     with zipfile.ZipFile(paths[0]) as archive:
-        wnids, words, annotations = (archive.read(f"tiny-imagenet-200/{file}").decode()
+        listed, words, annotations = (archive.read(f"tiny-imagenet-200/{file}").decode()
                                      for file in ("wnids.txt", "words.txt", "val/val_annotations.txt"))
         files = archive.namelist()
-    wnids = sorted(wnids.split())
+    wnids = sorted(listed.split())
     annotated = dict(line.split("\t")[:2] for line in annotations.splitlines())
     train = {file: match[1] for file in files if (match := _TRAIN.fullmatch(file))}
     test = {file: annotated[match[1]] for file in files if (match := _VALIDATION.fullmatch(file))}
@@ -33,14 +35,14 @@ def _read(paths):
         for split, rows in (("train", train), ("test", test))}
 
 
-def _images(path, files):
+def _images(path: Path, files: Iterable[str]) -> Iterator[np.ndarray]:
     with zipfile.ZipFile(path) as archive:
         for file in files:
             with archive.open(file) as content, PIL.Image.open(content) as image:
                 yield np.asarray(image.convert("RGB"))
 
 
-def class_names(wnids, words):
+def class_names(wnids: Sequence[str], words: str) -> list[str]:
     """Names for WordNet ids.
 
     Args:
@@ -48,7 +50,7 @@ def class_names(wnids, words):
         words: text of lines "wnid<TAB>name".
 
     Returns:
-        list of str, one per id, all different.
+        One per id, all different.
     """
     table = dict(line.split("\t", 1) for line in words.splitlines() if line)
     names = [table.get(wnid, wnid).strip() for wnid in wnids]

@@ -1,0 +1,17 @@
+"""Types of what attacks take and return, with shapes by jaxtyping; nothing checks them at run time."""
+from collections.abc import Callable
+
+from jaxtyping import Array, Bool, Float, Int, Key
+
+Images = Float[Array, "n h w c"]  # In [0, 1], where they are not gradients.
+Points = Float[Array, "n ..."]    # Images of any number of axes.
+Logits = Float[Array, "n classes"]
+Labels = Int[Array, " n"]
+Values = Float[Array, " n"]
+Counts = Int[Array, " n"]
+Mask = Bool[Array, " n"]
+Keys = Key[Array, " n"]
+KeyOrKeys = Key[Array, "..."]     # One key for all examples, or one per example.
+
+#: Images float[n, h, w, c] to logits float[n, classes]; a network that answers at random also takes keys[n].
+LogitsFn = Callable[..., Logits]
