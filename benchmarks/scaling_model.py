@@ -17,8 +17,8 @@ from pathlib import Path
 import jax
 
 from benchmarks.measure import environment
-from morel_jax.training.dry_run import dry_run
-from morel_jax.training.flops import count_flops
+from morel_jax.targets.dry_run import dry_run
+from morel_jax.targets.flops import count_flops
 from morel_jax.training.setup import setup
 from morel_jax.training.step import train_step
 

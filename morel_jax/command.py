@@ -22,12 +22,10 @@ class _ConfigParser(flags.ArgumentParser):
         return "config object"
 
     def parse(self, path):
-        from morel_jax.configuration import load_file  # Here: --help and a wrong flag answer at once.
+        from morel_jax.configuration import config_file, load_file  # Here: --help and a wrong flag answer at once.
         file, *spec = path.split(":", 1)
-        if not os.path.isfile(file):
-            raise flags.Error(f"--config must be a Python file with get_config(), and after a colon its argument; "
-                              f"got {path!r}, and there is no such file.")
         try:
+            file = config_file(file)
             config = load_file(file, *spec)
         except Exception as error:
             raise flags.Error(_of_config_file(file, error)) from error
@@ -50,7 +48,8 @@ def _of_config_file(file, error):
     return f"{file}{line}: {type(error).__name__}: {error}"
 
 
-def define_config(default=None, help_text="File with get_config(), and after a colon its argument."):
+def define_config(default=None, help_text="Name of a shipped config, or a Python file with get_config(); after a colon "
+                                          "its argument."):
     """The flag ``--config``, with overrides ``--config.SECTION.FIELD=VALUE``; a holder of the ConfigDict."""
     try:  # It looks at the command line at once, for a --flagfile.
         holder = config_flags.DEFINE_config_file("config", None, help_text)
@@ -124,7 +123,7 @@ def exit_status(work):
         print(interruption, file=sys.stderr)
         return 128 + interruption.signal_number
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        print("stopped; the same command resumes from here", file=sys.stderr)
         return 128 + signal.SIGINT
     except Diverged as error:
         print(f"error: {error}", file=sys.stderr)

@@ -6,7 +6,9 @@ A config holds plain values only.
 import difflib
 import importlib.machinery
 import importlib.util
+import os
 import types
+from pathlib import Path
 
 import ml_collections
 
@@ -29,6 +31,8 @@ from morel_jax.schema import (
 )
 
 VARIANTS = ("paper", "reference")
+# In a checkout a link to the folder configs/ at its top; a wheel has the files.
+SHIPPED_CONFIGS = Path(__file__).parent / "configs"
 
 
 def _pgd(section, whose, source, swept, epsilon, step_size, num_steps):
@@ -164,6 +168,25 @@ def unknown_field(field):
     likely = [known for known in nearest if likeness(known) >= max(0.6, likeness(nearest[0]) - 0.1)] or nearest
     return (f"config.{field} is not a field of this library's configs; nearest: "
             f"{', '.join(f'config.{known}' for known in likely)}.")
+
+
+def config_file(name):
+    """Path of a config's file.
+
+    Args:
+        name: a path; or of a file that is shipped with this library its name alone, such as ``cifar10``.
+
+    Raises:
+        ValueError: there is no such file; the message lists those that are shipped.
+    """
+    if os.path.isfile(name):
+        return str(name)
+    shipped = {path.stem: path for path in SHIPPED_CONFIGS.glob("*.py")}
+    if name not in shipped:
+        raise ValueError("--config must be a Python file with get_config(), or one of the shipped "
+                         f"{', '.join(sorted(shipped))}, and after a colon its argument; got {name!r}, and there is no "
+                         "such file.")
+    return str(shipped[name])
 
 
 def load_file(path, *spec):

@@ -9,8 +9,7 @@ from absl import flags
 
 from morel_jax import command
 
-_CONFIG = command.define_config("configs/quickstart.py", "What MOREL's network is trained with; by default "
-                                "configs/quickstart.py.")
+_CONFIG = command.define_config("quickstart", "What MOREL's network is trained with; by default quickstart.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Folder for both runs and the figure.")
 
 _SHOWN_CLASSES = 8

@@ -4,16 +4,13 @@ import sys
 
 from absl import flags
 
-from morel_jax import command, supervisor
+from morel_jax import command
 from morel_jax.files import local_path
 
 _CONFIG = command.define_config()
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder. A run that is there already is gone on with.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder. A run that is there already is resumed.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Compile the run's step without data, print what it needs, and stop.")
 _PROGRESS = flags.DEFINE_bool("progress", True, "Show how far the epoch is; each epoch's line is shown anyway.")
-_MAX_RESTARTS = flags.DEFINE_integer(
-    "max_restarts", 0, "Start the run again after a crash; give up after so many in a row without a new checkpoint.",
-    lower_bound=0)
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join other processes, as SLURM, Kubernetes or a TPU pod tell.")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0; joins other processes.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which process this is, from 0.", lower_bound=0)
@@ -24,7 +21,8 @@ _DETERMINISTIC = flags.DEFINE_bool("deterministic", False, "On a GPU, only kerne
 def _main():
     # Imported here: --help and a wrong flag answer at once.
     from morel_jax import determinism, sharding
-    from morel_jax.training import dry_run, fit
+    from morel_jax.targets import dry_run
+    from morel_jax.training import fit
     if _DETERMINISTIC.value:
         determinism.use_deterministic_kernels()
     if _DISTRIBUTED.value or _COORDINATOR.value is not None or "JAX_COORDINATOR_ADDRESS" in os.environ:
@@ -46,16 +44,6 @@ def _main():
 def main(argv):
     """Trains as the flags say. Exit status: see :func:`morel_jax.command.exit_status`."""
     del argv
-    if _MAX_RESTARTS.value and not _DRY_RUN.value:
-        try:
-            workdir = local_path(_WORKDIR.value, "--workdir")
-        except ValueError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-        # The child is this command; of a flag given twice the last counts.
-        command_line = [sys.executable, *sys.orig_argv[1:], "--max_restarts=0"]
-        # Wrong flags are the child's to report.
-        return supervisor.supervise(command_line, _MAX_RESTARTS.value, lambda: supervisor.newest_checkpoint(workdir))
     return command.exit_status(_main)
 
 

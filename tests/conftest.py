@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 
 def pytest_configure(config):
     """The fast tests compile much and run little: less optimisation. The slow ones compile as users do."""
+    gc.set_threshold(50_000)  # Tracing makes so many objects that looking for garbage often takes a tenth of the time.
     expression = config.option.markexpr
     if "not slow" in expression:
         # In front: of a flag given twice the last counts, which is the environment's or the package's own.
@@ -26,7 +27,7 @@ def pytest_configure(config):
 
 
 # What guards numbers: it runs with the fast tests, and as users compile with `-m "slow or parity or numbers"`.
-_NUMBERS = ("losses", "attacks", "evaluation/test_judge.py", "evaluation/test_pool.py", "training/test_loop.py")
+_NUMBERS = ("losses", "attacks", "evaluation/test_judge.py", "evaluation/test_pool.py", "training/test_fit.py")
 
 
 def pytest_itemcollected(item):
@@ -51,7 +52,7 @@ def _compile_once(tmp_path_factory, worker_id):
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         folder = _shared_folder(tmp_path_factory, worker_id) / "compiled"
         jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)  # Writing costs too.
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -40,3 +40,9 @@ def images_and_labels(count=8, size=8, channels=3, classes=4, seed=0):
     random = np.random.default_rng(seed)
     return (random.integers(0, 256, (count, size, size, channels), np.uint8),
             random.integers(0, classes, count).astype(np.int32))
+
+
+def newest_checkpoint(workdir):
+    """Position of the newest ``last`` of a run, or None."""
+    positions = [int(path.name) for path in (workdir / "checkpoints" / "last").glob("*") if path.name.isdecimal()]
+    return max(positions, default=None)

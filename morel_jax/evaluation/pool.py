@@ -20,7 +20,7 @@ from morel_jax.attacks.iterative import AttackState, IterativeAttack, begin, sel
 from morel_jax.attacks.keys import fold_in_each
 from morel_jax.evaluation.handover import Handover
 from morel_jax.evaluation.judge import judge_jit
-from morel_jax.training.flops import count_flops
+from morel_jax.targets.flops import count_flops
 
 # Rows of a block. A CPU core works best on what stays in its cache, and is full with fewer rows of a large network; an
 # accelerator wants to be filled.

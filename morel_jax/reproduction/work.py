@@ -18,7 +18,7 @@ from morel_jax.evaluation.trained import as_logits_fn, load_variables
 from morel_jax.files import make_folder, write_atomically
 from morel_jax.reproduction.grid import PROTOCOLS
 from morel_jax.reproduction.trials import HEAT_MAP, SURROGATE_CHECKPOINT
-from morel_jax.training.flops import count_flops
+from morel_jax.targets.flops import count_flops
 from morel_jax.training.placement import Sharded, build_layout
 from morel_jax.training.setup import INITIAL, STEP, setup
 from morel_jax.training.step import train_step

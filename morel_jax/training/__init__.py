@@ -1,7 +1,6 @@
 """Training: setup, step, trainer, and what they keep on disk."""
-from morel_jax.training.dry_run import DryRun, dry_run
 from morel_jax.training.fit import fit, fit_population
 from morel_jax.training.interruption import Interrupted
 from morel_jax.training.trainer import Diverged
 
-__all__ = ["Diverged", "DryRun", "Interrupted", "dry_run", "fit", "fit_population"]
+__all__ = ["Diverged", "Interrupted", "fit", "fit_population"]

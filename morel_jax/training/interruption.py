@@ -3,7 +3,7 @@ import signal
 import threading
 import time
 
-# A terminal or scheduler signals a supervisor and its child at once, and the supervisor passes it on: one request.
+# A terminal or scheduler may signal a command and what started it, which passes the signal on: one request.
 _SAME_REQUEST_SECONDS = 1.0
 
 

@@ -67,7 +67,7 @@ class Sharded:
     def new_states(self, setup, seeds, purpose):
         """A list with the state of a new run."""
         key = self.keys(seeds, purpose)
-        return [setup.compile_new_state(key, self.layout.state)(key)]
+        return [setup.compile_new_state(key, self.layout)(key)]
 
     def like(self, state, totals):
         """Shapes and shardings of a run's arrays, to read a checkpoint by."""

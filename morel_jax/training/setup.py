@@ -14,7 +14,7 @@ from morel_jax.methods import METHODS
 from morel_jax.training.custom import NO_CUSTOM, CustomParts, check_model
 from morel_jax.training.members import shared_config
 from morel_jax.training.state import HParams, create_state
-from morel_jax.training.step import Batch, Parts, empty_totals
+from morel_jax.training.step import Batch, Parts, empty_totals, keep_last
 
 # Purposes of randomness, folded into the seed's key.
 INITIAL, ORDER, STEP, VALIDATION = range(4)
@@ -51,7 +51,7 @@ def build_parts(config, num_classes, custom=NO_CUSTOM):
     )
 
 
-@functools.lru_cache(maxsize=1)
+@keep_last
 def _kept_parts(shared, num_classes):
     return build_parts(shared, num_classes)
 
@@ -108,11 +108,6 @@ class Setup:
         """Steps of an epoch; its last, incomplete batch is dropped."""
         return self.own_images // self.config.batch_size
 
-    @property
-    def has_config_parts(self):
-        """Whether the compiled programs follow from the config and the number of classes alone."""
-        return self.custom.model is None and self.custom.loss is None
-
     def hparams(self, config, epoch):
         """:func:`build_hparams` of a run with ``config``."""
         return build_hparams(config, epoch, self.steps_per_epoch, self.custom)
@@ -138,31 +133,26 @@ class Setup:
         """Totals of no step, as NumPy arrays: what an epoch begins with."""
         return empty_totals(*self.step_arguments, parts=self.parts)
 
-    def compile_new_state(self, key, shardings=None):
+    def compile_new_state(self, key, layout=None):
         """The function key -> TrainState of a new run, compiled.
 
         Args:
             key: one like those it will be called with.
-            shardings: function of a tree of shapes that gives the state's shardings; None: where the key is.
+            layout: of the run, where the state will lie; None: where the key is.
         """
         like = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=key.sharding)
-        arguments = (shared_config(self.config), optimizer.keeps_average(self.config), self.parts, self.image_shape,
-                     like, shardings)
-        try:
-            hash(self.parts)
-        except TypeError:  # A caller's own model may hold what cannot be hashed, such as an array.
-            return _compiled_new_state.__wrapped__(*arguments)
-        return _compiled_new_state(*arguments)
+        return _compiled_new_state(shared_config(self.config), optimizer.keeps_average(self.config), self.parts,
+                                   self.image_shape, like, layout)
 
 
-@functools.lru_cache(maxsize=1)
-def _compiled_new_state(shared, average, parts, image_shape, key, shardings):
+@keep_last
+def _compiled_new_state(shared, average, parts, image_shape, key, layout):
     hparams = build_hparams(shared, epoch=1)
 
     def create(key):
         return create_state(parts, key, image_shape, hparams, average)
 
-    create = jax.jit(create, out_shardings=shardings(jax.eval_shape(create, key)) if shardings else None)
+    create = jax.jit(create, out_shardings=layout.state(jax.eval_shape(create, key)) if layout else None)
     # Run once: what optimising would save is far less than the seconds that it takes.
     return create.lower(key).compile(compiler_options={"xla_backend_optimization_level": 0})
 
@@ -187,8 +177,9 @@ def setup(config, custom=NO_CUSTOM, blank=False):
     own, validation = builders.splits(config, dataset)
     if custom.model is not None:
         check_model(custom.model, dataset.image_shape, dataset.num_classes)
-    has_config_parts = custom.model is None and custom.loss is None
-    parts = (_kept_parts(shared_config(config), dataset.num_classes) if has_config_parts
-             else build_parts(config, dataset.num_classes, custom))
+    if custom.model is None and custom.loss is None:
+        parts = _kept_parts(shared_config(config), dataset.num_classes)
+    else:
+        parts = build_parts(config, dataset.num_classes, custom)
     return Setup(config, custom, dataset.record(),
                  builders.with_extra(config, own, dataset.num_classes), len(own.labels), validation, parts)

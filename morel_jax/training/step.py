@@ -1,5 +1,6 @@
 """One training step, and the compiled loop over many of them."""
 import dataclasses
+import functools
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -53,6 +54,23 @@ class Parts:
     awp: bool = False
     cutmix: bool = False
     combine: Callable | None = None
+
+
+def keep_last(function):
+    """Keeps a function's last result for its next call, where all arguments have a hash: a caller's own model may hold
+    what has none, such as an array."""
+    kept = functools.lru_cache(maxsize=1)(function)
+
+    @functools.wraps(function)
+    def call(*arguments):
+        try:
+            hash(arguments)
+        except TypeError:
+            return function(*arguments)
+        return kept(*arguments)
+
+    call.cache_clear = kept.cache_clear
+    return call
 
 
 @struct.dataclass
@@ -115,7 +133,7 @@ def _attack(state, hparams, x, labels, keys, parts):
 
 
 def _everywhere(rows, layout):
-    """An array with one row an example, whole on every device."""
+    """An array with one row per example, whole on every device."""
     return rows if layout is None else jax.lax.with_sharding_constraint(rows, layout.replicated)
 
 
@@ -243,9 +261,15 @@ def train_step(state, hparams, batch, key, *, parts, layout=None):
     return state, jax.tree.map(lambda metric: metric.astype(jnp.promote_types(metric.dtype, jnp.float32)), metrics)
 
 
+@keep_last
+def _jitted_step(parts):
+    """Traced once for the shapes of one run, and not anew for the next like it."""
+    return jax.jit(partial(train_step, parts=parts))
+
+
 def empty_totals(state, hparams, batch, key, *, parts):
     """Totals of no step, with the metrics that `parts` gives; arguments may be shapes (ShapeDtypeStruct)."""
-    _, metrics = jax.eval_shape(partial(train_step, parts=parts), state, hparams, batch, key)
+    _, metrics = _jitted_step(parts).eval_shape(state, hparams, batch, key)
     # NumPy, so that donating them to the first step leaves them whole for the next epoch.
     return Totals(sums={name: np.zeros((), metric.dtype) for name, metric in metrics.items()},
                   count=np.zeros((), np.int32), first_bad_step=np.full((), -1, np.int32))

@@ -12,8 +12,8 @@ from morel_jax.files import write_atomically
 from morel_jax.optimizer import learning_rate
 from morel_jax.training.checkpoint import Checkpoints
 from morel_jax.training.interruption import Interrupted
-from morel_jax.training.members import shared_config
 from morel_jax.training.setup import INITIAL, STEP, VALIDATION
+from morel_jax.training.step import keep_last
 from morel_jax.training.workdir import MetricsWriter, load_divergence
 
 # Between two looks at the clock and at signals: short for a person who waits, long beside a dispatch.
@@ -86,17 +86,10 @@ class Run:
         return best
 
 
-@functools.lru_cache(maxsize=1)
-def _kept_programs(shared, num_classes, placement, parts):
-    del shared, num_classes  # They and the placement fix the programs; ``parts`` is the same object for the same two.
-    return placement.compile(parts)
-
-
-def programs(setup, placement):
+@keep_last
+def programs(placement, parts):
     """(train, correct) of a placement; kept, so that the next like runs in this process compile nothing."""
-    if setup.has_config_parts:
-        return _kept_programs(shared_config(setup.config), setup.num_classes, placement, setup.parts)
-    return placement.compile(setup.parts)
+    return placement.compile(parts)
 
 
 class Trainer:
@@ -122,7 +115,7 @@ class Trainer:
                         for folder in folders]
         self.checkpoints = [stack.enter_context(Checkpoints(folder)) for folder in folders]
         self.diverged = [load_divergence(folder) if self.is_sweep else None for folder in folders]
-        self.train, self.correct = programs(setup, placement)
+        self.train, self.correct = programs(placement, setup.parts)
         self.feed = placement.feed(setup.train, setup.config.data.placement)
         self.steps_per_epoch = progress.steps_per_epoch = setup.steps_per_epoch
         seeds = [member.config.seed for member in members]

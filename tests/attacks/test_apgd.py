@@ -1,3 +1,5 @@
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,11 @@ ATTACKS = {
     "dlr": lambda epsilon, norm, steps=60: APGD(epsilon, steps, loss="dlr", norm=norm),
     "targeted": lambda epsilon, norm, steps=60: APGDTargeted(epsilon, steps, norm=norm),
 }
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def run(attack, logits_fn, x, y, keys=None):
+    return attack.run(logits_fn, jax.random.key(0) if keys is None else keys, x, y)
 
 
 def race(count=24):
@@ -35,8 +42,7 @@ def test_breaks_what_a_linear_model_allows_and_nothing_else(name, norm):
     distances = model.distances(norm)
     epsilon = float(np.median(distances))
     reached = distances < epsilon * 0.99
-    attack = jax.jit(lambda x, y: ATTACKS[name](epsilon, norm).run(model.logits, jax.random.key(0), x, y))
-    state = attack(model.x, model.y)
+    state = run(ATTACKS[name](epsilon, norm), model.logits, model.x, model.y)
     predictions = np.argmax(model.logits(state.x_adv), -1)
     np.testing.assert_array_equal(predictions != model.y, state.found)
     assert np.asarray(state.found)[reached].all()
@@ -54,7 +60,7 @@ def test_reaches_the_optimum_of_a_two_way_race(loss, norm):
     epsilon = 0.5 * float(model.distances(norm).min())
     unit = np.sign(apart) if norm == "linf" else apart / np.linalg.norm(apart, axis=1, keepdims=True)
     best = model.x + epsilon * unit.reshape(model.x.shape)
-    state = APGD(epsilon, 100, loss=loss, norm=norm).run(model.logits, jax.random.key(0), model.x, model.y)
+    state = run(APGD(epsilon, 100, loss=loss, norm=norm), model.logits, model.x, model.y)
     assert not state.found.any()
     np.testing.assert_allclose(margin(model.logits(state.run.best), model.y), margin(model.logits(best), model.y),
                                rtol=1e-3)
@@ -65,7 +71,7 @@ def test_ball_and_box_hold_at_the_edge_of_the_box():
     x = np.clip(model.x * 3 - 1, 0, 1)
     y = np.argmax(model.logits(x), -1)
     for norm, module in NORMS.items():
-        x_adv = APGD(0.2, 10, norm=norm)(model.logits, jax.random.key(0), x, y)
+        x_adv = np.asarray(run(APGD(0.2, 10, norm=norm), model.logits, x, y).x_adv)
         assert (module.distance(x_adv, x) <= 0.2 + 1e-6).all()
         assert x_adv.min() >= 0
         assert x_adv.max() <= 1
@@ -74,12 +80,12 @@ def test_ball_and_box_hold_at_the_edge_of_the_box():
 def test_steps_end_with_success_or_with_the_last_ascent():
     model = Linear(count=24)
     epsilon = float(np.median(model.distances("linf")))
-    state = APGD(epsilon, 20, num_restarts=2).run(model.logits, jax.random.key(0), model.x, model.y)
+    state = run(APGD(epsilon, 20, num_restarts=2), model.logits, model.x, model.y)
     steps = np.asarray(state.steps)
     assert (steps[~state.found] == 2 * 21).all()
     assert (steps[state.found] <= 2 * 21).all()
     assert (steps[state.found] < 10).any()
-    targets = APGDTargeted(1e-4, 5).run(model.logits, jax.random.key(0), model.x, model.y)
+    targets = run(APGDTargeted(1e-4, 5), model.logits, model.x, model.y)
     assert (np.asarray(targets.steps) == 4 * 6).all()  # Five classes have four others.
 
 
@@ -87,7 +93,7 @@ def test_the_step_size_is_halved_when_the_loss_stops_rising():
     """A network that answers the same everywhere: no step raises the loss, so each checkpoint halves the step."""
     x = np.full((2, 2, 2, 1), 0.5, np.float32)
     flat = lambda x: 0.0 * x.reshape(len(x), -1) + jnp.array([1.0, 0, 0, 0])  # noqa: E731
-    state = APGD(0.1, 100).run(flat, jax.random.key(0), x, np.zeros(2, int))
+    state = run(APGD(0.1, 100), flat, x, np.zeros(2, int))
     # Checkpoints after 22, then 19, 16, 13, 10, 7 and 6 more steps, and once more 6: 22 + 19 + ... = 99 <= 100.
     stretches = [22, 19, 16, 13, 10, 7, 6, 6]
     assert sum(stretches) == 99
@@ -98,9 +104,9 @@ def test_an_example_does_not_depend_on_its_neighbours():
     model = Linear(count=16)
     keys = jax.random.split(jax.random.key(0), 16)
     epsilon = float(np.median(model.distances("linf")))
-    run = jax.jit(lambda keys, x, y: APGD(epsilon, 20).run(model.logits, keys, x, y))
-    order = np.random.default_rng(0).permutation(16)
-    whole, shuffled = run(keys, model.x, model.y), run(keys[order], model.x[order], model.y[order])
+    attack, order = APGD(epsilon, 20), np.random.default_rng(0).permutation(16)
+    whole = run(attack, model.logits, model.x, model.y, keys)
+    shuffled = run(attack, model.logits, model.x[order], model.y[order], keys[order])
     np.testing.assert_array_equal(whole.x_adv[order], shuffled.x_adv)
     np.testing.assert_array_equal(whole.steps[order], shuffled.steps)
 
@@ -111,11 +117,11 @@ def test_one_compile_for_every_radius():
 
     @jax.jit
     @chex.assert_max_traces(n=1)
-    def run(attack, x, y):
+    def attacked(attack, x, y):
         return attack(model.logits, jax.random.key(0), x, y)
 
     for epsilon in (0.01, 0.1):
-        run(APGD(epsilon, 5), model.x, model.y)
+        attacked(APGD(epsilon, 5), model.x, model.y)
 
 
 def test_gradients_of_random_networks_are_averaged():
@@ -128,14 +134,14 @@ def test_gradients_of_random_networks_are_averaged():
         weights = model.logits(x)
         return jax.lax.stop_gradient(weights) + flip * (weights - jax.lax.stop_gradient(weights))
 
-    state = APGD(epsilon, 20, eot=20).run(noisy, jax.random.key(0), model.x, model.y)
+    state = run(APGD(epsilon, 20, eot=20), noisy, model.x, model.y)
     assert state.found.all()
 
 
 def test_nan_is_no_success():
     model = Linear(count=4)
     nowhere = lambda x: jnp.where(jnp.max(jnp.abs(x - model.x)) > 0, jnp.nan, model.logits(x))  # noqa: E731
-    state = APGD(0.1, 5).run(nowhere, jax.random.key(0), model.x, model.y)
+    state = run(APGD(0.1, 5), nowhere, model.x, model.y)
     assert not state.found.any()
     np.testing.assert_array_equal(state.x_adv, model.x)
 

@@ -4,7 +4,7 @@ import pytest
 
 from morel_jax.attacks.hyperplane import project_l2, project_linf
 
-PROJECTIONS = {"linf": project_linf, "l2": project_l2}
+PROJECTIONS = {"linf": jax.jit(project_linf), "l2": jax.jit(project_l2)}
 
 
 def problems(count=200, size=30, seed=0):

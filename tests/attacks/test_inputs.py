@@ -40,11 +40,12 @@ FAST = [(name, "float16") for name in ATTACKS] + [("pgd", "bfloat16"), ("square"
 def test_images_of_any_float_type_keep_it_in_ball_and_box(name, dtype):
     attack = ATTACKS[name]
     with jax.enable_x64(dtype == "float64"):
-        x = jnp.asarray(MODEL.x, dtype)
-        y = jnp.argmax(MODEL.logits(x), axis=-1).astype(jnp.int32)
-        x_adv = attack(lambda x: MODEL.logits(x).astype(x.dtype), KEY, x, y)
+        x = jnp.asarray(MODEL.x.astype(dtype))
+        y = np.argmax(MODEL.logits(x), axis=-1).astype(np.int32)
+        x_adv = jax.jit(lambda x, y: attack(lambda x: MODEL.logits(x).astype(x.dtype), KEY, x, y))(x, y)
         assert x_adv.dtype == x.dtype
-        x_adv, x = (jnp.asarray(images, jnp.float64 if dtype == "float64" else jnp.float32) for images in (x_adv, x))
+        x_adv, x = (np.asarray(images).astype(np.float64 if dtype == "float64" else np.float32)
+                    for images in (x_adv, x))
         assert np.all((x_adv >= 0) & (x_adv <= 1))
         radius = attack.epsilon * (1 + 1e-6)
         assert np.all(norm(getattr(attack, "norm", "linf")).distance(x_adv, x) <= radius)

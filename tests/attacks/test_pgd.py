@@ -1,3 +1,5 @@
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,11 @@ WEIGHTS = np.random.default_rng(1).normal(size=(12, 2)).astype(np.float32)
 
 def linear(x):
     return x.reshape(len(x), -1) @ WEIGHTS
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def attacked(attack, logits_fn, key, x, y):
+    return attack(logits_fn, key, x, y)
 
 
 def images(count=9):
@@ -41,7 +48,7 @@ def test_dlr_ends_where_a_linear_race_of_two_is_lost():
     model.bias[:] = [0, 0, -50]
     y = np.argmax(model.logits(model.x), -1)
     towards_other = (model.weights[:, 1 - y] - model.weights[:, y]).T.reshape(model.x.shape)
-    x_adv = PGD(0.01, 0.003, num_steps=8, loss="dlr")(model.logits, jax.random.key(0), model.x, y)
+    x_adv = attacked(PGD(0.01, 0.003, num_steps=8, loss="dlr"), model.logits, jax.random.key(0), model.x, y)
     np.testing.assert_allclose(x_adv, model.x + 0.01 * np.sign(towards_other), atol=1e-6)
 
 
@@ -57,7 +64,7 @@ def squared_error(z, x):
 @pytest.mark.parametrize("distance", [kl, squared_error])
 def test_distances_from_the_clean_outputs_end_at_an_extreme_of_a_linear_model(distance):
     x, y = images()
-    x_adv = np.asarray(PGD(0.1, 0.03, num_steps=8, loss=distance.__name__)(linear, jax.random.key(0), x, y))
+    x_adv = np.asarray(attacked(PGD(0.1, 0.03, num_steps=8, loss=distance.__name__), linear, jax.random.key(0), x, y))
     # Both fall to zero at the image's own score and rise on either side, so each climb ends in one of two extremes.
     ends = np.stack([optimum(x, np.zeros(len(x), int), 0.1), optimum(x, np.ones(len(x), int), 0.1)])
     at_an_end = np.isclose(ends, x_adv, atol=1e-6).all(axis=(2, 3, 4)).any(axis=0)
@@ -67,7 +74,7 @@ def test_distances_from_the_clean_outputs_end_at_an_extreme_of_a_linear_model(di
 
 def test_ball_and_box_hold():
     x, y = images(40)
-    x_adv = np.asarray(PGD(0.07, 0.05, num_steps=5)(linear, jax.random.key(0), x, y))
+    x_adv = np.asarray(attacked(PGD(0.07, 0.05, num_steps=5), linear, jax.random.key(0), x, y))
     assert np.abs(x_adv - x).max() <= 0.07 + 1e-6
     assert x_adv.min() >= 0
     assert x_adv.max() <= 1
@@ -75,7 +82,7 @@ def test_ball_and_box_hold():
 
 def test_radius_zero_returns_the_images():
     x, y = images()
-    np.testing.assert_array_equal(PGD(0.0, 0.1)(linear, jax.random.key(0), x, y), x)
+    np.testing.assert_array_equal(attacked(PGD(0.0, 0.1), linear, jax.random.key(0), x, y), x)
 
 
 def test_vmap_over_radii_equals_a_loop():
@@ -83,7 +90,7 @@ def test_vmap_over_radii_equals_a_loop():
     radii = jnp.array([0.0, 0.02, 0.1])
 
     def run(radius):
-        return PGD(radius, radius / 4)(linear, jax.random.key(0), x, y)
+        return attacked(PGD(radius, radius / 4), linear, jax.random.key(0), x, y)
 
     np.testing.assert_allclose(jax.vmap(run)(radii), [run(radius) for radius in radii], atol=1e-6)
 
@@ -104,8 +111,8 @@ def test_an_example_does_not_depend_on_its_batch():
     x, y = images()
     keys = fold_in_each(jax.random.key(5), jnp.arange(len(x)))
     attack = PGD(0.1, 0.001, num_steps=3)  # Small steps: the start stays visible in the result.
-    whole = attack(linear, keys, x, y)
-    parts = [attack(linear, keys[i:i + 2], x[i:i + 2], y[i:i + 2]) for i in range(0, len(x), 2)]
+    whole = attacked(attack, linear, keys, x, y)
+    parts = [attacked(attack, linear, keys[i:i + 2], x[i:i + 2], y[i:i + 2]) for i in range(0, len(x), 2)]
     np.testing.assert_allclose(whole, np.concatenate(parts), atol=1e-7)
     assert np.abs(np.diff(np.asarray(whole) - x, axis=0)).max() > 0.01
 
@@ -132,17 +139,17 @@ def test_restarts_keep_the_first_success_or_the_highest_loss(loss):
     kept = np.where(broken.any(0), broken.argmax(0), losses.argmax(0))
     assert set(kept[broken.any(0)]) == set(kept[~broken.any(0)]) == {0, 1, 2, 3}
     expected = np.stack(singles)[kept, np.arange(40)]
-    np.testing.assert_allclose(attack.replace(num_restarts=4)(crooked, keys, x, y), expected, atol=1e-6)
+    np.testing.assert_allclose(attacked(attack.replace(num_restarts=4), crooked, keys, x, y), expected, atol=1e-6)
 
 
 def test_restarts_begin_with_the_single_run():
     x, y = images()
     keep_first = PGD(0.1, 0.1, num_steps=0, num_restarts=3)  # The climbs end where they start.
-    single = keep_first.replace(num_restarts=1)(linear, jax.random.key(0), x, 0 * y)
+    single = attacked(keep_first.replace(num_restarts=1), linear, jax.random.key(0), x, 0 * y)
     broken = np.argmax(linear(single), -1) != 0
     assert broken.any()
     assert not broken.all()
-    x_adv = np.asarray(keep_first(linear, jax.random.key(0), x, 0 * y))
+    x_adv = np.asarray(attacked(keep_first, linear, jax.random.key(0), x, 0 * y))
     np.testing.assert_array_equal(x_adv[broken], single[broken])
 
 
@@ -167,4 +174,4 @@ def test_no_gradient_flows_through_an_attack():
 def test_errors(fields, message):
     x, y = images()
     with pytest.raises(ValueError, match=message):
-        PGD(0.1, 0.03, **fields)(linear, jax.random.key(0), x, y)
+        attacked(PGD(0.1, 0.03, **fields), linear, jax.random.key(0), x, y)

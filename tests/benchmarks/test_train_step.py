@@ -236,9 +236,11 @@ def test_unknown_network():
         torch_steps.ResNet("resnet50", 10)
 
 
-def test_measure_rotates_and_counts():
-    """Every contender warms up, then runs once a round; each round starts one further."""
-    calls = []
+def test_measure_rotates_and_counts(monkeypatch):
+    """Every contender warms up, then runs once a round, after a collection of garbage; each round starts one further.
+    """
+    calls, collections = [], []
+    monkeypatch.setattr("benchmarks.measure.gc.collect", lambda: collections.append(None))
     contenders = [benchmark.Contender(name, {}, lambda steps, name=name: calls.append((name, steps)), lambda: True)
                   for name in "abc"]
     seconds = benchmark.measure(contenders, rounds=4, steps={"a": 2, "b": 3, "c": 4}, warmup_steps=7, settle=0.0)
@@ -246,6 +248,7 @@ def test_measure_rotates_and_counts():
     assert "".join(name for name, _ in calls[3:]) == "abc" "bca" "cab" "abc"
     assert dict(calls[3:]) == {"a": 2, "b": 3, "c": 4}
     assert {name: len(values) for name, values in seconds.items()} == {"a": 4, "b": 4, "c": 4}
+    assert len(collections) == 12
 
 
 def test_summary_compares_within_rounds():

@@ -2,8 +2,12 @@ import jax
 import numpy as np
 
 from morel_jax.attacks.keys import fold_in_each
-from morel_jax.data.augment import crop_and_flip, cutmix, to_float
+from morel_jax.data import augment
+from morel_jax.data.augment import to_float
 from tests.small import images_and_labels
+
+crop_and_flip = jax.jit(augment.crop_and_flip, static_argnames=("padding", "flip"))
+cutmix = jax.jit(augment.cutmix)
 
 
 def keys(indices, seed=0):

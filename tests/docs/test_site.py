@@ -68,7 +68,7 @@ def test_every_page_is_built(site):
 
 def test_tables_are_made(site):
     """What is read from the package: every command's flags, every field, both variants."""
-    assert "--max_restarts" in (site / "reference/commands.html").read_text()
+    assert "--coordinator" in (site / "reference/commands.html").read_text()
     assert "contrastive_weight" in (site / "reference/configuration.html").read_text()
     assert "0.031" in (site / "explanation/variants.html").read_text()
 

@@ -35,7 +35,8 @@ def in_another_process(folder, attacks, examples, *arguments, **environment):
 def quick(folder, **options):
     logits_fn = network()
     images, labels = data(logits_fn, 20)
-    options = dict(epsilon=EPSILON, surrogate=network(seed=1)) | options
+    # Narrow blocks: a batch of one is worked on in a whole one.
+    options = dict(epsilon=EPSILON, surrogate=network(seed=1), width=4) | options
     return evaluate(logits_fn, images, labels, QUICK.split(","), folder, **options)
 
 
@@ -76,7 +77,7 @@ def test_the_ledger_does_not_depend_on_the_batch_size(whole, tmp_path, batch_siz
 def test_examples_and_attacks_can_be_added(whole, tmp_path):
     logits_fn = network()
     images, labels = data(logits_fn, 20)
-    evaluate(logits_fn, images, labels, ["pgd20"], tmp_path, epsilon=EPSILON, examples=7)
+    evaluate(logits_fn, images, labels, ["pgd20"], tmp_path, epsilon=EPSILON, examples=7, width=4)
     assert len((tmp_path / "ledger.csv").read_text().splitlines()) == 8
     quick(tmp_path)
     assert (tmp_path / "ledger.csv").read_bytes() == (whole[0] / "ledger.csv").read_bytes()

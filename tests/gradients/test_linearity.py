@@ -37,7 +37,7 @@ def test_of_a_parabola_the_worst_is_a_corner_of_the_ball():
     found = jax.jit(find)(epsilon)
     np.testing.assert_allclose(found.error, np.full(4, 0.5 * COEFFICIENTS.sum() * epsilon**2), rtol=1e-3)
     np.testing.assert_allclose(np.abs(found.delta), np.full(x.shape, epsilon), rtol=1e-4)
-    swept = jax.vmap(find)(np.float32([0.1, 0.5]))
+    swept = jax.jit(jax.vmap(find))(np.float32([0.1, 0.5]))
     np.testing.assert_allclose(swept.error[1], found.error, rtol=1e-4)
     np.testing.assert_allclose(swept.error[0], found.error / 25, rtol=1e-2)
 
@@ -58,8 +58,9 @@ def test_the_error_is_that_of_delta_and_steps_find_more():
         logits = function(x)
         return -jax.nn.log_softmax(logits)[np.arange(3), y]
 
-    slope = gradients.input_gradients(function, x, y)
-    expected = np.abs(loss(x + found.delta) - loss(x) - np.sum(found.delta * slope, (1, 2, 3)))
+    there, here, slope = quick_jit(lambda delta: (
+        loss(x + delta), loss(x), gradients.input_gradients(function, x, y)))(found.delta)
+    expected = np.abs(there - here - np.sum(found.delta * slope, (1, 2, 3)))
     np.testing.assert_allclose(found.error, expected, rtol=1e-3, atol=1e-6)
 
 
@@ -73,12 +74,12 @@ def test_alignment_of_a_parabola_by_hand():
     """Gradients a x and a (x + eta): at x = 0 nothing to align; far away the noise does not matter."""
     y = np.int32([0, 0])
     x = np.stack([np.zeros((4, 4, 2)), np.full((4, 4, 2), 100.0)]).astype(np.float32)
-    got = gradients.gradient_alignment(parabola, jax.random.key(0), x, y, 0.1, loss=first_logit)
+    got = jax.jit(lambda x: gradients.gradient_alignment(parabola, jax.random.key(0), x, y, 0.1, loss=first_logit))(x)
     np.testing.assert_allclose(got, [0, 1], atol=1e-5)
     # Noise as large as the image, E<x, x + eta> / (|x| |x + eta|) = 1 / sqrt(1 + 1/3) for a = 1 and many pixels.
     many = np.ones((1, 64, 64, 4), np.float32)
-    got = gradients.gradient_alignment(lambda x: 0.5 * jnp.sum(x**2, (1, 2, 3))[:, None], jax.random.key(0), many,
-                                       y[:1], 1.0, loss=first_logit)
+    got = jax.jit(lambda many: gradients.gradient_alignment(
+        lambda x: 0.5 * jnp.sum(x**2, (1, 2, 3))[:, None], jax.random.key(0), many, y[:1], 1.0, loss=first_logit))(many)
     np.testing.assert_allclose(got, [0.75**0.5], rtol=0.01)
 
 

@@ -64,7 +64,7 @@ def test_of_losses(name):
         (up, up_gradient), (down, down_gradient) = (beside(point, tuple(sign * a for a in along)) for sign in (1, -1))
         np.testing.assert_allclose(slope, (up - down) / 2e-5, rtol=1e-6, atol=1e-9)
         np.testing.assert_allclose(slope, sum(np.vdot(g, a) for g, a in zip(gradient, along, strict=True)), rtol=1e-9)
-        np.testing.assert_allclose(value, loss(point), rtol=1e-12)
+        np.testing.assert_allclose(value, quick_jit(loss)(point), rtol=1e-12)
         for i in (0, 1):
             numeric = (up_gradient[i] - down_gradient[i]) / 2e-5
             np.testing.assert_allclose(curved[i], numeric, rtol=1e-5, atol=1e-7)

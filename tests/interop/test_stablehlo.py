@@ -19,19 +19,32 @@ ELSEWHERE = """
 import sys
 import numpy as np
 import jax, jax.export
-folder = sys.argv[1]
-with open(folder + "/model.stablehlo", "rb") as file:
-    exported = jax.export.deserialize(bytearray(file.read()))
-images = np.load(folder + "/images.npy")
-np.savez(folder + "/found.npz", logits=exported.call(images), one=exported.call(images[:1]),
-         gradient=jax.grad(lambda x: exported.call(x)[:, 0].sum())(images))
-assert exported.platforms == ("cpu", "cuda"), exported.platforms
+for folder in sys.argv[1:]:
+    with open(folder + "/model.stablehlo", "rb") as file:
+        exported = jax.export.deserialize(bytearray(file.read()))
+    images = np.load(folder + "/images.npy")
+    np.savez(folder + "/found.npz", logits=exported.call(images), one=exported.call(images[:1]),
+             gradient=jax.grad(lambda x: exported.call(x)[:, 0].sum())(images))
+    assert exported.platforms == ("cpu", "cuda"), exported.platforms
 assert not [name for name in sys.modules if name.partition(".")[0] in ("morel_jax", "flax", "torch")]
 """
 
 
-@pytest.mark.parametrize(("name", "image_shape"), [("convnet_small", (8, 12, 1)), ("wide_resnet10_1", (16, 16, 3))])
-def test_elsewhere_with_any_batch(tmp_path, name, image_shape):
+NETWORKS = {"convnet_small": (8, 12, 1), "wide_resnet10_1": (16, 16, 3)}
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory):
+    """{name: (logits_fn, images, what another process found with the file alone)}."""
+    root, networks = tmp_path_factory.mktemp("exported"), {}
+    for name, image_shape in NETWORKS.items():
+        (root / name).mkdir()
+        networks[name] = export(name, image_shape, root / name)
+    subprocess.run([sys.executable, "-c", ELSEWHERE, *(root / name for name in NETWORKS)], check=True, cwd=root)
+    return {name: (*network, np.load(root / name / "found.npz")) for name, network in networks.items()}
+
+
+def export(name, image_shape, folder):
     model = models.create(name, 5)
     images = np.random.default_rng(0).uniform(size=(3, *image_shape)).astype(np.float32)
     variables = quick_jit(model.init)(jax.random.key(0), images)
@@ -39,10 +52,14 @@ def test_elsewhere_with_any_batch(tmp_path, name, image_shape):
     def logits_fn(x):
         return model.apply(variables, x).logits
 
-    (tmp_path / "model.stablehlo").write_bytes(stablehlo.serialise(logits_fn, image_shape, gradients=True))
-    np.save(tmp_path / "images.npy", images)
-    subprocess.run([sys.executable, "-c", ELSEWHERE, tmp_path], check=True, cwd=tmp_path)
-    found = np.load(tmp_path / "found.npz")
+    (folder / "model.stablehlo").write_bytes(stablehlo.serialise(logits_fn, image_shape, gradients=True))
+    np.save(folder / "images.npy", images)
+    return logits_fn, images
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_elsewhere_with_any_batch(elsewhere, name):
+    logits_fn, images, found = elsewhere[name]
     want = quick_jit(logits_fn)(images)
     np.testing.assert_allclose(found["logits"], want, atol=1e-5)
     np.testing.assert_allclose(found["one"], want[:1], atol=1e-5)

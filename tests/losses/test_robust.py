@@ -76,7 +76,7 @@ def test_mart_by_hand():
     got = mart(LOGITS, LOGITS_ADV, LABELS, 3.0)
     np.testing.assert_allclose(got, mart_by_hand(P, P_ADV, LABELS, 3.0), rtol=1e-5)
     with jax.enable_x64(True):  # Precise enough to see the constants.
-        got = mart(jnp.log(jnp.asarray(P)), jnp.log(jnp.asarray(P_ADV)), LABELS, 3.0)
+        got = jax.jit(mart)(np.log(P), np.log(P_ADV), LABELS, 3.0)
         np.testing.assert_allclose(got, mart_by_hand(P, P_ADV, LABELS, 3.0), rtol=1e-13)
 
 
@@ -110,10 +110,15 @@ def test_gradient_of_mart_flows_through_its_weight():
     def weight(z):
         return 1 - jax.nn.softmax(z)[jnp.arange(3), LABELS]
 
-    full = jax.grad(lambda z: mart(z, LOGITS_ADV, LABELS, 1.0).sum())(LOGITS)
-    through_weight = jax.grad(lambda z: jnp.sum(kl_divergence(LOGITS, LOGITS_ADV) * weight(z)))(LOGITS)
-    np.testing.assert_allclose(full, jax.grad(held)(LOGITS, weight(LOGITS)) + through_weight, atol=1e-5)
-    assert jnp.max(jnp.abs(through_weight)) > 0.01
+    @jax.jit
+    def gradients(z):
+        full = jax.grad(lambda z: mart(z, LOGITS_ADV, LABELS, 1.0).sum())(z)
+        through_weight = jax.grad(lambda z: jnp.sum(kl_divergence(LOGITS, LOGITS_ADV) * weight(z)))(z)
+        return full, jax.grad(held)(z, weight(z)), through_weight
+
+    full, through_rest, through_weight = gradients(LOGITS)
+    np.testing.assert_allclose(full, through_rest + through_weight, atol=1e-5)
+    assert np.max(np.abs(through_weight)) > 0.01
 
 
 @pytest.mark.parametrize("loss", [pgd_at, trades, mart])
@@ -218,8 +223,8 @@ def test_masked_loat_is_loat_of_the_shorter_batch(kind, base):
 
 def test_loat_of_nothing_but_padding_is_zero():
     logits, logits_adv, labels = random_batch()
-    value, gradient = jax.value_and_grad(
-        lambda z: loat(z, logits_adv, labels, LOAT_FIRST, mask=jnp.zeros(6, bool)).sum())(logits)
+    value, gradient = jax.jit(jax.value_and_grad(
+        lambda z: loat(z, logits_adv, labels, LOAT_FIRST, mask=np.zeros(6, bool)).sum()))(logits)
     assert value == 0
     np.testing.assert_array_equal(gradient, 0)
 
@@ -233,7 +238,7 @@ def test_equal_images_have_no_pairing_and_no_gradient_of_it():
             return with_it - without
 
         assert pairing(logits, logits) == 0
-        for gradient in jax.grad(pairing, (0, 1))(logits, logits):
+        for gradient in jax.jit(jax.grad(pairing, (0, 1)))(logits, logits):
             np.testing.assert_allclose(gradient, 0, atol=1e-6)
 
 
@@ -266,11 +271,12 @@ def test_single_extreme_images_give_finite_loat(kind):
 def test_gradients_are_those_of_finite_differences():
     with jax.enable_x64(True):
         logits, logits_adv, labels = random_batch(dtype=np.float64)
-        every_loat = [functools.partial(loat, phase=phase, kind=kind, base=base)
+        compiled_loat = jax.jit(loat, static_argnames=("kind", "base"))
+        every_loat = [functools.partial(compiled_loat, phase=phase, kind=kind, base=base)
                       for phase, (kind, base) in itertools.product(PHASES, VARIANTS)]
-        for loss in (pgd_at, trades, mart, *every_loat):
+        for loss in (*map(jax.jit, (pgd_at, trades, mart)), *every_loat):
             check_grads(lambda z, z_adv, loss=loss: loss(z, z_adv, labels), (logits, logits_adv), order=1)
-        for loss in (trades, mart):
+        for loss in map(jax.jit, (trades, mart)):
             check_grads(lambda z, z_adv, b, loss=loss: loss(z, z_adv, labels, b), (logits, logits_adv, 2.0),
                         order=2, modes=("rev",))
 

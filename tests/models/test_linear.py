@@ -5,7 +5,7 @@ from jax import lax
 from jax.test_util import check_grads
 
 from morel_jax.models.linear import Linear, product
-from morel_jax.training.flops import count_flops
+from morel_jax.targets.flops import count_flops
 
 from .hlo import loop_body
 

@@ -12,7 +12,7 @@ from tests.models import quick_jit
 NETWORKS = [
     dict(name="resnet8", widths=(4, 4, 8)),
     dict(name="resnet50", widths=(4, 4, 8), stage_sizes=(2, 1, 1)),
-    dict(name="wide_resnet16_1"),
+    dict(name="wide_resnet10_1"),
 ]
 IMAGES = np.random.default_rng(0).uniform(size=(4, 8, 8, 3)).astype(np.float32)
 LABEL = 1

@@ -1,12 +1,11 @@
 import pytest
 
-from morel_jax.reproduction.grid import Grid, scale
-from morel_jax.reproduction.trials import Reproduction
+from tests.reproduction.made import whole
 
 
 @pytest.fixture
 def reproduction(tmp_path):
-    return Reproduction(Grid(scale("smoke")), tmp_path, range(1, 9), (2, 3, 4))
+    return whole(tmp_path)
 
 
 @pytest.fixture

@@ -4,9 +4,16 @@ import json
 import numpy as np
 
 from morel_jax import manifest
+from morel_jax.reproduction.grid import Grid, scale
 from morel_jax.reproduction.paper import parse
+from morel_jax.reproduction.trials import Reproduction
 
 CELL = parse("1/cifar10/resnet18/white-box/trades/pgd20/best")
+
+
+def whole(root):
+    """All tables and figures at scale ``smoke``."""
+    return Reproduction(Grid(scale("smoke")), root, range(1, 9), (2, 3, 4))
 
 
 def write_last(trial, history, step):
@@ -18,9 +25,11 @@ def write_last(trial, history, step):
     return folder
 
 
-def fill(reproduction, tables=True, seeds=(0, 1)):
+def fill(reproduction, tables=True, seeds=(0, 1), families=None):
     """Results as a reproduction leaves them, made up: an accuracy depends on network, seed and attack."""
     for number, family in enumerate(reproduction.families):
+        if families is not None and family not in families:
+            continue
         for trial in reproduction.trials(family):
             if trial.seed not in seeds:
                 continue

@@ -4,7 +4,18 @@ from morel_jax.reproduction import page, report
 from morel_jax.reproduction.grid import Grid, scale
 from morel_jax.reproduction.paper import parse, printed
 from morel_jax.reproduction.trials import Reproduction
-from tests.reproduction.made import CELL, fill, write_last
+from tests.reproduction.made import CELL, fill, whole, write_last
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    """(reproduction with all results, its report, the folder that was written of it)."""
+    root = tmp_path_factory.mktemp("filled")
+    reproduction = whole(root)
+    fill(reproduction)
+    built = report.build(reproduction)
+    page.write(built, root / "report")
+    return reproduction, built, root / "report"
 
 
 def table_of(built, cell):
@@ -21,21 +32,20 @@ def test_every_cell_is_in_the_report_once(reproduction):
     assert all(one["ours"] is None for table in built["tables"] for row in table["rows"] for one in row["cells"])
 
 
-def test_numbers_reach_their_cells(reproduction):
-    fill(reproduction)
+def test_numbers_reach_their_cells(filled):
+    reproduction, built, _ = filled
     number = next(number for number, family in enumerate(reproduction.families)
                   if reproduction.grid.network(CELL) in family.networks)
     expected = {0: 40.0 + number, 1: 42.0 + number}
     assert reproduction.values(CELL) == pytest.approx(expected)
-    cell = table_of(report.build(reproduction), CELL)
+    cell = table_of(built, CELL)
     assert cell["ours"]["mean"] == pytest.approx(41.0 + number)
     assert cell["difference"] == pytest.approx(41.0 + number - printed()[CELL])
     assert "half" in cell["ours"]
 
 
-def test_a_full_report_has_everything_filled(reproduction, tmp_path):
-    fill(reproduction)
-    built = report.build(reproduction)
+def test_a_full_report_has_everything_filled(filled):
+    _, built, folder = filled
     for table in built["tables"]:
         for row in table["rows"]:
             assert all(one["ours"] for one in row["cells"])
@@ -43,23 +53,21 @@ def test_a_full_report_has_everything_filled(reproduction, tmp_path):
     assert [len(curve) for curve in built["figures"]["4"]["curves"].values()] == [3, 3]
     assert [point["at"] for point in built["figures"]["2"]["batch_sizes"]] == [8, 32]
     assert all(built["figures"]["3"].values())
-    page.write(built, tmp_path / "report")
-    html = (tmp_path / "report" / "report.html").read_text()
+    html = (folder / "report.html").read_text()
     assert html.count("data:image/png;base64,") == 3
     assert "http" not in html.replace("http-equiv", "")
     assert "not yet" not in html
-    markdown = (tmp_path / "report" / "report.md").read_text()
+    markdown = (folder / "report.md").read_text()
     assert "| MOREL(←MART) |" in markdown
-    assert {path.name for path in (tmp_path / "report").iterdir()} == {
+    assert {path.name for path in folder.iterdir()} == {
         "report.json", "report.html", "report.md", "figure_2.png", "figure_3.png", "figure_4.png"}
 
 
-def test_the_same_results_give_the_same_files(reproduction, tmp_path):
-    fill(reproduction)
-    for name in ("a", "b"):
-        page.write(report.build(reproduction), tmp_path / name)
-    for path in (tmp_path / "a").iterdir():
-        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
+def test_the_same_results_give_the_same_files(filled, tmp_path):
+    reproduction, _, folder = filled
+    page.write(report.build(reproduction), tmp_path)
+    for path in folder.iterdir():
+        assert path.read_bytes() == (tmp_path / path.name).read_bytes(), path.name
 
 
 def test_missing_and_diverged_cells_say_so(reproduction, tmp_path):
@@ -76,10 +84,10 @@ def test_missing_and_diverged_cells_say_so(reproduction, tmp_path):
     assert not table_of(report.build(small), parse("1/cifar100/resnet18/white-box/trades/clean/best"))["at_this_scale"]
 
 
-def test_a_run_under_way_is_on_no_curve(reproduction):
-    fill(reproduction)
+def test_a_run_under_way_is_on_no_curve(filled, reproduction):
+    assert len(filled[1]["figures"]["4"]["curves"]["conic"]) == 3
+    fill(reproduction, tables=False)
     network = next(iter(reproduction.grid.preferences["conic"].values()))
-    assert len(report.build(reproduction)["figures"]["4"]["curves"]["conic"]) == 3
     for one in reproduction.trials_of(network):
         write_last(one, [{"epoch": 1, "step": 6, "robust_accuracy": 0.9}] * (one.member.config.epochs - 1), 10**6)
     assert len(report.build(reproduction)["figures"]["4"]["curves"]["conic"]) == 2
@@ -128,8 +136,8 @@ def test_variants_are_listed(reproduction):
     assert "variant" not in fields
 
 
-def test_explain(reproduction):
-    fill(reproduction)
+def test_explain(filled):
+    reproduction = filled[0]
     text = report.explain(reproduction, CELL)
     for expected in (f"paper      {printed()[CELL]:.2f} %", "seed 1", str(reproduction.folder),
                      "configs/smoke.py:convnet_small,trades,paper", "optimizer.learning_rate = 0.05",

@@ -5,7 +5,7 @@ import pytest
 from morel_jax.files import DamagedFileError
 from morel_jax.reproduction.grid import Grid, scale
 from morel_jax.reproduction.trials import Reproduction
-from morel_jax.training.checkpoint import CheckpointError
+from morel_jax.training.saved import CheckpointError
 from tests.reproduction.made import CELL, fill, write_last
 
 
@@ -28,8 +28,9 @@ def test_trained_is_what_the_last_checkpoint_says(trial):
 @pytest.mark.parametrize("content", ["", "{", '{"clean": {}}', '{"clean": {}, "attacks": 5}',
                                      '{"clean": {}, "attacks": {}}', '{"clean": {}, "attacks": {"pgd20": 0.5}}'])
 def test_a_damaged_summary_is_one_line_with_a_remedy(reproduction, content):
-    fill(reproduction)
-    path = reproduction.trials_of(reproduction.grid.network(CELL))[0].evaluation("best", "paper").path
+    network = reproduction.grid.network(CELL)
+    fill(reproduction, families=[reproduction.grid.family(network)])
+    path = reproduction.trials_of(network)[0].evaluation("best", "paper").path
     path.write_text(content)
     with pytest.raises(DamagedFileError, match=f"{path} .*Delete it, and give the command again"):
         reproduction.values(CELL)

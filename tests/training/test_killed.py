@@ -7,7 +7,7 @@ import time
 import chex
 import pytest
 
-from morel_jax.supervisor import newest_checkpoint
+from tests.small import newest_checkpoint
 from tests.training import killed_run
 from tests.training.killed_run import EPOCHS, PHASES, fit
 

@@ -1,5 +1,6 @@
 """A step in less memory: its batch in equal parts (``config.accumulate``), residual blocks computed twice."""
 import dataclasses
+import functools
 from functools import partial
 
 import chex
@@ -31,22 +32,25 @@ class Smooth(nn.Module):
         return Outputs(features, nn.Dense(self.num_classes)(features))
 
 
+@functools.cache
 def setup(method, accumulate=1, model=None, count=8):
+    """(step, state, hparams, batch), the step compiled once for all tests."""
     config = small_config(method, accumulate=accumulate, batch_size=count)
     parts = build_parts(config, 4)
     if model is not None:
         parts = dataclasses.replace(parts, model=model)
     images, labels = images_and_labels(count, channels=1)
     hparams = build_hparams(config, epoch=1)
-    state = create_state(parts, jax.random.key(0), images.shape[1:], hparams, average=False)
-    return jax.jit(partial(train_step, parts=parts)), state, hparams, Batch(images, labels, np.arange(count))
+    new = jax.jit(lambda key: create_state(parts, key, images.shape[1:], hparams, average=False))
+    batch = Batch(images, labels, np.arange(count, dtype=np.int32))
+    return jax.jit(partial(train_step, parts=parts)), new(jax.random.key(0)), hparams, batch
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_parts_give_the_whole_where_examples_do_not_meet(method):
     step, *arguments = setup(method, model=Smooth())
     whole = step(*arguments, KEY)
-    for accumulate in (2, 4, 8):
+    for accumulate in (2, 8):
         step, *arguments = setup(method, accumulate, Smooth())
         chex.assert_trees_all_close(step(*arguments, KEY), whole, rtol=1e-5, atol=1e-6)
 

@@ -28,7 +28,7 @@ def compilations(caplog):
 
 def test_a_sweep_of_one_member_is_fits_program(tmp_path, caplog):
     """One compilation for both, and the same bits."""
-    trainer._kept_programs.cache_clear()
+    trainer.programs.cache_clear()
     config = small_config("trades", epochs=1)
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
         (outcome,) = training.fit_population(config, [{"seed": 4}], tmp_path / "sweep", progress=False)

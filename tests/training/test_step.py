@@ -10,11 +10,11 @@ import pytest
 
 from morel_jax import losses
 from morel_jax.configuration import METHODS
-from morel_jax.optimizer import keeps_average, perturbed
+from morel_jax.optimizer import keeps_average, perturbed, sgd
 from morel_jax.training.members import shared_config
 from morel_jax.training.setup import build_hparams, build_parts
 from morel_jax.training.state import create_state
-from morel_jax.training.step import Batch, Piece, compile_train_epoch, empty_totals, train_epoch, train_step
+from morel_jax.training.step import Batch, Parts, Piece, compile_train_epoch, empty_totals, train_epoch, train_step
 from tests.small import images_and_labels, small_config
 
 KEY = jax.random.key(7)
@@ -31,43 +31,55 @@ def _parts(shared, classes):
     return build_parts(shared, classes)
 
 
-def setup(config, size=8, channels=1, classes=4):
-    """(parts, hparams, state, batch); configs that differ in traced numbers alone have one ``parts``."""
-    images, labels = images_and_labels(COUNT, size, channels, classes)
-    parts = _parts(shared_config(config), classes)
-    hparams = build_hparams(config, epoch=1)
-    key = jax.random.key(config.seed)
-    create = jax.jit(lambda key: create_state(parts, key, images.shape[1:], hparams, keeps_average(config)))
-    state = create.lower(key).compile(compiler_options={"xla_backend_optimization_level": 0})(key)
-    return parts, hparams, state, Batch(jnp.asarray(images), jnp.asarray(labels), jnp.arange(COUNT))
-
-
 @functools.cache
-def compiled(parts):
-    """``train_step`` of ``parts``, jitted once for all tests."""
-    return jax.jit(partial(train_step, parts=parts))
+def _states(model, embedding, average):
+    """Initial states by seed, jitted once for all parts of which they are the same."""
+    parts, hparams = Parts(model, embedding, None, sgd(still()), (), ()), build_hparams(still(), epoch=1)
+    return functools.cache(jax.jit(lambda seed: create_state(parts, jax.random.key(seed), (8, 8, 1), hparams, average)))
+
+
+def setup(config):
+    """(parts, hparams, state, batch); configs that differ in traced numbers alone have one ``parts``."""
+    images, labels = images_and_labels(COUNT, channels=1)
+    parts = _parts(shared_config(config), 4)
+    state = _states(parts.model, parts.embedding, keeps_average(config))(config.seed)
+    batch = Batch(images, labels, np.arange(COUNT, dtype=np.int32))
+    return parts, build_hparams(config, epoch=1), state, batch
 
 
 def once(function, parts, **options):
     """The function compiled, and an error should it ever be traced again."""
-    chex.clear_trace_counter()  # It counts by name, over the whole session.
+    traces = []
 
-    @chex.assert_max_traces(1)
     def traced(*arguments):
+        assert not traces, "traced a second time"
+        traces.append(function)
         return function(*arguments, parts=parts)
 
     return jax.jit(traced, **options)
 
 
-def run(config, steps, cuts=((),), epoch_images=24):
-    """`steps` steps by the loop, for each of `cuts` into pieces: compiled once for all of them."""
+@functools.cache
+def compiled(parts):
+    """``train_step`` of ``parts``, compiled once for all tests."""
+    return once(train_step, parts)
+
+
+@functools.cache
+def compiled_loop(parts):
+    """``train_epoch`` of ``parts``, compiled once for all tests."""
+    return once(train_epoch, parts, donate_argnums=(0, 1))
+
+
+def run(config, steps, cuts=((),), most=6):
+    """`steps` steps of at most `most` by the loop, for each of `cuts` into pieces."""
     parts, hparams, state, batch = setup(config)
-    images, labels = images_and_labels(epoch_images, channels=1)
-    rows = np.arange(steps * 8, dtype=np.int32).reshape(steps, 8) % epoch_images
+    images, labels = images_and_labels(24, channels=1)
+    rows = np.arange(most * 8, dtype=np.int32).reshape(most, 8) % 24
     totals = empty_totals(state, hparams, batch, KEY, parts=parts)
-    loop, found = once(train_epoch, parts, donate_argnums=(0, 1)), []
+    loop, found = compiled_loop(parts), []
     for stops in cuts:
-        reached = jax.tree.map(jnp.copy, (state, totals))
+        reached = jax.tree.map(np.array, (state, totals))
         for first, stop in itertools.pairwise((0, *stops, steps)):
             reached = loop(*reached, hparams, Piece(images, labels, rows, rows), KEY, np.int32(first), np.int32(stop))
         found.append(reached)
@@ -87,8 +99,9 @@ def test_loss_falls_on_one_batch(method):
     assert int(state.step) == 25
 
 
-def test_cuts_do_not_change_a_bit():
-    (whole_state, whole_totals), *in_pieces = run(small_config(), 6, cuts=((), (1,), (2, 5), (1, 2, 3, 4, 5)))
+@pytest.mark.parametrize("config", [still(), small_config("pgd_at")], ids=["still", "augmented"])
+def test_cuts_do_not_change_a_bit(config):
+    (whole_state, whole_totals), *in_pieces = run(config, 6, cuts=((), (1,), (2, 5), (1, 2, 3, 4, 5)))
     for state, totals in in_pieces:
         chex.assert_trees_all_equal(state, whole_state)
         chex.assert_trees_all_equal(totals, whole_totals)
@@ -102,7 +115,7 @@ def test_loop_equals_single_steps():
     step = compiled(parts)
     losses = []
     for i in range(3):
-        rows = jnp.arange(8 * i, 8 * i + 8)
+        rows = np.arange(8 * i, 8 * i + 8, dtype=np.int32)
         state, metrics = step(state, hparams, Batch(images[rows], labels[rows], rows), KEY)
         losses.append(metrics["loss"])
     chex.assert_trees_all_close(looped.params, state.params, rtol=1e-4, atol=1e-6)
@@ -113,15 +126,19 @@ def test_loop_equals_single_steps():
 def test_swept_numbers_compile_once():
     config = still("morel_loat")
     parts, hparams, state, batch = setup(config)
-    step = once(train_step, parts)
+    step = compiled(parts)
     first = step(state, hparams, batch, KEY)
-    for name, leaf in vars(hparams).items():
+    own = METHODS[config.method].fields
+    others = {field.traced for method in METHODS.values() for name, field in method.fields.items() if name not in own}
+    # Without an average, AWP or CutMix, in a first step, and in LOAT, these have nothing to act on.
+    others |= {"ema_decay", "swa_first_step", "momentum", "label_smoothing", "awp_gamma", "cutmix_alpha"}
+    for name, leaf in {"attack": hparams.attack, **hparams.numbers}.items():
         if name == "attack":
             changed = hparams.replace(attack=leaf.replace(epsilon=np.float32(0.2), step_size=np.float32(0.1)))
         elif name == "loat_phase":
             changed = hparams.replace(loat_phase=np.int32((leaf + 1) % 3))
-        elif name in ("ema_decay", "swa_first_step", "momentum", "label_smoothing", "awp_gamma", "cutmix_alpha"):
-            continue  # Without an average, AWP or CutMix, in a first step, and in LOAT, these have nothing to act on.
+        elif name in others:
+            continue
         else:
             changed = hparams.replace(**{name: np.asarray(leaf * 0.5 + 0.1, np.float32)})
         second = step(state, changed, batch, KEY)
@@ -149,34 +166,39 @@ def test_sgd_is_pytorchs_by_hand():
 
 
 def test_running_statistics_move_once_for_each_name():
-    def moved(moves):
-        parts, hparams, state, batch = setup(still("trades", batch_norm__moves=moves))
+    def moved(config):
+        parts, hparams, state, batch = setup(config)
         return compiled(parts)(state, hparams, batch, KEY)[0].batch_stats
 
-    start = setup(still("trades"))[2].batch_stats
-    natural, adversarial = moved(("natural",)), moved(("adversarial",))
-    batch = {name: jax.tree.map(lambda m, r: (m - 0.9 * r) / 0.1, stats, start)
-             for name, stats in (("natural", natural), ("adversarial", adversarial))}
+    config = still("trades")
+    parts, _, state, images = setup(config)
+    start = jax.device_get(state.batch_stats)
+    assert config.batch_norm.statistics_from == ("natural", "adversarial")
+    natural = jax.jit(partial(parts.model.apply, train=True, mutable=["batch_stats"]))(
+        state.inference_variables(), images.images / np.float32(255))[1]["batch_stats"]
+    adversarial = jax.tree.map(lambda m, r, n: (m - 0.9 * (0.9 * r + 0.1 * n)) / 0.1, moved(config), start, natural)
+    batch = {"natural": natural, "adversarial": adversarial}
     expected = start
     order = ("natural", "adversarial", "natural", "natural", "adversarial")
     for name in order:
         expected = jax.tree.map(lambda r, b: 0.9 * r + 0.1 * b, expected, batch[name])
-    chex.assert_trees_all_close(moved(order), expected, rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close(moved(still("trades", batch_norm__statistics_from=order)), expected, rtol=1e-4,
+                                atol=1e-5)
 
 
 def test_average_of_weights():
-    config = still(ema_decay=0.75)
+    config = still(ema_decay=0.75, model__dtype="bfloat16")
     parts, hparams, state, batch = setup(config)
     after, _ = compiled(parts)(state, hparams, batch, KEY)
     expected = jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, state.params["classifier"], after.params["classifier"])
     chex.assert_trees_all_close(after.inference_variables()["params"], expected, rtol=1e-6)
-    plain = setup(small_config())[2]
+    plain = setup(still())[2]
     assert plain.average is None
 
 
 def test_plain_average_of_weights():
     """The mean of the weights after steps 2 to 5, counted from 0; before, the latest."""
-    config = small_config("standard", batch_norm__moves=("natural",), swa_first_epoch=2)
+    config = small_config("standard", batch_norm__statistics_from=("natural",), swa_first_epoch=2)
     parts, _, state, batch = setup(config)
     hparams = build_hparams(config, epoch=1, steps_per_epoch=2)
     assert int(hparams.swa_first_step) == 2
@@ -234,26 +256,26 @@ def test_cutmix_reaches_attack_and_update():
 
 
 def test_no_average_is_kept_unasked():
-    plain = setup(small_config())[2]
+    plain = setup(still())[2]
     assert plain.average is None
     chex.assert_trees_all_equal(plain.inference_variables()["params"], plain.params["classifier"])
 
 
 def test_inference_model_has_no_embedding_parameters():
-    state = setup(small_config("morel_trades"))[2]
+    state = setup(still("morel_trades"))[2]
     assert set(state.params) == {"classifier", "embedding"}
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state.inference_variables())]
     assert paths
     assert not any("embedding" in path or "attention" in path for path in paths)
-    assert set(setup(small_config("trades"))[2].params) == {"classifier"}
+    assert set(setup(still("trades"))[2].params) == {"classifier"}
 
 
 def test_attack_computes_no_kernel_gradient():
-    parts, hparams, state, batch = setup(small_config("trades"))
+    parts, hparams, state, batch = setup(still("trades"))
     attack_only = jax.make_jaxpr(lambda x: hparams.attack(
         lambda z: parts.model.apply({"params": state.params["classifier"], "batch_stats": state.batch_stats}, z).logits,
         KEY, x, batch.labels))(jnp.zeros((8, 8, 8, 1)))
-    whole = jax.make_jaxpr(partial(train_step, parts=parts))(state, hparams, batch, KEY)
+    whole = compiled(parts).trace(state, hparams, batch, KEY).jaxpr
     assert "conv_kernel_grad" not in str(attack_only)
     assert "conv_input_grad" in str(attack_only)
     assert "conv_kernel_grad" in str(whole)
@@ -272,7 +294,7 @@ def test_batch_norm_mode_of_the_attack(batch_norm):
 def test_noise_depends_on_step_and_example_not_on_place():
     parts, hparams, state, batch = setup(small_config("pgd_at", optimizer__learning_rate=0.0))
     step = compiled(parts)
-    order = jnp.array([3, 0, 7, 5, 1, 2, 6, 4])
+    order = np.array([3, 0, 7, 5, 1, 2, 6, 4])
     moved = Batch(batch.images[order], batch.labels[order], batch.index[order])
     loss = float(step(state, hparams, batch, KEY)[1]["loss"])
     np.testing.assert_allclose(step(state, hparams, moved, KEY)[1]["loss"], loss, rtol=1e-5)
@@ -288,7 +310,7 @@ def test_first_bad_step_is_named():
     images, labels = images_and_labels(24, channels=1)
     step = compiled(parts)
     for expected in range(5):
-        rows = jnp.arange(8 * expected, 8 * expected + 8) % 24
+        rows = np.arange(8 * expected, 8 * expected + 8, dtype=np.int32) % 24
         single, metrics = step(single, hparams, Batch(images[rows], labels[rows], rows), KEY)
         if not (np.isfinite(metrics["loss"]) and all(np.isfinite(p).all() for p in jax.tree.leaves(single.params))):
             break
@@ -297,9 +319,10 @@ def test_first_bad_step_is_named():
 
 
 def test_state_is_donated():
-    parts, hparams, state, batch = setup(small_config())
+    parts, hparams, state, batch = setup(small_config("standard", batch_norm__statistics_from=("natural",)))
+    state = jax.tree.map(jnp.array, state)
     totals = empty_totals(state, hparams, batch, KEY, parts=parts)
-    rows = jnp.arange(8)[None]
+    rows = np.arange(8, dtype=np.int32)[None]
     compile_train_epoch(parts)(state, totals, hparams, Piece(batch.images, batch.labels, rows, rows), KEY, 0, 1)
     assert jax.tree.leaves(state.params)[0].is_deleted()
 
@@ -318,21 +341,23 @@ def test_step_vmaps_over_hyper_parameters():
 
 
 def test_bfloat16_keeps_parameters_and_statistics_in_float32():
-    parts, hparams, state, batch = setup(small_config(model__dtype="bfloat16"))
-    after, metrics = compiled(parts)(state, hparams, batch, KEY)
+    parts, hparams, state, batch = setup(still(ema_decay=0.75, model__dtype="bfloat16"))
+    step = compiled(parts)
+    after, metrics = step(state, hparams, batch, KEY)
     chex.assert_tree_all_finite(metrics)
-    for leaf in jax.tree.leaves((after.params, after.batch_stats, after.opt_state)):
+    for leaf in jax.tree.leaves((after.params, after.batch_stats, after.opt_state, after.average)):
         assert leaf.dtype == jnp.float32
-    assert "bf16" in str(jax.make_jaxpr(partial(train_epoch, parts=parts))(
-        state, empty_totals(state, hparams, batch, KEY, parts=parts), hparams,
-        Piece(batch.images, batch.labels, *[jnp.arange(8)[None]] * 2), KEY, 0, 1))
+    assert "bf16" in str(step.trace(state, hparams, batch, KEY).jaxpr)
 
 
-@pytest.mark.parametrize("name", losses.GRADIENT_METHODS)
+# All are the same step but for the function that weighs the two gradients.
+@pytest.mark.parametrize("name", ["mgda", *(pytest.param(name, marks=pytest.mark.slow)
+                                            for name in losses.GRADIENT_METHODS if name != "mgda")])
 def test_gradient_methods_combine_the_losses_gradients(name):
     """Against the gradients of both losses taken alone, by weighted sums with preferences (1, 0) and (0, 1)."""
     options = dict(optimizer__weight_decay=0.0, optimizer__momentum=0.0)
     parts, hparams, state, batch = setup(still(morel__scalarization=name, **options))
+    assert parts.combine is losses.GRADIENT_METHODS[name]
     summed = setup(still(morel__scalarization="weighted_sum", **options))[0]
     step = compiled(summed)
 

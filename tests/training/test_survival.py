@@ -6,18 +6,16 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import chex
 import pytest
 
 from morel_jax import builders, training
-from morel_jax.supervisor import newest_checkpoint
 from morel_jax.training.lock import hold
-from tests.small import small_config, small_dataset
+from tests.small import newest_checkpoint, small_config, small_dataset
 from tests.training.full_disk_run import FIRST_EPOCH
 from tests.training.test_checkpoint import flip_a_byte
-from tests.training.test_loop import judged
+from tests.training.test_fit import judged
 
 # A dispatch of about a second and a save, on a machine that does other things too.
 GRACE_SECONDS = 20
@@ -69,7 +67,7 @@ def test_a_full_disk(unbroken, tmp_path):
     assert outcome.returncode == 1
     # TensorStore may add what its other writes, which nobody waits for any more, had to say.
     (line,) = [line for line in outcome.stderr.splitlines() if line.startswith("error: ")]
-    assert re.match(r"error: the checkpoint .* could not be written \(.*\); the same command goes on from the one "
+    assert re.match(r"error: the checkpoint .* could not be written \(.*\); the same command resumes from the one "
                     "before", line)
     assert newest_checkpoint(tmp_path) == FIRST_EPOCH
     goes_on_as_if_nothing_had_happened(tmp_path, unbroken)
@@ -102,17 +100,3 @@ def test_sigterm_saves_within_the_grace_period(tmp_path):
     process = subprocess.Popen([*COMMAND, f"--workdir={tmp_path}"], text=True, stderr=subprocess.PIPE)
     wait_for_a_checkpoint_after(0, tmp_path, process)
     assert stopped_at(process, tmp_path)[0] > 0
-
-
-@pytest.mark.slow
-def test_a_killed_run_is_started_again_and_a_stopped_one_is_not(tmp_path):
-    process = subprocess.Popen([*COMMAND, f"--workdir={tmp_path}", "--max_restarts=1"], text=True,
-                               stderr=subprocess.PIPE)
-    wait_for_a_checkpoint_after(0, tmp_path, process)
-    child = int(re.match(r"process (\d+) on ", Path(tmp_path, ".lock").read_text())[1])
-    assert child != process.pid
-    os.kill(child, signal.SIGKILL)
-    wait_for_a_checkpoint_after(newest_checkpoint(tmp_path), tmp_path, process)
-    _, output = stopped_at(process, tmp_path)
-    assert output.count("the run ended with signal SIGKILL; restart 1 of at most 1 without progress.") == 1
-    assert output.count("restart") == 1

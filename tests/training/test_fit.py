@@ -1,3 +1,4 @@
+import functools
 import io
 import json
 import logging
@@ -11,10 +12,20 @@ import numpy as np
 import pytest
 
 from morel_jax import builders, evaluation, training
-from morel_jax.training import trainer
-from morel_jax.training.checkpoint import Checkpoints, load_record
+from morel_jax.training import progress, trainer
+from morel_jax.training.checkpoint import Checkpoints
 from morel_jax.training.progress import Progress
-from tests.small import small_config, small_dataset
+from morel_jax.training.saved import load_record
+from tests import small
+
+small_config = functools.partial(small.small_config, batch_size=8, validation__batch_size=8)
+# Of tests to which the method is all the same.
+light_config = functools.partial(small_config, "standard", batch_norm__statistics_from=("natural",), ema_decay=0.9)
+
+
+def small_dataset():
+    """Six batches of a network that runs with little optimisation."""
+    return small.small_dataset(train=48, test=20)
 
 
 @pytest.fixture(autouse=True)
@@ -157,25 +168,58 @@ def test_records_are_what_fit_returns(unbroken):
     assert load_record(workdir, "best")["history"][-1] == best
 
 
-@pytest.mark.slow  # Bit for bit as users compile: another program may round otherwise under the fast tests' flags.
-def test_streaming_from_the_host_is_bitwise_the_same(unbroken, tmp_path):
-    state, history = training.fit(small_config(data__placement="host"), tmp_path, progress=False)
-    chex.assert_trees_all_equal(state, unbroken[0])
-    assert judged(history) == judged(unbroken[1])
+def test_another_config_in_the_workdir_is_refused(unbroken):
+    with pytest.raises(ValueError, match=r"config\.batch_size: 8 there, 16 given"):
+        training.fit(small_config(batch_size=16), unbroken[-1], progress=False)
+
+
+def test_seeds_differ_and_repeat(unbroken, tmp_path):
+    again, _ = training.fit(small_config(), tmp_path / "again", progress=False)
+    chex.assert_trees_all_equal(again, unbroken[0])
+    other, _ = training.fit(small_config(seed=1), tmp_path / "other", progress=False)
+    assert any(np.any(np.asarray(a) != b) for a, b in zip(jax.tree.leaves(other.params),
+                                                           jax.tree.leaves(again.params), strict=True))
+
+
+def test_progress_shows_losses_speed_and_time_left(tmp_path, monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    # However short an epoch is, its bar is drawn at each report.
+    update = progress.tqdm.update
+    monkeypatch.setattr(progress.tqdm, "update", lambda bar, count: (update(bar, count), bar.refresh()))
+    training.fit(small_config(), tmp_path)
+    shown = terminal.getvalue()
+    for text in ("epoch 1/2", "loss=", "cosine=", "run left=", "img/s", "validated=", "clean", "robust", "best"):
+        assert text in shown
+
+
+def test_divergence_names_the_step_and_keeps_the_last_good_state(tmp_path):
+    config = small_config(optimizer__drop_epochs=(2,), optimizer__drop_factors=(1e38,))
+    with pytest.raises(training.Diverged, match=r"not finite at step \d+ \(epoch 2\).*checkpoints/last"):
+        training.fit(config, tmp_path, progress=False)
+    logits_fn, _ = evaluation.load(tmp_path, "last")
+    assert np.isfinite(logits_fn(np.zeros((1, 28, 28, 1), np.float32))).all()
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_divergence_before_anything_was_saved(tmp_path):
+    with pytest.raises(training.Diverged, match=r"at step \d+ \(epoch 1\); nothing had been saved yet\."):
+        training.fit(small_config(optimizer__learning_rate=1e38), tmp_path, progress=False)
 
 
 def test_one_compilation_for_all_epochs_and_pieces(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(trainer, "next_size", lambda size, seconds: 1)  # An epoch in several calls.
-    trainer._kept_programs.cache_clear()
+    trainer.programs.cache_clear()
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
         for seed in range(2):  # The second run is another one of the same program.
-            training.fit(small_config("standard", seed=seed), tmp_path / str(seed), progress=False)
+            training.fit(light_config(seed=seed), tmp_path / str(seed), progress=False)
     compiled = [record for record in caplog.records if record.getMessage().startswith("Compiling jit(train_epoch)")]
     assert len(compiled) == 1
 
 
 def test_average_survives_a_resumption(tmp_path):
-    config = small_config(ema_decay=0.9)
+    config = light_config()
     whole, _ = training.fit(config, tmp_path / "whole", progress=False)
     with pytest.MonkeyPatch.context() as patch:
         original = Progress.start_epoch
@@ -193,44 +237,13 @@ def test_average_survives_a_resumption(tmp_path):
     assert state.average is not None
 
 
-def test_seeds_differ_and_repeat(unbroken, tmp_path):
-    again, _ = training.fit(small_config(), tmp_path / "again", progress=False)
-    chex.assert_trees_all_equal(again, unbroken[0])
-    other, _ = training.fit(small_config(seed=1), tmp_path / "other", progress=False)
-    assert any(np.any(np.asarray(a) != b) for a, b in zip(jax.tree.leaves(other.params),
-                                                           jax.tree.leaves(again.params), strict=True))
-
-
-def test_another_config_in_the_workdir_is_refused(unbroken):
-    with pytest.raises(ValueError, match=r"config\.batch_size: 16 there, 8 given"):
-        training.fit(small_config(batch_size=8), unbroken[-1], progress=False)
-
-
-def test_divergence_names_the_step_and_keeps_the_last_good_state(tmp_path):
-    config = small_config(optimizer__drop_epochs=(2,), optimizer__drop_factors=(1e38,))
-    with pytest.raises(training.Diverged, match=r"not finite at step \d+ \(epoch 2\).*checkpoints/last"):
-        training.fit(config, tmp_path, progress=False)
-    logits_fn, _ = evaluation.load(tmp_path, "last")
-    assert np.isfinite(logits_fn(np.zeros((1, 28, 28, 1), np.float32))).all()
-    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
-
-
-def test_divergence_before_anything_was_saved(tmp_path):
-    with pytest.raises(training.Diverged, match=r"at step \d+ \(epoch 1\); nothing had been saved yet\."):
-        training.fit(small_config(optimizer__learning_rate=1e38), tmp_path, progress=False)
-
-
 def test_validation_only_where_asked_and_at_the_end(tmp_path):
-    _, history = training.fit(small_config("standard", epochs=3, validation__every=2,
-                                           batch_norm__statistics_from=("natural",)), tmp_path, progress=False)
+    _, history = training.fit(light_config(epochs=3, validation__every=2), tmp_path, progress=False)
     assert ["robust_accuracy" in line for line in history] == [False, True, True]
 
 
-def test_progress_shows_losses_speed_and_time_left(tmp_path, monkeypatch):
-    terminal = io.StringIO()
-    terminal.isatty = lambda: True
-    monkeypatch.setattr(sys, "stderr", terminal)
-    training.fit(small_config(), tmp_path)
-    shown = terminal.getvalue()
-    for text in ("epoch 1/2", "loss=", "cosine=", "run left=", "img/s", "validated=", "clean", "robust", "best"):
-        assert text in shown
+@pytest.mark.slow  # Bit for bit as users compile: another program may round otherwise under the fast tests' flags.
+def test_streaming_from_the_host_is_bitwise_the_same(unbroken, tmp_path):
+    state, history = training.fit(small_config(data__placement="host"), tmp_path, progress=False)
+    chex.assert_trees_all_equal(state, unbroken[0])
+    assert judged(history) == judged(unbroken[1])

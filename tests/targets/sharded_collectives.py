@@ -1,4 +1,4 @@
-"""Collectives of programs on eight fake devices: ``python -m tests.training.sharded_collectives OUTPUT``, JSON."""
+"""Collectives of programs on eight fake devices: ``python -m tests.targets.sharded_collectives OUTPUT``, JSON."""
 import dataclasses
 import json
 import sys
@@ -11,9 +11,9 @@ from jax.sharding import PartitionSpec as P
 
 from morel_jax import data, sharding
 from morel_jax.models import resnet
-from morel_jax.training.collectives import collectives
+from morel_jax.targets.collectives import collectives
+from morel_jax.targets.dry_run import compile_step, dry_run
 from morel_jax.training.custom import CustomParts
-from morel_jax.training.dry_run import compile_step, dry_run
 from morel_jax.training.placement import build_layout
 from morel_jax.training.setup import setup
 from tests.small import small_config

@@ -7,7 +7,7 @@ import pytest
 
 from morel_jax import models
 from morel_jax.models.convolution import conv
-from morel_jax.training.flops import count_flops
+from morel_jax.targets.flops import count_flops
 
 
 def shape(*sizes):

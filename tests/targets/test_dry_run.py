@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from morel_jax.training import dry_run
-from morel_jax.training.collectives import Collective
-from morel_jax.training.dry_run import DryRun
+from morel_jax.targets import dry_run
+from morel_jax.targets.collectives import Collective
+from morel_jax.targets.dry_run import DryRun
 from tests.commands import call
 from tests.small import small_config
 
@@ -25,9 +25,9 @@ def test_the_text():
 resnet18, mart, cifar10 32x32x3, batch 128
 compiled for    8 cpu (mesh: data 8 x fsdp 1)
 parameters      11,173,962 classifier
-FLOPs           2e+12 a step, 1.562e+10 an image, in products and convolutions; a multiply-add is 2
-bytes accessed  3.00 MiB on a device, each loop's body counted once
-peak memory     7.00 MiB on a device: arguments 2.00 MiB, temporary 5.00 MiB, results in neither 0.00 MiB
+FLOPs           2e+12 per step, 1.562e+10 per image, in products and convolutions; a multiply-add is 2
+bytes accessed  3.00 MiB per device, each loop's body counted once
+peak memory     7.00 MiB per device: arguments 2.00 MiB, temporary 5.00 MiB, results in neither 0.00 MiB
 all-gather      0.50 MiB a step in 1 exchanges of 8 devices
 all-reduce      4.00 MiB a step in 4 exchanges of 8 devices"""
 

@@ -1,3 +1,5 @@
+import functools
+import itertools
 import json
 import logging
 import os
@@ -5,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import types
 
 import chex
 import jax
@@ -14,12 +17,20 @@ import pytest
 from morel_jax import builders, evaluation, training
 from morel_jax.training import checkpoint, trainer
 from morel_jax.training.progress import Progress
-from tests.small import small_config, small_dataset
+from tests import small
 
 SETTINGS = [{"preference": 0.2}, {"optimizer.learning_rate": 0.03, "seed": 5}, {"seed": 1}]
 # Of parameters and losses after two epochs, where the compiled program is not the one of a run alone.
 ROUNDING = 1e-5
 NAMES = ["preference=0.2_0.8", "learning_rate=0.03,seed=5", "seed=1"]
+
+
+small_config = functools.partial(small.small_config, batch_size=8, validation__batch_size=8)
+
+
+def small_dataset():
+    """Six batches of a network that runs with little optimisation."""
+    return small.small_dataset(train=48, test=20)
 
 
 @pytest.fixture(autouse=True)
@@ -161,8 +172,10 @@ def test_a_members_failed_write_stops_all_at_a_position_that_all_have(unbroken, 
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint.Checkpoints, "_commit", failing)
+        # Each look at the clock a thousand seconds after the last: all are saved after every step.
+        patch.setattr(trainer, "time", types.SimpleNamespace(monotonic=itertools.count(step=1000.0).__next__))
         with pytest.raises(OSError, match="could not be written"):
-            training.fit_population(small_config(checkpoint__every_seconds=1e-6), SETTINGS, tmp_path, progress=False)
+            training.fit_population(small_config(), SETTINGS, tmp_path, progress=False)
     assert len(written) == 2
     assert_same(training.fit_population(small_config(), SETTINGS, tmp_path, progress=False), unbroken[0])
 
@@ -177,7 +190,7 @@ def test_nothing_is_told_of_a_member_before_it_is_on_disk(tmp_path, monkeypatch)
         commit(self, which, position)
 
     monkeypatch.setattr(checkpoint.Checkpoints, "_commit", killed)
-    settings = [{"seed": 1}, {"optimizer.drop_epochs": [2], "optimizer.drop_factors": [1e38]}]
+    settings = [{"seed": 1}, {"optimizer.drop_epochs": [2], "optimizer.drop_factors": [1e38]}, {"seed": 2}]
     with pytest.raises(KeyboardInterrupt):
         training.fit_population(small_config(), settings, tmp_path, progress=False)
     (folder,) = tmp_path.glob("drop_epochs*")
@@ -225,14 +238,21 @@ def compilations(caplog, name):
     return [record for record in caplog.records if record.getMessage().startswith(f"Compiling jit({name})")]
 
 
-def test_one_compilation_for_nine_members_and_none_for_nine_others(tmp_path, caplog):
-    trainer._kept_programs.cache_clear()
+def test_one_compilation_for_all_members_and_none_for_as_many_others(tmp_path, caplog):
+    trainer.programs.cache_clear()
     config = small_config("standard", epochs=1, batch_norm__statistics_from=("natural",))
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
         for sweep in range(2):
             training.fit_population(config, [{"seed": 10 * sweep + seed, "loss.label_smoothing": seed / 10}
-                                             for seed in range(9)], tmp_path / str(sweep), progress=False)
+                                             for seed in range(3)], tmp_path / str(sweep), progress=False)
             assert [len(compilations(caplog, name)) for name in ("train", "judge")] == [1, 1]
+
+
+def test_progress_shows_the_mean_of_members(tmp_path, capfd):
+    config = small_config("standard", epochs=1, batch_norm__statistics_from=("natural",))
+    outcomes = training.fit_population(config, [{"seed": 1}, {"seed": 2}, {"seed": 3}], tmp_path)
+    mean = np.mean([outcome.history[0]["loss"] for outcome in outcomes])
+    assert f"epoch 1/1, mean of 3  loss {mean:.4f}" in capfd.readouterr().err
 
 
 @as_users_compile
@@ -242,13 +262,6 @@ def test_averages(tmp_path):
     state, _ = training.fit(outcome.member.config, tmp_path / "alone", progress=False)
     chex.assert_trees_all_equal(outcome.state, jax.device_get(state))
     assert outcome.state.average is not None
-
-
-def test_progress_shows_the_mean_of_members(tmp_path, capfd):
-    config = small_config("standard", epochs=1, batch_norm__statistics_from=("natural",))
-    outcomes = training.fit_population(config, [{"seed": 1}, {"seed": 2}], tmp_path)
-    mean = np.mean([outcome.history[0]["loss"] for outcome in outcomes])
-    assert f"epoch 1/1, mean of 2  loss {mean:.4f}" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(("changes", "options", "message"), [
@@ -268,8 +281,8 @@ def test_another_sweep_in_the_workdir_is_refused(unbroken, tmp_path):
         training.fit_population(small_config(), [*SETTINGS[:2], {"seed": 2}], workdir, progress=False)
     assert "seed=1: there, not given" in str(error.value)
     assert "seed=2: given, not there" in str(error.value)
-    with pytest.raises(ValueError, match=r"config\.batch_size: 16 there, 8 given"):
-        training.fit_population(small_config(batch_size=8), SETTINGS, workdir, progress=False)
+    with pytest.raises(ValueError, match=r"config\.batch_size: 8 there, 16 given"):
+        training.fit_population(small_config(batch_size=16), SETTINGS, workdir, progress=False)
     with pytest.raises(ValueError, match="holds a single run"):
         training.fit_population(small_config(), SETTINGS, workdir / NAMES[0], progress=False)
 

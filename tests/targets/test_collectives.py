@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from morel_jax.training.collectives import Collective, collectives
-from tests.training.sharded_collectives import STEPS, WIDTHS
+from morel_jax.targets.collectives import Collective, collectives
+from tests.targets.sharded_collectives import STEPS, WIDTHS
 
 # As XLA prints modules, with what does not matter left out.
 HEADER = "HloModule jit_f, is_scheduled=true, entry_computation_layout={(f32[8]{0})->f32[8]{0}}, num_partitions=8\n"
@@ -109,7 +109,7 @@ def test_errors():
 def found(tmp_path_factory):
     """What tests/training/sharded_collectives.py found on eight devices."""
     path = tmp_path_factory.mktemp("collectives") / "found.json"
-    subprocess.run([sys.executable, "-m", "tests.training.sharded_collectives", path], check=True)
+    subprocess.run([sys.executable, "-m", "tests.targets.sharded_collectives", path], check=True)
     return json.loads(path.read_text())
 
 

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 
 from morel_jax.configuration import check
-from morel_jax.training.collectives import Collective, collectives
+from morel_jax.targets.collectives import Collective, collectives
+from morel_jax.targets.flops import count_flops
 from morel_jax.training.feed import abstract_piece
-from morel_jax.training.flops import count_flops
 from morel_jax.training.placement import build_layout
 from morel_jax.training.setup import setup
 from morel_jax.training.step import compile_train_epoch, train_step
@@ -23,7 +23,7 @@ class DryRun:
         devices: what it was compiled for, and the mesh's axes.
         classifier_parameters, embedding_parameters: how many; the second only in training.
         flops: of a step's matrix products and convolutions, over all devices; see
-            :func:`~morel_jax.training.flops.count_flops`.
+            :func:`~morel_jax.targets.flops.count_flops`.
         batch_size: images of a step.
         bytes_accessed: that a step reads and writes on one device as XLA counts them: the body of each loop once, the
             attack's too.
@@ -55,10 +55,10 @@ class DryRun:
         rows = [
             ("compiled for", self.devices),
             ("parameters", f"{self.classifier_parameters:,} classifier{embedding}"),
-            ("FLOPs", f"{self.flops:.4g} a step, {self.flops / self.batch_size:.4g} an image, in products and "
+            ("FLOPs", f"{self.flops:.4g} per step, {self.flops / self.batch_size:.4g} per image, in products and "
                       "convolutions; a multiply-add is 2"),
-            ("bytes accessed", f"{_mib(self.bytes_accessed)} on a device, each loop's body counted once"),
-            ("peak memory", f"{_mib(self.peak)} on a device: arguments {_mib(self.arguments)}, temporary "
+            ("bytes accessed", f"{_mib(self.bytes_accessed)} per device, each loop's body counted once"),
+            ("peak memory", f"{_mib(self.peak)} per device: arguments {_mib(self.arguments)}, temporary "
                             f"{_mib(self.temporary)}, results in neither {_mib(self.outputs - self.aliased)}"),
         ]
         for kind, group_size in sorted({(one.kind, one.group_size) for one in self.collectives}):
