@@ -13,7 +13,7 @@ _STUDY = flags.DEFINE_bool("study", False, "What the paper leaves open: terms, b
 _SCALE = flags.DEFINE_enum("scale", "small", ["paper", "small", "smoke"],
                            "The paper's data and networks, what the machine at hand can do, or a minutes' check.")
 _VARIANT = flags.DEFINE_enum("variant", "paper", ["paper", "reference"], "Which reading of the method.")
-_ROOT = flags.DEFINE_string("root", None, "Folder of the reproduction. What is there already is gone on with.")
+_ROOT = flags.DEFINE_string("root", None, "Folder of the reproduction. What is already there is resumed.")
 _CONFIGS = flags.DEFINE_string("configs", "configs", "Folder with the config files.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "A prepared TFDS data_dir, as config.data.data_dir.")
 _ARCHIVE_DIR = flags.DEFINE_string("archive_dir", "", "A folder with the data sets' archives, as in config.data.")
@@ -25,16 +25,6 @@ _EXPLAIN = flags.DEFINE_string(
 _PROGRESS = flags.DEFINE_bool("progress", True, "Show progress bars.")
 
 
-def _selection():
-    from morel_jax.reproduction.cells import TABLES
-    from morel_jax.reproduction.grid import FIGURES
-    if _ALL.value:
-        return TABLES, FIGURES
-    if not (_TABLE.value or _FIGURE.value or _STUDY.value):
-        raise ValueError("a reproduction must be told what: --table=N, --figure=N, --all or --study.")
-    return sorted(set(_TABLE.value)), sorted(set(_FIGURE.value))
-
-
 def _shard():
     number, _, count = _SHARD.value.partition("/")
     if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
@@ -42,53 +32,39 @@ def _shard():
     return int(number), int(count)
 
 
-def _say_cost(plan, families):
-    from morel_jax.reproduction.cost import left, measure_flops_per_second, to_text
-    rows = [(family, left(plan, family)) for family in families]
-    rows = [(family, row) for family, row in rows if row.train_flops or row.judge_flops]
-    speeds, of_network = {}, {}
-    for family, row in rows:
-        network = family.networks[0].architecture
-        if network not in of_network:
-            of_network[network] = measure_flops_per_second(plan.grid.base(family))
-        speeds[row.family] = of_network[network]
-    print(to_text([row for _, row in rows], speeds) if rows else "nothing is missing")
-
-
 def _main():
     from morel_jax.files import local_path
-    from morel_jax.reproduction import cells
-    from morel_jax.reproduction.explain import explain
-    from morel_jax.reproduction.grid import FIGURES, Grid
-    from morel_jax.reproduction.page import write
-    from morel_jax.reproduction.plan import Plan
-    from morel_jax.reproduction.report import build
-    from morel_jax.reproduction.scales import scale
-    from morel_jax.reproduction.work import carry_out
+    from morel_jax.reproduction import page, report, work
+    from morel_jax.reproduction.grid import FIGURES, Grid, scale
+    from morel_jax.reproduction.paper import TABLES, parse
+    from morel_jax.reproduction.trials import Reproduction
 
     root, configs = local_path(_ROOT.value, "--root"), local_path(_CONFIGS.value, "--configs")
     data = {"data_dir": _DATA_DIR.value, "archive_dir": _ARCHIVE_DIR.value}
     grid = Grid(scale(_SCALE.value), _VARIANT.value, configs, {k: v for k, v in data.items() if v})
+    everything = _ALL.value or _EXPLAIN.value is not None
+    tables, figures = (TABLES, FIGURES) if everything else (sorted(set(_TABLE.value)), sorted(set(_FIGURE.value)))
+    if not (tables or figures or _STUDY.value):
+        raise ValueError("a reproduction must be told what: --table=N, --figure=N, --all or --study.")
+    wanted = Reproduction(grid, root, tables, figures, _STUDY.value)
     if _EXPLAIN.value is not None:
-        print(explain(Plan(grid, root, cells.TABLES, FIGURES), cells.parse(_EXPLAIN.value)))
+        print(report.explain(wanted, parse(_EXPLAIN.value)))
         return
-    plan = Plan(grid, root, *_selection(), study=_STUDY.value)
-    number, count = _shard()
-    families = plan.shard(number, count)
+    families = wanted.shard(*_shard())
     if _DRY_RUN.value:
-        _say_cost(plan, families)
+        print(work.describe_cost(wanted, families))
         return
-    waiting = carry_out(plan, families, _PROGRESS.value)
+    waiting = work.carry_out(wanted, families, _PROGRESS.value)
     if waiting:
-        print(f"{len(waiting)} judgements wait for a surrogate that another shard trains; give the command again when "
+        print(f"{len(waiting)} evaluations wait for a surrogate that another shard trains; give the command again when "
               "it is there.", file=sys.stderr)
-    folder = plan.folder / "report"
-    write(build(plan), folder)
+    folder = wanted.folder / "report"
+    page.write(report.build(wanted), folder)
     print(json.dumps({"report": str(folder / "report.html"), "waiting": len(waiting)}))
 
 
 def main(argv):
-    """Trains, judges and reports. Exit status: see :func:`morel_jax.command.exit_status`."""
+    """Trains, evaluates and reports. Exit status: see :func:`morel_jax.command.exit_status`."""
     del argv
     return command.exit_status(_main)
 

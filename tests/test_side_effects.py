@@ -14,7 +14,7 @@ def settings():
 before = settings()
 import absl.logging
 level = absl.logging.get_verbosity(), logging.getLogger("absl").level
-import morel_jax.evaluation.figures, morel_jax.interop.torch, morel_jax.reproduction.drawings, morel_jax.training
+import morel_jax.evaluation.figures, morel_jax.interop.torch, morel_jax.reproduction.page, morel_jax.training
 morel_jax.evaluation.figures.new_figure(1, 1).savefig(os.devnull, format="png")
 after = settings()
 assert after == before, [pair for pair in zip(before, after) if pair[0] != pair[1]]

@@ -18,7 +18,7 @@ MEMORY = 12 * 2**30
 _PRELOADED = (
     "morel_jax.training", "morel_jax.evaluation.trained",
     "morel_jax.evaluation.figures", "morel_jax.reproduction.work", "morel_jax.reproduction.page",
-    "morel_jax.reproduction.report", "morel_jax.interop.stablehlo", "morel_jax.interop.model_card",
+    "morel_jax.interop.stablehlo", "morel_jax.interop.model_card",
     "ml_collections.config_flags", "scipy.stats")
 
 

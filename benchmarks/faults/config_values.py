@@ -11,8 +11,7 @@ import numpy as np
 
 from benchmarks.faults.scenarios import CONFIGS
 from morel_jax import builders
-from morel_jax.configuration import flatten
-from morel_jax.reproduction.scales import load_config
+from morel_jax.configuration import flatten, load_file
 
 # Of the kinds that fields have, by default. `_LARGE` is one that no float holds.
 _LARGE = 10**400
@@ -48,7 +47,7 @@ _SECONDS = 20
 
 def base():
     """The campaign's config, whose fields are changed one at a time."""
-    return load_config(CONFIGS, "smoke", "")
+    return load_file(CONFIGS / "smoke.py", "")
 
 
 def generate(config):

@@ -1,4 +1,4 @@
-"""How the gradients of several objectives stand to each other, over all parameters and layer by layer."""
+"""Lengths and angles of the gradients of several objectives, over all parameters and layer by layer."""
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -10,10 +10,10 @@ class Conflict:
 
     Attributes:
         norms: float[..., m], L2, each in its objective's units over the parameters'.
-        cosine: float[..., m, m] in [-1, 1]; negative where a step against one gradient raises the other objective. 0
-            where a gradient is zero, on the diagonal too.
-        angle: float[..., m, m], radians in [0, pi]; pi / 2 where a gradient is zero. In float32 an angle near 0 or pi
-            is known to about 1e-3.
+        cosine: float[..., m, m] in [-1, 1]; negative where a step against one gradient raises the other objective, and
+            0 where a gradient is zero, on the diagonal too.
+        angle: float[..., m, m], radians in [0, pi]; pi / 2 where a gradient is zero. Near 0 or pi float32 leaves an
+            error of about 1e-3.
         norm_ratio: float[..., m, m], norms[i] / norms[j]; 1 where both are zero.
     """
     norms: jax.Array
@@ -23,7 +23,7 @@ class Conflict:
 
 
 def objective_gradients(objectives, params):
-    """The gradient of every objective: one pass forwards and one vmapped pass backwards.
+    """The gradient of every objective, by one forward pass and one vmapped backward pass.
 
     Args:
         objectives: params -> float[m].
@@ -38,7 +38,7 @@ def objective_gradients(objectives, params):
     values, pull_back = jax.vjp(objectives, params)
     if values.ndim != 1:
         raise ValueError(f"objectives must give shape [num_objectives]; got {values.shape}.")
-    # Like ``values``: in a shard_map an array of constants would not do.
+    # Made from ``values``: inside a shard_map an array of constants would not do.
     each = jnp.where(jnp.eye(values.shape[0], dtype=bool), jnp.ones_like(values), jnp.zeros_like(values))
     (gradients,) = jax.vmap(pull_back)(each)
     return values, gradients
@@ -51,10 +51,10 @@ def gram(gradients):
         gradients: pytree of float[m, ...], from :func:`objective_gradients`.
 
     Returns:
-        float[m, m]; what the methods in ``morel_jax.losses.multi_gradient`` take.
+        float[m, m], as the methods in ``morel_jax.losses.multi_gradient`` take it.
     """
     rows = (leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(gradients))
-    # Small differences of large products count: an accelerator's shorter products would not do.
+    # Small differences of large products matter, so an accelerator must not shorten them.
     return sum(jnp.matmul(leaf, leaf.T, precision=jax.lax.Precision.HIGHEST) for leaf in rows)
 
 
@@ -63,7 +63,7 @@ def gram_per_layer(gradients, depth=1):
 
     Args:
         gradients: as in :func:`gram`.
-        depth: how many names of a parameter's path tell the groups: 1 for the top-level modules, None for single
+        depth: how many names of a parameter's path define its group: 1 for the top-level modules, None for single
             arrays; static.
 
     Returns:
@@ -93,7 +93,7 @@ def compare(products):
     norms = jnp.sqrt(jnp.maximum(jnp.diagonal(products, axis1=-2, axis2=-1), 0))
     first, second = norms[..., :, None], norms[..., None, :]
     divisors = jnp.where(norms == 0, 1, norms)
-    # One after the other: the product of two norms may underflow. A product with a zero gradient is 0 already.
+    # One division after the other: the product of two norms may underflow.
     cosine = jnp.clip(products / divisors[..., :, None] / divisors[..., None, :], -1, 1)
     ratio = jnp.where(second == 0, jnp.where(first == 0, 1, jnp.inf), first / divisors[..., None, :])
     return Conflict(norms, cosine, jnp.arccos(cosine), ratio)

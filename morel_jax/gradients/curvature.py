@@ -1,6 +1,6 @@
-"""Second derivatives of a loss in its parameters and in its images: products, and outer eigenvalues.
+"""Second derivatives of a loss in its parameters and in its images: products, and extreme eigenvalues.
 
-A relu network is linear in its images piece by piece: all input curvature comes from the loss on the logits.
+A relu network is linear in its images piece by piece, so all input curvature comes from the loss on the logits.
 """
 import jax
 import jax.numpy as jnp
@@ -27,33 +27,30 @@ def hessian_vector_product(loss, params, vector):
 
 
 def hessian_eigenpairs(loss, params, key, count=1, num_steps=20, which="largest"):
-    """Outer eigenvalues of the Hessian in the parameters, by Lanczos's method.
+    """Extreme eigenvalues of the Hessian in the parameters, by Lanczos's method.
 
     Args:
         loss: params -> float[], over a batch that stays the same.
         params: pytree of float arrays, of one dtype.
         key: one key, for the random start.
-        count, num_steps, which: as in :func:`morel_jax.gradients.lanczos.lanczos`; static.
+        count, num_steps, which: as in :func:`lanczos`, whose errors these are; static.
 
     Returns:
-        :class:`morel_jax.gradients.lanczos.Eigenpairs`.
-
-    Raises:
-        ValueError: as ``lanczos``.
+        :class:`Eigenpairs`.
     """
     return lanczos(lambda vector: hessian_vector_product(loss, params, vector), key, params, num_steps, count, which)
 
 
 def sharpness(loss, params, key, num_steps=20):
-    """The eigenvalue of largest size of the Hessian in the parameters, by power iteration.
+    """The eigenvalue of the Hessian in the parameters that is largest in magnitude, by power iteration.
 
     Args:
         loss, params, key: as in :func:`hessian_eigenpairs`.
         num_steps: Hessian-vector products; static.
 
     Returns:
-        :class:`morel_jax.gradients.lanczos.Eigenpairs` with one entry; less exact than Lanczos's method for the same
-        number of products, and without its memory.
+        :class:`Eigenpairs` with one entry. It is less exact than Lanczos's method for the same number of products, and
+        needs less memory.
     """
     return power_iteration(lambda vector: hessian_vector_product(loss, params, vector), key, params, num_steps)
 
@@ -62,11 +59,8 @@ def input_hessian_vector_product(logits_fn, x, y, vector, loss=cross_entropy):
     """Each example's Hessian in its image times a vector, for the whole batch at once.
 
     Args:
-        logits_fn: images float[n, ...] -> logits float[n, classes]; no image's logits depend on another image.
-        x: float[n, ...], images.
-        y: int[n], labels.
-        vector: float[n, ...], one a row.
-        loss: (logits, y) -> float[n].
+        logits_fn, x, y, loss: as in :func:`input_gradients`.
+        vector: float[n, ...], one per row.
 
     Returns:
         float[n, ...].
@@ -75,19 +69,16 @@ def input_hessian_vector_product(logits_fn, x, y, vector, loss=cross_entropy):
 
 
 def input_hessian_eigenpairs(logits_fn, key, x, y, count=1, num_steps=10, which="largest", loss=cross_entropy):
-    """Outer eigenvalues of each example's Hessian in its image.
+    """Extreme eigenvalues of each example's Hessian in its image.
 
     Args:
         logits_fn, x, y, loss: as in :func:`input_hessian_vector_product`.
-        key: one key, or keys[n], one an example.
-        count, num_steps, which: as in :func:`morel_jax.gradients.lanczos.lanczos`; static.
+        key: one key, or keys[n], one per example.
+        count, num_steps, which: as in :func:`lanczos`, over the dimension of an image; static.
 
     Returns:
-        :class:`morel_jax.gradients.lanczos.Eigenpairs` with a leading axis n: values float[n, count], vectors
-        float[n, count, ...] in the shape of images, residuals float[n, count].
-
-    Raises:
-        ValueError: as ``lanczos``, whose dimension is an image's size.
+        :class:`Eigenpairs` with a leading axis n: values float[n, count], vectors float[n, count, ...] in the shape of
+        images, residuals float[n, count].
 
     Reference: Moosavi-Dezfooli et al., arXiv:1811.09716, who find that adversarial training makes them smaller.
     """

@@ -1,6 +1,6 @@
 """Lengths and angles of the rows of an array, differentiable at zero and free of underflow.
 
-Input gradients of a confident network are tiny, down to 1e-30 and to exact zeros; float32 does not hold their squares.
+Input gradients of a confident network are tiny, down to 1e-30 and exact zeros; float32 cannot hold their squares.
 """
 import jax
 import jax.numpy as jnp
@@ -11,22 +11,24 @@ def flatten(values):
     return values.reshape(values.shape[0], -1)
 
 
+def column(numbers, like):
+    """float[n] -> float[n, 1, ...] with as many axes as ``like``."""
+    return numbers.reshape(-1, *(1,) * (like.ndim - 1))
+
+
 def _scaled(rows):
-    """(rows over their largest entry, that entry, whether it is not zero), the latter two as columns."""
+    """Rows over their largest entry; as columns, their lengths then, that entry, and whether it is not zero."""
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(rows), axis=-1, keepdims=True))
-    present = largest != 0  # Of NaN true, so that it stays one.
+    present = largest != 0  # True for NaN, which stays NaN.
     largest = jnp.where(present, largest, 1)
-    return rows / largest, largest, present
-
-
-def _lengths(scaled, present):
-    # Of a zero row the root of 1, for that of 0 has no derivative.
-    return jnp.sqrt(jnp.where(present, jnp.sum(scaled**2, axis=-1, keepdims=True), 1))
+    scaled = rows / largest
+    # The root of 1 for a zero row, as that of 0 has no derivative.
+    return scaled, jnp.sqrt(jnp.where(present, jnp.sum(scaled**2, axis=-1, keepdims=True), 1)), largest, present
 
 
 def _l2(rows):
-    scaled, largest, present = _scaled(rows)
-    return jnp.where(present, largest * _lengths(scaled, present), 0)[:, 0]
+    _, lengths, largest, present = _scaled(rows)
+    return jnp.where(present, largest * lengths, 0)[:, 0]
 
 
 _NORMS = {
@@ -56,8 +58,8 @@ def norms(values, norm="l2"):
 
 def unit(values):
     """Rows divided by their L2 norms, float[n, ...]; a zero row stays zero, and its gradient finite."""
-    scaled, _, present = _scaled(flatten(values))
-    return (scaled / _lengths(scaled, present)).reshape(values.shape)
+    scaled, lengths, *_ = _scaled(flatten(values))
+    return (scaled / lengths).reshape(values.shape)
 
 
 def cosines(a, b):

@@ -1,4 +1,4 @@
-"""Eigenvalues of a symmetric operator that is only known by its products with vectors, which are pytrees."""
+"""Eigenvalues of a symmetric operator that is known only by its products with vectors, which are pytrees."""
 import jax
 import jax.numpy as jnp
 import optax
@@ -19,7 +19,7 @@ class Eigenpairs:
     residuals: jax.Array
 
 
-# Of Ritz values in rising order: which come first.
+# Which Ritz values come first.
 ORDERS = {
     "largest": lambda values: jnp.argsort(-values),
     "smallest": jnp.argsort,
@@ -27,16 +27,8 @@ ORDERS = {
 }
 
 
-def random_unit(key, like):
-    """A random vector of length 1, uniform over directions.
-
-    Args:
-        key: one key.
-        like: pytree of float arrays.
-
-    Returns:
-        Pytree like ``like``.
-    """
+def _random_unit(key, like):
+    """A random pytree like ``like``, of length 1 and uniform over directions."""
     vector = optax.tree.random_like(key, like)
     return optax.tree.scale(1 / optax.tree.norm(vector), vector)
 
@@ -50,13 +42,13 @@ def _coefficients(basis, vector):
 
 
 def _combine(coefficients, basis):
-    """Rows of ``basis`` added up; coefficients float[..., rows]."""
+    """Sums of the rows of ``basis``, weighted by coefficients float[..., rows]."""
     return jax.tree.map(
         lambda rows: jnp.tensordot(coefficients, rows, axes=1, precision=jax.lax.Precision.HIGHEST), basis)
 
 
 def _orthogonalise(vector, basis):
-    # Twice is enough: what rounding leaves the first time, the second takes.
+    # Twice is enough: the second pass removes what rounding left in the first.
     for _ in range(2):
         vector = optax.tree.sub(vector, _combine(_coefficients(basis, vector), basis))
     return vector
@@ -65,15 +57,15 @@ def _orthogonalise(vector, basis):
 def lanczos(operator, key, like, num_steps, count=1, which="largest"):
     """Lanczos's method with full reorthogonalisation.
 
-    Where the vectors that the operator reaches from the start are used up (few distinct eigenvalues, low rank), it
-    goes on from a new random one, so that ``num_steps`` = dimension gives every eigenvalue as often as it occurs.
+    Where the Krylov space of the start is exhausted (few distinct eigenvalues, low rank), it continues from a new
+    random vector. With ``num_steps`` = dimension it finds every eigenvalue as often as it occurs.
 
     Args:
-        operator: symmetric and linear, pytree -> pytree like it; called once a step, in a loop.
+        operator: symmetric and linear, pytree -> pytree like it; called once per step, in a loop.
         key: one key, for the random start.
         like: pytree of float arrays, of one dtype, of the shapes of the operator's vectors.
         num_steps: size of the Krylov space, at most the dimension; static. All its vectors are kept: num_steps times
-            the memory of ``like``. Outer eigenvalues are found first.
+            the memory of ``like``. Extreme eigenvalues are found first.
         count: eigenpairs wanted; static.
         which: ``largest``, ``smallest`` or ``magnitude``, the order of the result; static.
 
@@ -92,7 +84,7 @@ def lanczos(operator, key, like, num_steps, count=1, which="largest"):
         raise ValueError("count and num_steps must keep 1 <= count <= num_steps <= the operator's dimension, "
                          f"{dimension}; got count {count} and num_steps {num_steps}.")
     start_key, key = jax.random.split(key)
-    start = random_unit(start_key, like)
+    start = _random_unit(start_key, like)
     dtype = jax.tree.leaves(start)[0].dtype
     basis = jax.tree.map(lambda leaf: jnp.zeros((num_steps, *leaf.shape), leaf.dtype), start)
 
@@ -106,8 +98,8 @@ def lanczos(operator, key, like, num_steps, count=1, which="largest"):
         scale = jnp.maximum(jnp.max(jnp.abs(alphas)), jnp.max(betas))
         used_up = beta <= 100 * jnp.finfo(dtype).eps * scale
         rest = jax.lax.cond(
-            used_up, lambda: _orthogonalise(random_unit(jax.random.fold_in(key, i), like), basis), lambda: rest)
-        # Nothing is left when the basis is the whole space, after the last step.
+            used_up, lambda: _orthogonalise(_random_unit(jax.random.fold_in(key, i), like), basis), lambda: rest)
+        # Zero once the basis spans the whole space, after the last step.
         length = optax.tree.norm(rest)
         vector = optax.tree.scale(1 / jnp.where(length == 0, 1, length), rest)
         return basis, vector, alphas, betas.at[i].set(jnp.where(used_up, 0, beta))
@@ -122,12 +114,12 @@ def lanczos(operator, key, like, num_steps, count=1, which="largest"):
 
 
 def power_iteration(operator, key, like, num_steps):
-    """Power iteration: the eigenvalue of largest size, in the memory of three vectors.
+    """Power iteration: the eigenvalue of largest magnitude, in the memory of three vectors.
 
     Args:
         operator, key, like: as in :func:`lanczos`.
-        num_steps: products with the operator; static. The error falls by the ratio of the two largest sizes a step,
-            squared for the value; of a tie between lambda and -lambda nothing comes but a large residual.
+        num_steps: products with the operator; static. Each shrinks the vector's error by the ratio of the two largest
+            magnitudes, and the value's by its square. A tie of lambda and -lambda shows as a large residual.
 
     Returns:
         :class:`Eigenpairs` with one entry. A start that the operator maps to zero has eigenvalue 0.
@@ -135,11 +127,11 @@ def power_iteration(operator, key, like, num_steps):
     def step(_, vector):
         image = operator(vector)
         length = optax.tree.norm(image)
-        # Where nothing is left, the vector before is an eigenvector already.
+        # Where the image is zero, the previous vector is an eigenvector already.
         return jax.tree.map(lambda new, old: jnp.where(length > 0, new / jnp.where(length > 0, length, 1), old),
                             image, vector)
 
-    vector = jax.lax.fori_loop(0, num_steps - 1, step, random_unit(key, like))
+    vector = jax.lax.fori_loop(0, num_steps - 1, step, _random_unit(key, like))
     image = operator(vector)
     value = optax.tree.vdot(vector, image)
     residual = optax.tree.norm(optax.tree.add_scale(image, -value, vector))

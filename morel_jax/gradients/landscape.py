@@ -4,22 +4,22 @@ import jax.numpy as jnp
 import optax
 
 from morel_jax.attacks.keys import example_keys
-from morel_jax.gradients.geometry import flatten
+from morel_jax.gradients.geometry import column, flatten
 from morel_jax.gradients.per_example import input_gradients
 from morel_jax.losses import cross_entropy
 
 
 def surface(function, origin, directions, coordinates, batch_size=None):
-    """A function's values on a grid of one axis a direction.
+    """A function's values on a grid with one axis per direction.
 
         values[i, j] = function(origin + s_i d_1 + t_j d_2)
 
     Args:
         function: point -> array, or pytree of arrays: ``loss(params)``, or the losses float[n] of images x.
         origin: pytree of float arrays.
-        directions: sequence of pytrees like ``origin``, one or two (or more).
+        directions: sequence of pytrees like ``origin``, usually one or two.
         coordinates: as many arrays float[k], positions along the directions.
-        batch_size: points evaluated at a time, static; None for one after another, in the memory of one.
+        batch_size: points evaluated at a time, static; None: one, in the memory of one.
 
     Returns:
         Like the function's result, with leading axes of the coordinates' lengths.
@@ -44,16 +44,16 @@ def surface(function, origin, directions, coordinates, batch_size=None):
 
 
 def filter_normalised_direction(key, params, ignore="biasbn"):
-    """A random direction whose every filter is as long as the weights' own.
+    """A random direction in which each filter is as long as that of the weights.
 
-    A filter is what makes one output: of a kernel all axes but the last. Lengths of weights mean nothing before
-    BatchNorm; with such directions surfaces of different networks may be compared.
+    A filter makes one output: all axes of a kernel but the last. Before BatchNorm the length of weights means nothing;
+    along such directions the surfaces of different networks are comparable.
 
     Args:
         key: one key.
         params: pytree of float arrays, kernels with their outputs on the last axis.
-        ignore: ``biasbn`` leaves biases and BatchNorm's scales, all arrays of one axis, where they are (direction 0);
-            None moves them along themselves, as the published code does. Static.
+        ignore: ``biasbn`` keeps biases and BatchNorm's scales, all arrays of one axis, fixed (direction 0); None moves
+            them along themselves, as the published code does. Static.
 
     Returns:
         Pytree like ``params``.
@@ -77,22 +77,19 @@ def filter_normalised_direction(key, params, ignore="biasbn"):
 
 
 def input_directions(logits_fn, key, x, y, loss=cross_entropy):
-    """Two directions to draw the loss around images along: the steepest in Linf, and a random one across.
+    """Two directions for a surface of the loss around images: the steepest in Linf, and a random one across it.
 
     Args:
-        logits_fn: images float[n, ...] -> logits float[n, classes]; no image's logits depend on another image.
-        key: one key, or keys[n], one an example.
-        x: float[n, ...], images.
-        y: int[n], labels.
-        loss: (logits, y) -> float[n].
+        logits_fn, x, y, loss: as in :func:`input_gradients`.
+        key: one key, or keys[n], one per example.
 
     Returns:
-        (signs, across), each float[n, ...]: the signs of the loss's gradient, and random signs less their part along
-        the first, so that each row is orthogonal to its first. Coordinates are pixel units, for ``across`` roughly.
+        (signs, across), each float[n, ...]: the signs of the loss's gradient, and random signs made orthogonal to them,
+        row by row. Coordinates are in pixel units, for ``across`` roughly.
     """
     signs = jnp.sign(input_gradients(logits_fn, x, y, loss))
     keys = example_keys(key, x.shape[0])
     random = jax.vmap(lambda key: jax.random.rademacher(key, x.shape[1:], x.dtype))(keys)
     length = jnp.sum(flatten(signs**2), axis=-1)
     share = jnp.sum(flatten(random * signs), axis=-1) / jnp.where(length > 0, length, 1)
-    return signs, random - share.reshape(-1, *(1,) * (x.ndim - 1)) * signs
+    return signs, random - column(share, x) * signs

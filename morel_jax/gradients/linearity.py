@@ -1,10 +1,10 @@
-"""How linear the loss is around an image: where it is not, few gradient steps say little about the worst case."""
+"""How linear the loss is around an image. Where it is not, a few gradient steps say little about the worst case."""
 import jax
 import jax.numpy as jnp
 from flax import struct
 
 from morel_jax.attacks.keys import example_keys
-from morel_jax.gradients.geometry import cosines, flatten
+from morel_jax.gradients.geometry import column, cosines, flatten
 from morel_jax.gradients.per_example import input_gradients
 from morel_jax.losses import cross_entropy
 
@@ -29,20 +29,17 @@ def linearity_error(logits_fn, key, x, y, epsilon, step_size, num_steps=10, loss
 
         gamma = max_{|delta|_inf <= epsilon} |l(x + delta) - l(x) - <delta, grad l(x)>|
 
-    A lower bound of it, from ascent by signs, started at a random point. As published, the box [0, 1] is no bound.
+    The result is a lower bound, found by ascent along signs from a random point. As published, the perturbed images may
+    leave [0, 1].
 
     Args:
-        logits_fn: images float[n, ...] -> logits float[n, classes]; no image's logits depend on another image.
-        key: one key, or keys[n], one an example.
-        x: float[n, ...], images.
-        y: int[n], labels.
-        epsilon: radius in pixel units; may be traced.
-        step_size: in pixel units; may be traced.
+        logits_fn, x, y, loss: as in :func:`input_gradients`.
+        key: one key, or keys[n], one per example.
+        epsilon, step_size: radius and length of a step in pixel units; may be traced.
         num_steps: steps of ascent; static.
-        loss: (logits, y) -> float[n].
 
     Returns:
-        :class:`LinearityError`, the best of the start and every step.
+        :class:`LinearityError`, the largest over the start and every step.
 
     Reference: Qin et al., arXiv:1907.02610, whose regulariser penalises gamma.
     """
@@ -68,8 +65,7 @@ def linearity_error(logits_fn, key, x, y, epsilon, step_size, num_steps=10, loss
 
 def _better(best, gaps, delta):
     wider = ~(gaps <= best.error)  # A loss that is NaN is not linear.
-    of_delta = wider.reshape(-1, *(1,) * (delta.ndim - 1))
-    return LinearityError(jnp.where(wider, gaps, best.error), jnp.where(of_delta, delta, best.delta))
+    return LinearityError(jnp.where(wider, gaps, best.error), jnp.where(column(wider, delta), delta, best.delta))
 
 
 def gradient_alignment(logits_fn, key, x, y, epsilon, loss=cross_entropy):
@@ -82,8 +78,8 @@ def gradient_alignment(logits_fn, key, x, y, epsilon, loss=cross_entropy):
         epsilon: radius in pixel units; may be traced.
 
     Returns:
-        float[n] in [-1, 1] up to rounding: 1 where the loss is linear; 0 where a gradient is zero. It can be
-        differentiated: 1 less its mean is the published regulariser.
+        float[n] in [-1, 1] up to rounding: 1 where the loss is linear, 0 where a gradient is zero. Differentiable; one
+        minus its mean is the published regulariser.
 
     Reference: Andriushchenko and Flammarion, arXiv:2007.02617.
     """

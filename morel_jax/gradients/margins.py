@@ -5,10 +5,8 @@ from flax import struct
 
 from morel_jax.attacks.keys import example_keys, fold_in_name
 from morel_jax.attacks.norms import norm as norm_named
+from morel_jax.gradients.geometry import column
 from morel_jax.losses.classification import label_mask, pick
-
-# The lead is followed both ways: a slope that grows one way falls the other.
-_WAYS = (-1, 1)
 
 
 @struct.dataclass
@@ -21,25 +19,25 @@ class Margins:
     nearest: jax.Array
 
 
-def _lead(logits, y, rival):
-    """By how much the label's logit exceeds the rival class's, float[n]; ``rival`` is one number."""
-    return pick(logits, label_mask(logits, y)) - logits[:, rival]
+def _leads(logits, y):
+    """By how much the label's logit exceeds each class's, float[n, classes]."""
+    return pick(logits, label_mask(logits, y))[:, None] - logits
 
 
 def _lead_and_slope(logits_fn, x, y, rival):
-    """(lead float[n], its input gradient float[n, ...])."""
-    lead, pull_back = jax.vjp(lambda x: _lead(logits_fn(x), y, rival), x)
+    """(lead float[n] over one class, its input gradient float[n, ...])."""
+    lead, pull_back = jax.vjp(lambda x: _leads(logits_fn(x), y)[:, rival], x)
     return lead, pull_back(jnp.ones_like(lead))[0]
 
 
 def _ratio(lead, slope):
-    """lead / slope; infinite, with the lead's sign, where the slope is zero, and 0 where both are; of NaN it is NaN."""
+    """lead / slope; where the slope is zero, infinite with the lead's sign, or 0 if both are zero; NaN stays NaN."""
     flat = jnp.where((lead == 0) | jnp.isnan(lead), lead, jnp.copysign(jnp.inf, lead))
     return jnp.where(slope == 0, flat, lead / jnp.where(slope == 0, 1, slope))
 
 
 def _nearest(ratios, y):
-    """:class:`Margins` of ratios float[classes, n]; the label's own are not looked at."""
+    """:class:`Margins` of ratios float[classes, n], without the label's own."""
     own = jnp.arange(ratios.shape[0])[:, None] == y
     # Finite, so that an infinitely far rival still comes before the label itself.
     order = jnp.where(own, jnp.inf, jnp.minimum(ratios, jnp.finfo(ratios.dtype).max))
@@ -61,14 +59,12 @@ def linearised_margins(logits_fn, x, y, norm="linf"):
     with the dual norm below: L1 for Linf, L2 for L2. Exact for a linear network, the box [0, 1] aside.
 
     Args:
-        logits_fn: images float[n, ...] -> logits float[n, classes]; no image's logits depend on another image.
-        x: float[n, ...], images.
-        y: int[n], labels.
-        norm: ``linf`` or ``l2``, that the distance is measured in; static.
+        logits_fn, x, y: as in :func:`input_gradients`.
+        norm: ``linf`` or ``l2``, in which the distance is measured; static.
 
     Returns:
-        :class:`Margins`. Negative where the image is misclassified, when it is the distance back over the farthest
-        boundary that was crossed; infinite where no boundary has a slope. One pass a class, one after another.
+        :class:`Margins`. A negative margin, of a misclassified image, is the distance back over the farthest boundary
+        that was crossed. It is infinite where no boundary has a slope. The classes take one pass each, in turn.
 
     Raises:
         ValueError: an unknown norm, or one class only.
@@ -88,19 +84,18 @@ def lipschitz_bounds(logits_fn, key, x, y, epsilon, step_size, num_steps=10, nor
     """Local Lipschitz constants of the label's lead over every class, from below.
 
     The largest dual norm of grad_x (z_y - z_j) at the image and at all points of two searches in the ball and in
-    [0, 1], which start at a random point and follow the lead down and up by steepest descent. (A relu network is
-    linear piece by piece: its gradient's norm has no slope of its own to climb.)
+    [0, 1]. They start at a random point and follow the lead down and up by steepest descent: a relu network is linear
+    piece by piece, so the norm of its gradient has no slope to climb.
 
     Args:
-        logits_fn, x, y: as in :func:`linearised_margins`.
-        key: one key, or keys[n], one an example.
-        epsilon: radius in pixel units; may be traced.
-        step_size: in pixel units of ``norm``; may be traced.
+        logits_fn, x, y: as in :func:`input_gradients`.
+        key: one key, or keys[n], one per example.
+        epsilon, step_size: radius and length of a step in pixel units of ``norm``; may be traced.
         num_steps: steps of each search; static.
         norm: ``linf`` or ``l2``, of ball and steps; static.
 
     Returns:
-        float[n, classes], in logit units a pixel unit; 0 at the label. 2 (num_steps + 1) + 1 passes a class.
+        float[n, classes], in logit units per pixel unit; 0 at the label. Each class takes 2 (num_steps + 1) + 1 passes.
 
     Raises:
         ValueError: an unknown norm, or one class only.
@@ -108,8 +103,7 @@ def lipschitz_bounds(logits_fn, key, x, y, epsilon, step_size, num_steps=10, nor
     ball = norm_named(norm)
     keys = example_keys(key, x.shape[0])
     radii = jax.vmap(lambda key: jax.random.uniform(key, (), x.dtype))(fold_in_name(keys, "radius"))
-    radii = radii.reshape(-1, *(1,) * (x.ndim - 1))
-    start = x + radii * (ball.random_boundary(keys, x, epsilon) - x)
+    start = x + column(radii, x) * (ball.random_boundary(keys, x, epsilon) - x)
 
     def bound(rival):
         def size(point):
@@ -126,7 +120,8 @@ def lipschitz_bounds(logits_fn, key, x, y, epsilon, step_size, num_steps=10, nor
             point, largest = jax.lax.fori_loop(0, num_steps, step, (start, size(x)[0]))
             return jnp.maximum(largest, size(point)[0])
 
-        return jnp.max(jax.lax.map(search, jnp.array(_WAYS, x.dtype)), axis=0)
+        # Both ways: a slope that grows one way falls the other.
+        return jnp.max(jax.lax.map(search, jnp.array([-1, 1], x.dtype)), axis=0)
 
     return jax.lax.map(bound, _classes(logits_fn, x)).T
 
@@ -134,10 +129,10 @@ def lipschitz_bounds(logits_fn, key, x, y, epsilon, step_size, num_steps=10, nor
 def lipschitz_margins(logits_fn, key, x, y, epsilon, step_size, num_steps=10, norm="linf"):
     """Distance to the decision boundary by local Lipschitz constants.
 
-        min_{j != y} (z_y - z_j) / L_j,   no more than epsilon, within which L_j was looked for
+        min_{j != y} (z_y - z_j) / L_j,   at most epsilon, as L_j holds within that radius
 
-    With the true constants no nearer point is misclassified. :func:`lipschitz_bounds` finds them from below, so this is
-    too large where it missed the steepest point.
+    With the true constants no nearer point is misclassified. :func:`lipschitz_bounds` finds them from below, so the
+    margin is too large where it missed the steepest point.
 
     Args:
         logits_fn, key, x, y, epsilon, step_size, num_steps, norm: as in :func:`lipschitz_bounds`.
@@ -148,11 +143,9 @@ def lipschitz_margins(logits_fn, key, x, y, epsilon, step_size, num_steps=10, no
     Raises:
         ValueError: an unknown norm, or one class only.
 
-    Reference: Weng et al., arXiv:1801.10578 (CLEVER), with the largest slope of a search in place of the extreme value
-    fitted to random points.
+    Reference: Weng et al., arXiv:1801.10578 (CLEVER), with the largest slope of a search, not an extreme value fitted
+    to random points.
     """
     slopes = lipschitz_bounds(logits_fn, key, x, y, epsilon, step_size, num_steps, norm)
-    logits = logits_fn(x)
-    leads = pick(logits, label_mask(logits, y))[:, None] - logits
-    margins = _nearest(_ratio(leads, slopes).T, y)
+    margins = _nearest(_ratio(_leads(logits_fn(x), y), slopes).T, y)
     return margins.replace(margin=jnp.clip(margins.margin, -epsilon, epsilon))

@@ -25,7 +25,7 @@ def parameter_gradients(loss_fn, params, *batch):
         batch: arrays[n, ...], such as x and y.
 
     Returns:
-        Pytree like ``params`` with a leading axis n: n times the parameters' memory.
+        Pytree like ``params`` with a leading axis n, in n times the parameters' memory.
     """
     return jax.vmap(jax.grad(_single(loss_fn)), in_axes=(None, *(0 for _ in batch)))(params, *batch)
 
@@ -35,7 +35,7 @@ def parameter_gradient_norms(loss_fn, params, *batch, batch_size=8):
 
     Args:
         loss_fn, params, batch: as in :func:`parameter_gradients`.
-        batch_size: gradients in memory at a time; static.
+        batch_size: gradients held in memory at a time; static.
 
     Returns:
         float[n], in the loss's units over the parameters'.
@@ -65,8 +65,8 @@ def input_gradient_norms(logits_fn, x, y, loss=cross_entropy, norm="l1"):
 
     Args:
         logits_fn, x, y, loss: as in :func:`input_gradients`.
-        norm: of the gradient, ``l1``, ``l2`` or ``linf``; static. The dual of the perturbation's norm: ``l1`` tells
-            what a perturbation of Linf size 1 gains, ``l2`` one of L2 size 1.
+        norm: of the gradient, ``l1``, ``l2`` or ``linf``; static. It is the dual of the perturbation's norm: ``l1``
+            tells what a perturbation of Linf size 1 gains, ``l2`` one of L2 size 1.
 
     Returns:
         float[n].

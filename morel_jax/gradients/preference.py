@@ -9,7 +9,7 @@ from morel_jax.losses import conic
 
 @struct.dataclass
 class PreferenceInfluence:
-    """What each of p preferences makes of the update.
+    """What each of p preferences does to the update.
 
     Attributes:
         cosine: float[p], of each update direction to the reference's; 0 where one of them is zero.
@@ -23,23 +23,22 @@ class PreferenceInfluence:
 
 
 def _weights(values, preference, reference_point, augmentation):
-    """d CS / d L, float[m]: the weights with which CS's gradient is made of the objectives'."""
+    """d CS / d L, float[m]: the weights of the objectives' gradients in that of CS."""
     return jax.grad(conic)(values, preference, reference_point, augmentation)
 
 
 def update_directions(objectives, params, preferences, reference_point, augmentation):
-    """The directions -d CS(k, gamma, a) / d params of plain gradient descent, one a preference.
+    """The directions -d CS(k, gamma, a) / d params of plain gradient descent, one per preference.
 
     Args:
         objectives: params -> float[m].
         params: pytree of float arrays.
-        preferences: float[p, m], one k a row; may be traced.
+        preferences: float[p, m], one k per row; may be traced.
         reference_point: float[m], a; may be traced.
         augmentation: gamma; may be traced.
 
     Returns:
-        Pytree like ``params`` with a leading axis p, not normalised. The gradients behind it are computed once, for
-        all preferences.
+        Pytree like ``params`` with a leading axis p, not normalised. All preferences share the objectives' gradients.
 
     Reference: CS(k, gamma, a), Hotegni and Peitz, arXiv:2410.01697.
     """
@@ -54,10 +53,10 @@ def preference_influence(objectives, params, preferences, reference, reference_p
 
     Args:
         objectives, params, preferences, reference_point, augmentation: as in :func:`update_directions`.
-        reference: float[m], the preference that the others are compared with; may be traced.
+        reference: float[m], the preference to compare with; may be traced.
 
     Returns:
-        :class:`PreferenceInfluence`. No direction is formed: the m gradients' inner products suffice.
+        :class:`PreferenceInfluence`, from the m gradients' inner products; no direction is formed.
     """
     values, gradients = objective_gradients(objectives, params)
     products = gram(gradients)

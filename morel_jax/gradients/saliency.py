@@ -1,4 +1,4 @@
-"""Which pixels a class score hangs on: maps made of input gradients, signed, one value a pixel and channel."""
+"""Which pixels a class score depends on: maps made of input gradients, with one value per pixel and channel."""
 import jax
 import jax.numpy as jnp
 
@@ -8,7 +8,7 @@ from morel_jax.losses.classification import label_mask, pick
 
 
 def label_logit(logits, y):
-    """The score that is explained unless another is given: the label's logit, float[n]."""
+    """The default score: the label's logit, float[n]."""
     return pick(logits, label_mask(logits, y))
 
 
@@ -16,8 +16,7 @@ def gradient_saliency(logits_fn, x, y, score=label_logit):
     """The size of the score's gradient at each pixel.
 
     Args:
-        logits_fn: images float[n, ...] -> logits float[n, classes].
-        x: float[n, ...], images in [0, 1].
+        logits_fn, x: as in :func:`input_gradients`.
         y: int[n], the classes to explain.
         score: (logits, y) -> float[n].
 
@@ -48,9 +47,9 @@ def smooth_grad(logits_fn, key, x, y, noise_scale=0.15, num_samples=50, score=la
 
     Args:
         logits_fn, x, y, score: as in :func:`gradient_saliency`.
-        key: one key, or keys[n], one an example.
-        noise_scale: the normal noise's standard deviation in pixel units; may be traced. The authors advise a tenth
-            to a fifth of the image's range.
+        key: one key, or keys[n], one per example.
+        noise_scale: standard deviation of the normal noise in pixel units; may be traced. The authors advise a tenth to
+            a fifth of the image's range.
         num_samples: copies, one after another; static.
 
     Returns:
@@ -69,18 +68,18 @@ def smooth_grad(logits_fn, key, x, y, noise_scale=0.15, num_samples=50, score=la
 
 
 def integrated_gradients(logits_fn, x, y, baseline=0.0, num_steps=50, score=label_logit):
-    """Integrated gradients: what each pixel adds to the score on the straight way from a baseline to the image.
+    """Integrated gradients: what each pixel adds to the score along the straight line from a baseline to the image.
 
         IG = (x - b) * integral_0^1 grad score(b + t (x - b)) dt
 
     Args:
         logits_fn, x, y, score: as in :func:`gradient_saliency`.
         baseline: b, a number or an array that broadcasts to x; may be traced. 0 is a black image.
-        num_steps: points of the midpoint rule that stands for the integral; static.
+        num_steps: points of the midpoint rule for the integral; static.
 
     Returns:
-        float[n, ...], in the score's units. An example's entries add up to score(x) - score(b), but for the midpoint
-        rule's error.
+        float[n, ...], in the score's units. An example's entries add up to score(x) - score(b), up to the error of the
+        midpoint rule.
 
     Reference: Sundararajan et al., arXiv:1703.01365, whose sum takes the right ends of the steps.
     """

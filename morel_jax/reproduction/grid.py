@@ -1,17 +1,19 @@
-"""What is trained for the tables and figures: each network once, in families that one compiled program trains."""
+"""What stands for the paper's networks at each scale, and which of them one compiled program trains together."""
 import dataclasses
 import functools
+from pathlib import Path
 from typing import NamedTuple
 
-from morel_jax.configuration import flatten
-from morel_jax.losses import GRADIENT_METHODS
-from morel_jax.reproduction import cells
-from morel_jax.reproduction.scales import Scale, load_config
+import jax
+
+from morel_jax.configuration import flatten, load_file
+from morel_jax.reproduction.paper import printed
 from morel_jax.training.members import SWEEPABLE, build_members
 
 FIGURES = (2, 3, 4)
-# Paper, 4.4 and App. B: all on CIFAR-10 with ResNet18.
-_FIGURES_ON = ("cifar10", "resnet18")
+SCALES = ("paper", "small", "smoke")
+# Attacks that are evaluated together, in one folder per checkpoint: names as `evaluate` takes them.
+PROTOCOLS = {"paper": ("paper",), "transfer": ("transfer",), "autoattack": ("autoattack", "square")}
 FIGURE_METHOD = "morel_mart"  # Of Figures 2 and 4.
 SURROGATE_METHOD = "standard"
 MOREL_METHODS = ("morel_trades", "morel_mart", "morel_loat")  # Figure 3 has a heat map of each.
@@ -19,13 +21,70 @@ MOREL_METHODS = ("morel_trades", "morel_mart", "morel_loat")  # Figure 3 has a h
 _ABLATIONS = {"morel_mart_no_attention": ("morel_mart", (("morel.contrastive_weight", 0.0),))}
 _SCALARIZATIONS = {"weighted_sum": "weighted sum", "mgda": "MGDA", "pcgrad": "PCGrad", "cagrad": "CAGrad",
                    "nash": "Nash-MTL"}
-# Which protocol judges what a cell shows.
-_PROTOCOL_OF = {"white-box": "paper", "transfer": "transfer", "autoattack": "autoattack", "square": "autoattack"}
+_DATASETS = ("cifar10", "cifar100", "tiny_imagenet")
+_ARCHITECTURES = ("resnet18", "wide_resnet34_10")
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """How large a reproduction is.
+
+    Attributes:
+        name: of ``SCALES``.
+        title: what it is, for people.
+        sources: {the paper's data set: stem of the file in ``configs/`` that stands for it}; the cells of a data set
+            that is missing stay empty.
+        architectures: the same for networks.
+        surrogate: network of the transferred attacks.
+        examples: {protocol: test images, 0 for all}.
+        seeds: one run of every network each.
+        preferences: k1 of Figures 2 and 4; k2 is 1 - k1.
+        batch_sizes: of Figure 2c.
+        study_alphas: weights of the contrastive loss in the study.
+        study_batch_sizes: at which the study compares MOREL and its baseline.
+        heat_map_images: of Figure 3.
+    """
+    name: str
+    title: str
+    sources: dict
+    architectures: dict
+    surrogate: str
+    examples: dict
+    seeds: tuple = (0, 1, 2)
+    preferences: tuple = tuple(round(0.1 * number, 1) for number in range(1, 10))
+    batch_sizes: tuple = (8, 32, 128, 512)
+    study_alphas: tuple = (1e-5, 1e-3, 1e-2, 0.1)
+    study_batch_sizes: tuple = (8, 32, 128)
+    heat_map_images: int = 48  # Paper, App. A.
+
+
+def scale(name):
+    """The Scale of a name; ``small`` is what the machine at hand can do.
+
+    Raises:
+        ValueError: no such name.
+    """
+    if name == "paper":
+        return Scale(name, "the paper's data sets and networks", {one: one for one in _DATASETS},
+                     {one: one for one in _ARCHITECTURES}, "resnet50", dict.fromkeys(PROTOCOLS, 0))
+    if name == "small" and jax.default_backend() == "cpu":
+        return Scale(name, "embedded Fashion-MNIST, a small ResNet, two CPU cores", {"cifar10": "small"},
+                     {"resnet18": "resnet8_half"}, "resnet8", {"paper": 500, "transfer": 500, "autoattack": 250},
+                     study_batch_sizes=(8, 50, 128))
+    if name == "small":
+        return Scale(name, "full Fashion-MNIST, ResNet18, one accelerator", {"cifar10": "fashion_mnist"},
+                     {"resnet18": "resnet18"}, "resnet50", {"paper": 0, "transfer": 0, "autoattack": 1000})
+    if name == "smoke":
+        return Scale(name, "a few steps on the embedded images, to see that everything works; its numbers mean nothing",
+                     dict.fromkeys(_DATASETS, "smoke"), dict.fromkeys(_ARCHITECTURES, "convnet_small"), "convnet_small",
+                     {"paper": 40, "transfer": 40, "autoattack": 8}, seeds=(0, 1), preferences=(0.1, 0.5, 0.9),
+                     batch_sizes=(8, 32), study_batch_sizes=(8, 32), heat_map_images=16)
+    raise ValueError(f"scale must be one of {', '.join(SCALES)}; got {name!r}.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """What is trained, but for the seed.
+    """What is trained, apart from the seed.
 
     Attributes:
         source: stem of a file in ``configs/``.
@@ -37,6 +96,15 @@ class Network:
     method: str
     changes: tuple = ()
 
+    @property
+    def name(self):
+        changes = [f"{field.rpartition('.')[2]}={value}" for field, value in self.changes]
+        return "-".join([self.source, self.architecture, self.method, *changes])
+
+    def unswept(self):
+        """The network without the changes that a sweep may make: one compiled program for each."""
+        return dataclasses.replace(self, changes=tuple(one for one in self.changes if one[0] not in SWEEPABLE))
+
 
 @dataclasses.dataclass(frozen=True)
 class Family:
@@ -44,7 +112,7 @@ class Family:
 
     Attributes:
         name: of the folder.
-        networks: which differ in what may be swept only.
+        networks: which differ only in what may be swept.
     """
     name: str
     networks: tuple
@@ -65,7 +133,7 @@ class Grid:
     """All families of a scale.
 
     Args:
-        scale: :class:`~morel_jax.reproduction.scales.Scale`.
+        scale: :class:`Scale`.
         variant: ``paper`` or ``reference``.
         configs: the folder ``configs/``.
         data: {field of ``config.data``: value}, where the data are.
@@ -75,20 +143,32 @@ class Grid:
         self.scale, self.variant, self.configs, self.data = scale, variant, configs, data or {}
         self.families = self._all_families()
 
+    def spec(self, network):
+        """What its file in ``configs/`` takes: "architecture,method,variant"."""
+        return f"{network.architecture},{network.method},{self.variant}"
+
     def config(self, network):
-        """The network's config, seed 0."""
-        config = load_config(self.configs, network.source, f"{network.architecture},{network.method},{self.variant}")
+        """The network's config, seed 0.
+
+        Raises:
+            FileNotFoundError: ``configs`` has no such file.
+        """
+        path = Path(self.configs) / f"{network.source}.py"
+        if not path.exists():
+            raise FileNotFoundError(f"configs must be a folder with {path.name} in it, such as the one beside the "
+                                    f"package; got {self.configs}.")
+        config = load_file(path, self.spec(network))
         for field, value in [*network.changes, *((f"data.{name}", value) for name, value in self.data.items())]:
             section, _, name = field.rpartition(".")
             (config[section] if section else config)[name] = value
         return config
 
     def _with(self, network, **changes):
-        """The network with changes, those left out that change nothing; fields with two underscores for a dot."""
+        """The network with changes, without those that change nothing; fields with two underscores for a dot."""
         known = flatten(self.config(network))
         changes = {name.replace("__", "."): value for name, value in changes.items()}
-        left = tuple(sorted((field, value) for field, value in changes.items() if known[field] != value))
-        return dataclasses.replace(network, changes=network.changes + left)
+        made = tuple(sorted((field, value) for field, value in changes.items() if known[field] != value))
+        return dataclasses.replace(network, changes=network.changes + made)
 
     def network(self, cell):
         """What stands for a cell's network at this scale, or None."""
@@ -99,120 +179,104 @@ class Grid:
         source, architecture = self.scale.sources.get(dataset), self.scale.architectures.get(architecture)
         return Network(source, architecture, method, changes) if source and architecture else None
 
-    def surrogate(self, cell):
-        """The network on which a cell's transferred attacks are crafted."""
-        return Network(self.scale.sources[cell.dataset], self.scale.surrogate, SURROGATE_METHOD)
+    def figures_network(self, method=FIGURE_METHOD, **changes):
+        """A network of the figures and the study, which are all on CIFAR-10 with ResNet18 (paper, 4.4 and App. B)."""
+        return self._with(self._stand_in("cifar10", "resnet18", method), **changes)
+
+    def surrogate(self, network):
+        """The network on which a network's transferred attacks are crafted."""
+        return Network(network.source, self.scale.surrogate, SURROGATE_METHOD)
 
     @functools.cached_property
     def preferences(self):
         """{scalarization: {k1: Network}} of Figures 2 and 4."""
-        base = self._stand_in(*_FIGURES_ON, FIGURE_METHOD)
-        return {scalarization: {k1: self._with(base, morel__preference=(k1, round(1 - k1, 12)),
-                                               morel__scalarization=scalarization)
+        return {scalarization: {k1: self.figures_network(morel__preference=(k1, round(1 - k1, 12)),
+                                                         morel__scalarization=scalarization)
                                 for k1 in self.scale.preferences} for scalarization in ("conic", "weighted_sum")}
 
     @functools.cached_property
     def batch_sizes(self):
         """{batch size: Network} of Figure 2c; the learning rate stays, as the paper says nothing of it."""
-        base = self._stand_in(*_FIGURES_ON, FIGURE_METHOD)
-        return {size: self._with(base, batch_size=size) for size in self.scale.batch_sizes}
+        return {size: self.figures_network(batch_size=size) for size in self.scale.batch_sizes}
 
     @functools.cached_property
     def heat_maps(self):
         """{method: Network} of Figure 3."""
-        return {method: self._stand_in(*_FIGURES_ON, method) for method in MOREL_METHODS}
+        return {method: self.figures_network(method) for method in MOREL_METHODS}
 
     @functools.cached_property
     def study(self):
         """{question: {label: Compared}}: what the paper leaves open."""
-        base = self._stand_in(*_FIGURES_ON, FIGURE_METHOD)
-        baseline = self._stand_in(*_FIGURES_ON, FIGURE_METHOD.removeprefix("morel_"))
+        made, baseline = self.figures_network, FIGURE_METHOD.removeprefix("morel_")
         pairs, sizes = {}, {}
         for method in MOREL_METHODS:
             without = method.removeprefix("morel_")
-            pairs[without.upper()] = Compared(self._stand_in(*_FIGURES_ON, without))
-            pairs[f"MOREL over {without.upper()}"] = Compared(self._stand_in(*_FIGURES_ON, method), without.upper())
+            pairs[without.upper()] = Compared(made(without))
+            pairs[f"MOREL over {without.upper()}"] = Compared(made(method), without.upper())
         for size in self.scale.study_batch_sizes:
-            sizes[f"MART, batch {size}"] = Compared(self._with(baseline, batch_size=size))
-            sizes[f"MOREL, batch {size}"] = Compared(self._with(base, batch_size=size), f"MART, batch {size}")
-        alone = {"cosine alone": self._with(base, morel__contrastive_weight=0.0),
-                 "contrastive alone, alpha 0.1": self._with(base, morel__cosine_weight=0.0,
-                                                            morel__contrastive_weight=0.1)}
-        alphas = {f"both, alpha {alpha:g}": self._with(base, morel__contrastive_weight=alpha)
-                  for alpha in self.scale.study_alphas}
-        joined = {_SCALARIZATIONS[name]: self._with(base, morel__scalarization=name)
-                  for name in ("weighted_sum", *GRADIENT_METHODS)}
+            sizes[f"MART, batch {size}"] = Compared(made(baseline, batch_size=size))
+            sizes[f"MOREL, batch {size}"] = Compared(made(batch_size=size), f"MART, batch {size}")
+        terms = {"cosine alone": made(morel__contrastive_weight=0.0),
+                 "contrastive alone, alpha 0.1": made(morel__cosine_weight=0.0, morel__contrastive_weight=0.1),
+                 **{f"both, alpha {alpha:g}": made(morel__contrastive_weight=alpha)
+                    for alpha in self.scale.study_alphas}}
+        joined = {label: made(morel__scalarization=name) for name, label in _SCALARIZATIONS.items()}
         return {
             "baselines": pairs,
-            "terms": {"MART alone": Compared(baseline)} | _all_against("MART alone", alone | alphas),
+            "terms": {"MART alone": Compared(made(baseline))} | _all_against("MART alone", terms),
             "batch": sizes,
-            "scalarization": {"conic": Compared(base)} | _all_against("conic", joined),
+            "scalarization": {"conic": Compared(made())} | _all_against("conic", joined),
         }
 
     def _all_families(self):
         alone = {}
-        for cell in cells.printed():
+        for cell in printed():
             network = self.network(cell)
             if network:
                 if cell.threat == "transfer":
-                    alone[self.surrogate(cell)] = None
+                    alone[self.surrogate(network)] = None
                 alone[network] = None
-        families = [Family(self._name(network), (network,)) for network in alone]
+        families = [Family(network.name, (network,)) for network in alone]
         # The study first, so that it does not have to train the networks of whole curves that it shares one with.
-        study = [(question, {label: line.network for label, line in lines.items()})
-                 for question, lines in self.study.items()]
-        curves = [*study, *(("preferences", networks) for networks in self.preferences.values()),
-                  ("batch", self.batch_sizes)]
+        curves = [*((question, [line.network for line in lines.values()]) for question, lines in self.study.items()),
+                  *(("preferences", networks.values()) for networks in self.preferences.values()),
+                  ("batch", self.batch_sizes.values())]
         for curve, networks in curves:
             by_program = {}
-            for network in networks.values():
+            for network in networks:
                 if network not in alone:
                     alone[network] = None
-                    by_program.setdefault((network.method, _static(network)), []).append(network)
-            for (_, static), members in by_program.items():
-                # Networks that a sweep tells apart share a folder, which is named for the curve they lie on.
-                name = self._name(members[0] if len(members) == 1 else
-                                  dataclasses.replace(members[0], changes=static)) + f"-{curve}"
-                families.append(Family(name, tuple(members)))
+                    by_program.setdefault(network.unswept(), []).append(network)
+            # Networks that a sweep tells apart share a folder, which is named for the curve they lie on.
+            families += [Family(f"{(members[0] if len(members) == 1 else program).name}-{curve}", tuple(members))
+                         for program, members in by_program.items()]
         return tuple(families)
-
-    def _name(self, network):
-        changes = [f"{field.rpartition('.')[2]}={value}" for field, value in network.changes]
-        return "-".join([network.source, network.architecture, network.method, *changes])
 
     def family(self, network):
         """The family that trains a network."""
         return next(family for family in self.families if network in family.networks)
 
     def base(self, family):
-        """The config that a family's members have but for what may be swept."""
-        first = family.networks[0]
-        return self.config(dataclasses.replace(first, changes=_static(first)))
+        """The config that a family's members share, without what may be swept."""
+        return self.config(family.networks[0].unswept())
 
     def members(self, family):
         """{(Network, seed): Member} of a family, whose configs and folder names are those of its runs."""
-        keys = [(network, seed) for network in family.networks for seed in self._seeds(network)]
-        settings = [{**{field: value for field, value in network.changes if field in SWEEPABLE}, "seed": seed}
+        # The paper has one surrogate per data set.
+        keys = [(network, seed) for network in family.networks
+                for seed in self.scale.seeds[:1 if network.method == SURROGATE_METHOD else None]]
+        settings = [{field: value for field, value in network.changes if field in SWEEPABLE} | {"seed": seed}
                     for network, seed in keys]
         return dict(zip(keys, build_members(self.base(family), settings), strict=True))
-
-    def _seeds(self, network):
-        # The paper has one surrogate a data set.
-        return self.scale.seeds[:1] if network.method == SURROGATE_METHOD else self.scale.seeds
 
 
 def _all_against(label, networks):
     return {name: Compared(network, label) for name, network in networks.items()}
 
 
-def _static(network):
-    """The changes that make another program."""
-    return tuple(change for change in network.changes if change[0] not in SWEEPABLE)
-
-
 def protocol(cell):
-    """The protocol that judges a cell, and the attack's name in its summary: ``clean``, ``average``, or a column."""
-    name = {"clean": "clean", "avg_robust": "average", "cw_linf": "cw"}.get(cell.attack, cell.attack)
+    """The protocol that evaluates a cell, and the attack's name in its summary: ``clean``, ``average``, or a column."""
+    name = {"avg_robust": "average", "cw_linf": "cw"}.get(cell.attack, cell.attack)
     if cell.threat == "transfer":
-        name = "transfer_average" if name == "average" else f"transfer-{name}"
-    return _PROTOCOL_OF[cell.threat], name
+        return "transfer", "transfer_average" if name == "average" else f"transfer-{name}"
+    return "paper" if cell.threat == "white-box" else "autoattack", name

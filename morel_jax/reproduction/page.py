@@ -1,18 +1,132 @@
-"""The report as one HTML page that needs no other file, and as Markdown."""
+"""The report as one HTML page that needs no other file, as Markdown, and its figures."""
 import base64
 import json
 
 import jinja2
+import numpy as np
 
-from morel_jax.evaluation.figures import png
+from morel_jax.evaluation.figures import new_figure, png
 from morel_jax.files import write_atomically
-from morel_jax.reproduction.drawings import draw
 from morel_jax.reproduction.report import QUESTIONS, STUDY_LOSSES
 
+# App. B: WS red, CS black.
+_STYLES = {"conic": dict(color="black", label="conic scalarization"),
+           "weighted_sum": dict(color="#c0392b", label="weighted sum")}
+_SIZE = 8
 
-def captions(report):
+
+def _axis(axis, title, x, y):
+    axis.set_title(title, fontsize=_SIZE + 1)
+    axis.set_xlabel(x, fontsize=_SIZE)
+    axis.set_ylabel(y, fontsize=_SIZE)
+    axis.tick_params(labelsize=_SIZE - 1)
+    axis.grid(alpha=0.3)
+
+
+def _column(curve, name, factor=1.0):
+    """(means, half intervals) of a curve; no interval counts as zero width."""
+    return ([factor * point[name]["mean"] for point in curve],
+            [factor * (point[name]["half"] or 0.0) for point in curve])
+
+
+def _front(axis, curves):
+    for name, curve in curves.items():
+        (first, first_half), (second, second_half) = (_column(curve, loss) for loss in
+                                                      ("representation_loss", "classification_loss"))
+        axis.errorbar(first, second, second_half, first_half, "o-", ms=3, lw=1, **_STYLES[name])
+        for point, x, y in zip(curve, first, second, strict=True):
+            axis.annotate(f"{point['at']:g}", (x, y), textcoords="offset points", xytext=(4, 3), fontsize=_SIZE - 2,
+                          color=_STYLES[name]["color"])
+    _axis(axis, "losses at the end of training, by $k_1$", "$L_1$, representation", "$L_2$, classification")
+
+
+def _draw_accuracies(axis, at, curve, color, prefix=""):
+    for which, line in (("best", "o-"), ("last", "o:")):
+        mean, half = _column(curve, which, 100)
+        axis.errorbar(at, mean, half, fmt=line, ms=3, lw=1, color=color, label=prefix + which)
+
+
+def _label_accuracies(axis, x):
+    _axis(axis, "accuracy under PGD-20, %", x, "")
+    low, high = axis.get_ylim()
+    axis.set_ylim(max(low, 0), min(high, 100))  # Intervals of few seeds reach further.
+    axis.legend(fontsize=_SIZE - 2)
+
+
+def _robust_by_preference(axis, curves):
+    for name, curve in curves.items():
+        style = _STYLES[name]
+        _draw_accuracies(axis, [point["at"] for point in curve], curve, style["color"], f"{style['label']}, ")
+    _label_accuracies(axis, "$k_1$")
+
+
+def _figure_2(data):
+    """Pareto front, robust accuracy by k1, robust accuracy by batch size."""
+    figure, curve = new_figure(10, 3.2), data["batch_sizes"]
+    front, by_preference, by_batch = figure.subplots(1, 3)
+    _front(front, data["curves"])
+    _robust_by_preference(by_preference, data["curves"])
+    _draw_accuracies(by_batch, range(len(curve)), curve, "black")
+    by_batch.set_xticks(range(len(curve)), [str(point["at"]) for point in curve])
+    _label_accuracies(by_batch, "batch size")
+    return figure
+
+
+def _figure_3(data):
+    """Similarities between features of attacked and of natural images; one map per method."""
+    figure = new_figure(3.4 * len(data), 3.4)
+    axes = figure.subplots(1, len(data), squeeze=False)[0]
+    for axis, (method, heat_map) in zip(axes, data.items(), strict=True):
+        axis.set_title(method, fontsize=_SIZE + 1)
+        axis.set_xlabel("natural image", fontsize=_SIZE)
+        axis.set_ylabel("attacked image", fontsize=_SIZE)
+        if heat_map is None:
+            axis.text(0.5, 0.5, "not computed", ha="center", transform=axis.transAxes, fontsize=_SIZE)
+            continue
+        shown = axis.imshow(np.array(heat_map["similarity"]), vmin=-1, vmax=1, cmap="RdBu_r", origin="lower")
+        for place in np.flatnonzero(np.diff(heat_map["labels"])) + 0.5:
+            axis.axvline(place, color="black", lw=0.3)
+            axis.axhline(place, color="black", lw=0.3)
+        axis.tick_params(labelsize=_SIZE - 2)
+        figure.colorbar(shown, ax=axis, shrink=0.7).ax.tick_params(labelsize=_SIZE - 2)
+    return figure
+
+
+def _figure_4(data):
+    """Conic scalarization against the weighted sum."""
+    figure = new_figure(7.5, 3.2)
+    front, by_preference = figure.subplots(1, 2)
+    _front(front, data["curves"])
+    front.legend(fontsize=_SIZE - 2)
+    _robust_by_preference(by_preference, data["curves"])
+    return figure
+
+
+def _figure_of_study(rows):
+    """Accuracy under AutoAttack of a question's networks, one line each: every seed, their mean, its interval."""
+    figure = new_figure(6.5, 0.8 + 0.26 * len(rows))
+    axis = figure.subplots()
+    for place, row in enumerate(rows):
+        axis.plot(row["of_seeds"], [place] * len(row["of_seeds"]), "o", ms=4, color="#7f8c9b")
+        if row["autoattack"]:
+            axis.errorbar(row["autoattack"]["mean"], place, xerr=row["autoattack"]["half"] or 0.0, fmt="|", ms=9, lw=1,
+                          color="black" if row["against"] else "#c0392b")
+    axis.set_yticks(range(len(rows)), [row["label"] for row in rows])
+    axis.set_ylim(len(rows) - 0.5, -0.5)
+    _axis(axis, "", "accuracy under AutoAttack, %", "")
+    return figure
+
+
+def draw(report):
+    """{figure's number as text, or question of the study: matplotlib figure} of all figures in a report."""
+    functions = {"2": _figure_2, "3": _figure_3, "4": _figure_4}
+    return ({number: functions[number](data) for number, data in report["figures"].items()}
+            | {question: _figure_of_study(rows) for question, rows in report["study"].items()})
+
+
+def _captions(figures):
     """{figure's number: what it shows, and what of it was measured}."""
-    found, figures = {}, report["figures"]
+    found = {}
 
     def volumes(data):
         return "; ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in data["hypervolume"].items())
@@ -43,12 +157,10 @@ def _with_interval(number, style=".2f"):
 
 
 def _cell_text(cell):
-    text = _with_interval(cell["ours"])
-    if not text:
-        text = "diverged" if cell["diverged"] else "not yet" if cell["at_this_scale"] else "none"
+    missing = "diverged" if cell["diverged"] else "not yet" if cell["at_this_scale"] else "none"
     paper = "?" if cell["paper"] is None else f"{cell['paper']:.2f}"
     difference = "" if cell["difference"] is None else f", {cell['difference']:+.2f}"
-    return f"{text} ({paper}{difference})"
+    return f"{_with_interval(cell['ours']) or missing} ({paper}{difference})"
 
 
 STUDY_HEADS = ("clean, %", "AutoAttack, %", "difference under AutoAttack, points", "against",
@@ -61,36 +173,41 @@ def study_texts(row):
             row["against"] or "", *(f"{row[name]['mean']:.4g}" if row[name] else "" for name in STUDY_LOSSES)]
 
 
+def _claim_texts(claim):
+    held = [f"{one['verdict']}, {one['met']} of {one['measured']}" for one in (claim["paper"], claim["ours"])]
+    return [claim["text"], claim["place"], *held, claim["ours"]["beyond_chance"]]
+
+
+def _table(heads, rows):
+    """Lines of a Markdown table, cells as short as they are: some of the tables have fourteen columns."""
+    lines = [f"| {' | '.join(map(str, row))} |" for row in [heads, *rows]]
+    return ["", lines[0], "|---" * len(heads) + "|", *lines[1:]]
+
+
 def to_markdown(report):
     """The report as Markdown; figures are links to the files beside it."""
     lines = [f"# MOREL, reproduced: {report['scale']}, {report['variant']}", "",
              f"{report['title']}. Seeds {', '.join(map(str, report['seeds']))}. Each cell: ours, mean over seeds ± "
-             "half of its 95 % confidence interval; in brackets the paper's number and the difference to it.", "",
-             "| the paper's | here |", "|---|---|"]
-    lines += [f"| {paper} | {ours or 'nothing at this scale'} |" for paper, ours in report["stand_ins"].items()]
-    lines += ["", "Images judged: " + ", ".join(f"{name} {count or 'all'}" for name, count in
-                                                report["examples"].items()) + "."]
+             "half of its 95 % confidence interval; in brackets the paper's number and the difference to it."]
+    lines += _table(["the paper's", "here"], [(paper, ours or "nothing at this scale")
+                                              for paper, ours in report["stand_ins"].items()])
+    examples = ", ".join(f"{name} {count or 'all'}" for name, count in report["examples"].items())
+    lines += ["", f"Images judged: {examples}."]
     for table in report["tables"]:
+        lines += ["", f"## Table {table['table']}: {table['title']}. {table['architecture']}, {table['dataset']}"]
         heads = [f"{attack}, {which}" for attack in table["attacks"] for which in table["checkpoints"]]
-        lines += ["", f"## Table {table['table']}: {table['title']}. {table['architecture']}, {table['dataset']}", "",
-                  f"| method | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
-        lines += [f"| {row['method']} | {' | '.join(map(_cell_text, row['cells']))} |" for row in table["rows"]]
-    for number, text in captions(report).items():
+        lines += _table(["method", *heads], [(row["method"], *map(_cell_text, row["cells"])) for row in table["rows"]])
+    for number, text in _captions(report["figures"]).items():
         lines += ["", f"## Figure {number}", "", f"![Figure {number}](figure_{number}.png)", "", text]
     for question, rows in report["study"].items():
-        lines += ["", f"## {QUESTIONS[question]}", "", f"![{QUESTIONS[question]}](figure_{question}.png)", "",
-                  "| " + " | ".join(["", *STUDY_HEADS]) + " |", "|---" * (1 + len(STUDY_HEADS)) + "|"]
-        lines += [f"| {row['label']} | {' | '.join(study_texts(row))} |" for row in rows]
+        lines += ["", f"## {QUESTIONS[question]}", "", f"![{QUESTIONS[question]}](figure_{question}.png)",
+                  *_table(["", *STUDY_HEADS], [(row["label"], *study_texts(row)) for row in rows])]
     if report["claims"]:
-        lines += ["", "## What the paper says of its tables", "",
-                  "| claim | section | the paper's numbers | ours | beyond chance |", "|---|---|---|---|---|"]
-        for claim in report["claims"]:
-            paper, ours = ({"verdict": one["verdict"], "of": f"{one['met']} of {one['measured']}"}
-                           for one in (claim["paper"], claim["ours"]))
-            lines.append(f"| {claim['text']} | {claim['place']} | {paper['verdict']}, {paper['of']} | "
-                         f"{ours['verdict']}, {ours['of']} | {claim['ours']['beyond_chance']} |")
-    lines += ["", "## Where the two readings differ", "", "| field | paper | reference |", "|---|---|---|"]
-    lines += [f"| `{line['field']}` | {line['paper']} | {line['reference']} |" for line in report["variants"]]
+        lines += ["", "## What the paper says of its tables",
+                  *_table(["claim", "section", "the paper's numbers", "ours", "beyond chance"],
+                          map(_claim_texts, report["claims"]))]
+    lines += ["", "## Where the two readings differ", *_table(["field", "paper", "reference"], [
+        (f"`{line['field']}`", line["paper"], line["reference"]) for line in report["variants"]])]
     return "\n".join(lines) + "\n"
 
 
@@ -103,20 +220,18 @@ def to_html(report, images):
     """
     environment = jinja2.Environment(loader=jinja2.PackageLoader("morel_jax.reproduction", "."), autoescape=True,
                                      undefined=jinja2.StrictUndefined)
-    encoded = {number: base64.b64encode(content).decode() for number, content in images.items()}
     environment.filters["interval"] = _with_interval
-    return environment.get_template("page.html.j2").render(report=report, images=encoded, captions=captions(report),
-                                                           questions=QUESTIONS, study_heads=STUDY_HEADS,
-                                                           study_texts=study_texts)
+    return environment.get_template("page.html.j2").render(
+        report=report, images={number: base64.b64encode(content).decode() for number, content in images.items()},
+        captions=_captions(report["figures"]), questions=QUESTIONS, study_heads=STUDY_HEADS, study_texts=study_texts)
 
 
 def write(report, folder):
     """Writes ``report.json``, ``report.md``, ``report.html`` and the figures into ``folder``, a Path."""
     folder.mkdir(parents=True, exist_ok=True)
-    images = {}
-    for number, figure in draw(report).items():
-        images[number] = png(figure)
-        write_atomically(folder / f"figure_{number}.png", images[number])
-    write_atomically(folder / "report.json", json.dumps(report, indent=1))
-    write_atomically(folder / "report.md", to_markdown(report))
-    write_atomically(folder / "report.html", to_html(report, images))
+    images = {number: png(figure) for number, figure in draw(report).items()}
+    files = {f"figure_{number}.png": content for number, content in images.items()}
+    files |= {"report.json": json.dumps(report, indent=1), "report.md": to_markdown(report),
+              "report.html": to_html(report, images)}
+    for name, content in files.items():
+        write_atomically(folder / name, content)

@@ -5,47 +5,52 @@ import itertools
 import numpy as np
 
 from morel_jax.configuration import flatten
-from morel_jax.reproduction import cells, claims
-from morel_jax.reproduction.estimate import estimate, paired_difference
-from morel_jax.reproduction.grid import FIGURE_METHOD, SURROGATE_METHOD, Grid, Network
-from morel_jax.reproduction.plan import HEAT_MAP, STUDY_CHECKPOINT, SURROGATE_CHECKPOINT, accuracies, values
+from morel_jax.reproduction import paper
+from morel_jax.reproduction.grid import FIGURE_METHOD, PROTOCOLS, SURROGATE_METHOD, Grid, Network, protocol
+from morel_jax.reproduction.paper import estimate, paired_difference, printed
+from morel_jax.reproduction.trials import HEAT_MAP, STUDY_CHECKPOINT, SURROGATE_CHECKPOINT
+from morel_jax.training.workdir import load_content
 
-CHECKPOINTS = ("best", "last")
 METHOD_NAMES = {
     "trades": "TRADES", "mart": "MART", "loat": "LOAT", "morel_trades": "MOREL(←TRADES)",
     "morel_mart": "MOREL(←MART)", "morel_loat": "MOREL(←LOAT)",
     "morel_mart_no_attention": "without M_e and contrastive loss",
 }
 DATASET_NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "tiny_imagenet": "Tiny-ImageNet"}
-ARCHITECTURE_NAMES = {"resnet18": "ResNet18", "wide_resnet34_10": "WideResNet-34-10", "resnet50": "ResNet50"}
+ARCHITECTURE_NAMES = {"wide_resnet34_10": "WideResNet-34-10", "resnet18": "ResNet18", "resnet50": "ResNet50"}
 ATTACK_NAMES = {
     "clean": "clean", "fgsm": "FGSM", "pgd20": "PGD-20", "pgd100": "PGD-100", "cw_linf": "CW∞",
     "avg_robust": "Avg-Robust", "autoattack": "AutoAttack", "square": "Square",
 }
+QUESTIONS = {
+    "baselines": "Does MOREL help over its baseline?",
+    "terms": "What do the cosine and the contrastive term add, and from which alpha on?",
+    "batch": "How much of the gain is the batch size?",
+    "scalarization": "Does it matter how the two losses are joined?",
+}
+# What a study's row shows of the training: losses before their weights, means over the last epoch's steps.
+STUDY_LOSSES = ("cosine_loss", "contrastive_loss", "classification_loss")
 
 
-def build(plan):
-    """What the report shows, of what is there; it depends on the results alone, not on when or where they were made.
+def build(reproduction):
+    """What the report shows of the results in a folder; it does not depend on when or where they were made.
 
     Args:
-        plan: :class:`~morel_jax.reproduction.plan.Plan`.
+        reproduction: :class:`~morel_jax.reproduction.trials.Reproduction`.
 
     Returns:
         dict of plain values: ``scale``, ``variant``, ``tables``, ``figures``, ``study``, ``claims``, ``variants``
         (fields in which the two readings differ).
     """
-    grid = plan.grid
-
-    def measured(cell):
-        return values(plan, cell)
-
+    grid = reproduction.grid
     return {
         "scale": grid.scale.name, "title": grid.scale.title, "variant": grid.variant,
         "stand_ins": _stand_ins(grid), "seeds": list(grid.scale.seeds), "examples": grid.scale.examples,
-        "tables": [table for number in plan.tables for table in _tables(number, measured, plan)],
-        "figures": _figures(plan),
-        "study": _study(plan) if plan.study else {},
-        "claims": [_claim(claim, measured) for claim in claims.CLAIMS] if plan.tables else [],
+        "tables": [table for number in reproduction.tables for table in _tables(number, reproduction)],
+        "figures": _figures(reproduction),
+        "study": {question: _question(reproduction, lines) for question, lines in grid.study.items()}
+        if reproduction.study else {},
+        "claims": [_claim(claim, reproduction) for claim in paper.CLAIMS] if reproduction.tables else [],
         "variants": _variants(grid),
     }
 
@@ -53,66 +58,75 @@ def build(plan):
 def _stand_ins(grid):
     """{the paper's name of a data set or network: what stands for it here, or None}."""
     scale, found = grid.scale, {}
-    for dataset in dict.fromkeys(cell.dataset for cell in cells.printed()):
-        source = scale.sources.get(dataset)
-        network = Network(source, scale.surrogate, SURROGATE_METHOD)
-        found[DATASET_NAMES[dataset]] = grid.config(network).data.name if source else None
-    for architecture in dict.fromkeys(cell.architecture for cell in cells.printed()):
-        found[ARCHITECTURE_NAMES[architecture]] = scale.architectures.get(architecture)
-    return found | {ARCHITECTURE_NAMES["resnet50"]: scale.surrogate}
+    for dataset, name in DATASET_NAMES.items():
+        network = Network(scale.sources.get(dataset), scale.surrogate, SURROGATE_METHOD)
+        found[name] = grid.config(network).data.name if network.source else None
+    stand_ins = scale.architectures | {"resnet50": scale.surrogate}
+    return found | {name: stand_ins.get(architecture) for architecture, name in ARCHITECTURE_NAMES.items()}
 
 
-def _tables(number, measured, plan):
-    """One dict a data set and network of a table of the paper."""
-    own = [cell for cell in cells.printed() if cell.table == number]
-    tables = []
+def _dict(one):
+    """A dataclass as a dict; None stays None."""
+    return one and dataclasses.asdict(one)
+
+
+def _distinct(cells, field):
+    return list(dict.fromkeys(getattr(cell, field) for cell in cells))
+
+
+def _tables(number, reproduction):
+    """One dict for each data set and network of a table of the paper."""
+    tables, own = [], [cell for cell in printed() if cell.table == number]
     for (dataset, architecture), group in itertools.groupby(own, key=lambda cell: (cell.dataset, cell.architecture)):
         group = list(group)
-        attacks = list(dict.fromkeys(cell.attack for cell in group))
-        checkpoints = [which for which in CHECKPOINTS if any(cell.checkpoint == which for cell in group)]
-        rows = []
-        for method in dict.fromkeys(cell.method for cell in group):
-            own_cells = {(cell.attack, cell.checkpoint): cell for cell in group if cell.method == method}
-            rows.append({"method": METHOD_NAMES[method], "cells": [
-                _cell(own_cells[key], measured, plan) for key in itertools.product(attacks, checkpoints)]})
+        attacks = _distinct(group, "attack")
+        checkpoints = [which for which in paper.CHECKPOINTS if which in _distinct(group, "checkpoint")]
+        by_key = {(cell.method, cell.attack, cell.checkpoint): cell for cell in group}
+        rows = [{"method": METHOD_NAMES[method], "cells": [
+            _cell(by_key[key], reproduction) for key in itertools.product([method], attacks, checkpoints)]}
+            for method in _distinct(group, "method")]
         tables.append({
-            "table": number, "title": cells.TITLES[number], "dataset": DATASET_NAMES[dataset],
+            "table": number, "title": paper.TITLES[number], "dataset": DATASET_NAMES[dataset],
             "architecture": ARCHITECTURE_NAMES[architecture], "attacks": [ATTACK_NAMES[attack] for attack in attacks],
             "checkpoints": checkpoints, "rows": rows})
     return tables
 
 
-def _cell(cell, measured, plan):
-    found = measured(cell)
-    ours, paper = estimate(list(found.values())), cells.printed()[cell]
-    network = plan.grid.network(cell)
-    diverged = [run.seed for run in plan.runs_of(network) if run.diverged_at() is not None] if network else []
-    return {"name": cell.name, "paper": paper, "ours": ours and dataclasses.asdict(ours),
-            "difference": ours.mean - paper if ours and paper is not None else None, "diverged": diverged,
+def _cell(cell, reproduction):
+    ours, theirs = estimate(list(reproduction.values(cell).values())), printed()[cell]
+    network = reproduction.grid.network(cell)
+    trials = reproduction.trials_of(network) if network else []
+    return {"name": cell.name, "paper": theirs, "ours": _dict(ours),
+            "difference": ours.mean - theirs if ours and theirs is not None else None,
+            "diverged": [trial.seed for trial in trials if trial.diverged_at() is not None],
             "at_this_scale": network is not None}
 
 
-def _last(run, field):
-    history = run.history()
-    return history[-1].get(field) if history and run.diverged_at() is None else None
+def _last(trial, field):
+    history = trial.history()
+    return history[-1].get(field) if history and trial.diverged_at() is None else None
 
 
-def _best(run):
-    judged = [line["robust_accuracy"] for line in run.history() if "robust_accuracy" in line]
-    return max(judged, default=None)
+def _best(trial):
+    return max((line["robust_accuracy"] for line in trial.history() if "robust_accuracy" in line), default=None)
 
 
-def _curve(plan, networks):
+def _mean(values):
+    """Estimate of the values that are there, as a dict; None where there are none."""
+    return _dict(estimate([value for value in values if value is not None]))
+
+
+def _curve(reproduction, networks):
     """[{"at", "representation_loss", "classification_loss", "best", "last"}], means over seeds; whole points only."""
     points = []
     for at, network in networks.items():
-        runs = [run for run in plan.runs_of(network) if run.is_trained()]
-        columns = {"representation_loss": [_last(run, "representation_loss") for run in runs],
-                   "classification_loss": [_last(run, "classification_loss") for run in runs],
-                   "best": [_best(run) for run in runs], "last": [_last(run, "robust_accuracy") for run in runs]}
-        known = {name: [value for value in column if value is not None] for name, column in columns.items()}
-        if all(known.values()):
-            points.append({"at": at} | {name: dataclasses.asdict(estimate(column)) for name, column in known.items()})
+        trials = [trial for trial in reproduction.trials_of(network) if trial.is_trained()]
+        first, second, last = (_mean(_last(trial, field) for trial in trials)
+                               for field in ("representation_loss", "classification_loss", "robust_accuracy"))
+        point = {"at": at, "representation_loss": first, "classification_loss": second,
+                 "best": _mean(map(_best, trials)), "last": last}
+        if None not in point.values():
+            points.append(point)
     return points
 
 
@@ -146,21 +160,24 @@ def _with_hypervolume(curves):
             "hypervolume": {name: hypervolume(own, reference) for name, own in points.items()}}
 
 
-def _figures(plan):
-    grid, found = plan.grid, {}
-    if 2 in plan.figures:
-        found["2"] = _with_hypervolume({"conic": _curve(plan, grid.preferences["conic"])}) | {
-            "batch_sizes": _curve(plan, grid.batch_sizes), "method": METHOD_NAMES[FIGURE_METHOD]}
-    if 3 in plan.figures:
-        found["3"] = {METHOD_NAMES[method]: _heat_map(plan, network) for method, network in grid.heat_maps.items()}
-    if 4 in plan.figures:
-        found["4"] = _with_hypervolume({name: _curve(plan, networks) for name, networks in grid.preferences.items()})
+def _figures(reproduction):
+    grid, found = reproduction.grid, {}
+    curves = {name: _curve(reproduction, networks) for name, networks in grid.preferences.items()
+              if 4 in reproduction.figures or (2 in reproduction.figures and name == "conic")}
+    if 2 in reproduction.figures:
+        found["2"] = _with_hypervolume({"conic": curves["conic"]}) | {
+            "batch_sizes": _curve(reproduction, grid.batch_sizes), "method": METHOD_NAMES[FIGURE_METHOD]}
+    if 3 in reproduction.figures:
+        found["3"] = {METHOD_NAMES[method]: _heat_map(reproduction, network)
+                      for method, network in grid.heat_maps.items()}
+    if 4 in reproduction.figures:
+        found["4"] = _with_hypervolume(curves)
     return found
 
 
-def _heat_map(plan, network):
-    """{"similarity", "labels", "own", "others"}: the map, and mean similarity to the own image and to the others."""
-    found = plan.runs_of(network)[0].judgement(SURROGATE_CHECKPOINT, HEAT_MAP).heat_map()
+def _heat_map(reproduction, network):
+    """The map and its mean similarities: to the own image, and to others of the same and of other classes."""
+    found = reproduction.trials_of(network)[0].evaluation(SURROGATE_CHECKPOINT, HEAT_MAP).heat_map()
     if found is None:
         return None
     similarity, labels = found
@@ -170,54 +187,65 @@ def _heat_map(plan, network):
             "other_class": float(similarity[labels[:, None] != labels].mean())}
 
 
-QUESTIONS = {
-    "baselines": "Does MOREL help over its baseline?",
-    "terms": "What do the cosine and the contrastive term add, and from which alpha on?",
-    "batch": "How much of the gain is the batch size?",
-    "scalarization": "Does it matter how the two losses are joined?",
-}
+def _question(reproduction, lines):
+    """Rows of a question: each network's accuracies, clean and under AutoAttack, and how far it is from another's.
 
-
-# What a study's row shows of the training: losses before their weights, means over the last epoch's steps.
-STUDY_LOSSES = ("cosine_loss", "contrastive_loss", "classification_loss")
-
-
-def _study(plan):
-    """{question: rows}: each network's accuracies, clean and under AutoAttack, and how far it is from another's.
-
-    A row is {"label", "against", "clean", "autoattack", "difference", "of_seeds"} and STUDY_LOSSES: the difference is
-    of AutoAttack's accuracies and paired by seed, ``of_seeds`` has AutoAttack's of each, a loss is a mean over seeds.
+    A row is {"label", "against", "of_seeds", "clean", "autoattack", "difference"} and STUDY_LOSSES: the difference is
+    of AutoAttack's accuracies and paired by seed, ``of_seeds`` has AutoAttack's for each seed, a loss is a mean over
+    seeds.
     """
-    found = {}
-    for question, lines in plan.grid.study.items():
-        measured = {label: {column: accuracies(plan, line.network, STUDY_CHECKPOINT, "autoattack", column)
-                            for column in ("clean", "autoattack")} for label, line in lines.items()}
-        found[question] = []
-        for label, line in lines.items():
-            clean, robust = measured[label]["clean"], measured[label]["autoattack"]
-            numbers = {"clean": estimate(list(clean.values())), "autoattack": estimate(list(robust.values())),
-                       "difference": paired_difference(robust, measured[line.against]["autoattack"])
-                       if line.against else None}
-            for loss in STUDY_LOSSES:
-                of_seeds = [_last(run, loss) for run in plan.runs_of(line.network) if run.is_trained()]
-                numbers[loss] = estimate([value for value in of_seeds if value is not None])
-            found[question].append(
-                {"label": label, "against": line.against, "of_seeds": list(robust.values())}
-                | {name: one and dataclasses.asdict(one) for name, one in numbers.items()})
-    return found
+    clean, robust = ({label: reproduction.accuracies(line.network, STUDY_CHECKPOINT, "autoattack", column)
+                      for label, line in lines.items()} for column in ("clean", "autoattack"))
+    rows = []
+    for label, line in lines.items():
+        trials = [trial for trial in reproduction.trials_of(line.network) if trial.is_trained()]
+        difference = paired_difference(robust[label], robust[line.against]) if line.against else None
+        rows.append({"label": label, "against": line.against, "of_seeds": list(robust[label].values()),
+                     "clean": _mean(clean[label].values()), "autoattack": _mean(robust[label].values()),
+                     "difference": _dict(difference)}
+                    | {loss: _mean(_last(trial, loss) for trial in trials) for loss in STUDY_LOSSES})
+    return rows
 
 
-def _claim(claim, measured):
-    return {"text": claim.text, "place": claim.place,
-            "paper": dataclasses.asdict(claims.judge(claim, claims.printed_values)),
-            "ours": dataclasses.asdict(claims.judge(claim, measured))}
+def _claim(claim, reproduction):
+    return {"text": claim.text, "place": claim.place, "paper": _dict(claim.check(paper.printed_values)),
+            "ours": _dict(claim.check(reproduction.values))}
 
 
 def _variants(grid):
     """[{"field", "paper", "reference"}]: where the two readings differ, for the network of the figures."""
-    network = grid.heat_maps[FIGURE_METHOD]
-    readings = {name: flatten(Grid(grid.scale, name, grid.configs, grid.data).config(network))
-                for name in ("paper", "reference")}
-    return [{"field": field, "paper": value, "reference": readings["reference"][field]}
-            for field, value in readings["paper"].items() if value != readings["reference"][field]
-            and field != "variant"]
+    readings = [flatten(Grid(grid.scale, name, grid.configs, grid.data).config(grid.heat_maps[FIGURE_METHOD]))
+                for name in ("paper", "reference")]
+    return [{"field": field, "paper": value, "reference": readings[1][field]}
+            for field, value in readings[0].items() if value != readings[1][field] and field != "variant"]
+
+
+def _percent(value):
+    return "none" if value is None else f"{value:.2f} %"
+
+
+def explain(reproduction, cell):
+    """Text: a cell's numbers, and for each trial its folder, commit, config and how it was evaluated."""
+    grid, (name, column) = reproduction.grid, protocol(cell)
+    lines = [f"cell       {cell.name}", f"paper      {_percent(printed()[cell])}"]
+    network = grid.network(cell)
+    if network is None:
+        return "\n".join([*lines, f"ours       nothing stands for it at scale {grid.scale.name}"])
+    found = reproduction.values(cell)
+    ours = estimate(list(found.values()))
+    interval = f", 95 % interval ± {ours.half:.2f} over {ours.count} seeds" if ours and ours.half is not None else ""
+    lines += [f"ours       {_percent(ours and ours.mean)}{interval}",
+              f"judged by  {', '.join(PROTOCOLS[name])} on {grid.scale.examples[name] or 'all'} test images, "
+              f"checkpoint {cell.checkpoint}; the number is {column!r} of summary.json"]
+    if cell.threat == "transfer":
+        lines.append(f"surrogate  {reproduction.surrogate_of(network).folder}")
+    trials = reproduction.trials_of(network)
+    for trial in trials:
+        written = load_content(trial.folder) if (trial.folder / "config.json").exists() else {}
+        lines += ["", f"seed {trial.seed}     {_percent(found.get(trial.seed))}", f"  run      {trial.folder}",
+                  f"  results  {trial.evaluation(cell.checkpoint, name).folder}",
+                  f"  commit   {written.get('commit') or 'not run yet'}"]
+        if trial.diverged_at() is not None:
+            lines.append(f"  diverged at step {trial.diverged_at()}")
+    return "\n".join([*lines, "", f"config     {grid.configs}/{network.source}.py:{grid.spec(network)}",
+                      *(f"  {field} = {value!r}" for field, value in flatten(trials[0].member.config).items())])

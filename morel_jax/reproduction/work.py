@@ -1,62 +1,115 @@
-"""Doing what a plan needs: training families, and judging their runs."""
+"""What a reproduction still misses: training its families, evaluating their trials, and what that will cost."""
+import dataclasses
 import io
 import sys
+import time
+from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from tabulate import tabulate
 
 from morel_jax import builders, evaluation, training
 from morel_jax.attacks.keys import fold_in_each
 from morel_jax.data.augment import to_float
 from morel_jax.evaluation.trained import as_logits_fn, load_variables
 from morel_jax.files import make_folder, write_atomically
+<<<<<<< HEAD
 from morel_jax.progress import AttackProgress
 from morel_jax.reproduction.plan import HEAT_MAP, SURROGATE_CHECKPOINT
 from morel_jax.reproduction.scales import PROTOCOLS
+=======
+from morel_jax.reproduction.grid import PROTOCOLS
+from morel_jax.reproduction.trials import HEAT_MAP, SURROGATE_CHECKPOINT
+from morel_jax.targets.flops import count_flops
+from morel_jax.training.placement import Sharded, build_layout
+from morel_jax.training.setup import INITIAL, STEP, setup
+from morel_jax.training.step import train_step
+>>>>>>> 42540b548a8bf0947d2c4b4d85c57dba3060e544
 
 # The images of Figure 3 are drawn with this seed.
 _HEAT_MAP_SEED = 0
+# Forward passes per image of each protocol; a pass with gradient counts as three. Only images that withstand the
+# iterative attacks take all of their steps: this fraction of them is a guess.
+_GRADIENT, _WITHSTAND = 3, 0.5
+_PASSES = {
+    "paper": _GRADIENT * (1 + 20 + 100 + 10),
+    "transfer": _GRADIENT * (1 + 20 + 100 + 10),
+    # APGD-CE, APGD-T and FAB-T with 9 targets, Square.
+    "autoattack": _WITHSTAND * (_GRADIENT * (100 + 900 + 900) + 900 + 5000),
+}
+_MEASURED_STEPS = 3
 
 
-def train(plan, family, progress=True):
-    """Trains a family's runs, or goes on with them; nothing where all are trained."""
-    runs = plan.runs(family)
-    if all(run.is_trained() for run in runs):
-        return
-    if len(runs) == 1:
-        training.fit(runs[0].member.config, runs[0].folder, progress=progress or "epochs")
-        return
-    base = plan.grid.base(family)
-    training.fit_population(base, [run.member.changes for run in runs], plan.folder / family.name,
-                            progress=progress or "epochs")
+def carry_out(reproduction, families, progress=True):
+    """Trains and evaluates what ``families`` still miss, in their order.
+
+    Returns:
+        list of Evaluation that wait for a surrogate of another shard.
+
+    Raises:
+        DamagedFileError, FileNotFoundError, ValueError: see ``Reproduction.check_trained``; and what
+            :func:`~morel_jax.training.fit` and :func:`~morel_jax.evaluation.evaluate` raise.
+    """
+    waiting = []
+    for family in families:
+        trials = reproduction.trials(family)
+        trained = all(trial.is_trained() for trial in trials)
+        if trained:
+            reproduction.check_trained(family)
+            if all(one.is_done() for one in reproduction.evaluations(family)):
+                continue
+        print(f"{family.name}: {len(trials)} runs", file=sys.stderr, flush=True)
+        if not trained:
+            _train(reproduction, family, trials, progress or "epochs")
+        for one in reproduction.evaluations(family):
+            if one.protocol == "transfer" and not reproduction.surrogate_of(one.trial.network).is_trained():
+                waiting.append(one)
+            elif not one.is_done():
+                _evaluate(reproduction, one, progress)
+    return waiting
 
 
-def judge(plan, judgement, progress=True):
-    """Judges one checkpoint, or goes on with that."""
-    if judgement.is_done():
-        return
-    run = judgement.run
-    if judgement.protocol == HEAT_MAP:
-        heat_map(run, judgement, plan.grid.scale.heat_map_images)
+def _train(reproduction, family, trials, progress):
+    if len(trials) == 1:
+        training.fit(trials[0].member.config, trials[0].folder, progress)
+    else:
+        training.fit_population(reproduction.grid.base(family), [trial.member.changes for trial in trials],
+                                reproduction.folder / family.name, progress)
+
+
+def _evaluate(reproduction, wanted, progress):
+    trial, scale = wanted.trial, reproduction.grid.scale
+    if wanted.protocol == HEAT_MAP:
+        write_heat_map(wanted, scale.heat_map_images)
         return
     surrogate = None
-    if judgement.protocol == "transfer":
-        surrogate = evaluation.load(plan.surrogate_of(run.network).folder, SURROGATE_CHECKPOINT)[0]
-    logits_fn, config = evaluation.load(run.folder, judgement.which)
+    if wanted.protocol == "transfer":
+        surrogate = evaluation.load(reproduction.surrogate_of(trial.network).folder, SURROGATE_CHECKPOINT)[0]
+    logits_fn, config = evaluation.load(trial.folder, wanted.checkpoint)
     test, section = builders.dataset(config).test, config.validation
     evaluation.evaluate(
-        logits_fn, test.images, test.labels, PROTOCOLS[judgement.protocol], judgement.folder,
+        logits_fn, test.images, test.labels, PROTOCOLS[wanted.protocol], wanted.folder,
         epsilon=section.epsilon, step_size=section.step_size, variant=config.variant, surrogate=surrogate,
+<<<<<<< HEAD
         examples=plan.grid.scale.examples[judgement.protocol], progress=AttackProgress(progress))
+=======
+        examples=scale.examples[wanted.protocol], progress=AttackProgress(progress))
+>>>>>>> 42540b548a8bf0947d2c4b4d85c57dba3060e544
 
 
-def heat_map(run, judgement, count):
+def write_heat_map(wanted, count):
     """Cosine similarities between the features of attacked and of natural images, into ``heat_map.npz``.
 
-    ``similarity`` is float32[count, count], a row an attacked image, a column a natural one, both ordered by class;
-    ``labels`` int32[count]. The images are drawn at random, the attack is that of ``config.validation``.
+    ``similarity`` is float32[count, count], one row per attacked image and one column per natural one, both ordered by
+    class; ``labels`` is int32[count]. The images are drawn at random, the attack is that of ``config.validation``.
+
+    Args:
+        wanted: :class:`~morel_jax.reproduction.trials.Evaluation`.
+        count: of images.
     """
-    model, variables, config, dataset = load_variables(run.folder, judgement.which)
+    model, variables, config, dataset = load_variables(wanted.trial.folder, wanted.checkpoint)
     logits_fn, test = as_logits_fn(model, variables), dataset.test
     index = np.random.default_rng(_HEAT_MAP_SEED).choice(len(test.labels), count, replace=False)
     index = index[np.lexsort((index, test.labels[index]))]
@@ -66,30 +119,90 @@ def heat_map(run, judgement, count):
 
     def features(images):
         z = model.apply(variables, images).features
-        return z / jax.numpy.linalg.norm(z, axis=-1, keepdims=True)
+        return z / jnp.linalg.norm(z, axis=-1, keepdims=True)
 
     content = io.BytesIO()
     np.savez(content, similarity=np.asarray(features(x_adv) @ features(x).T), labels=labels)
-    make_folder(judgement.folder)
-    write_atomically(judgement.folder / "heat_map.npz", content.getvalue())
+    make_folder(wanted.folder)
+    write_atomically(wanted.path, content.getvalue())
 
 
-def carry_out(plan, families, progress=True):
-    """Trains and judges what ``families`` still miss, in their order.
+@dataclasses.dataclass(frozen=True)
+class Remaining:
+    """What a family still needs.
 
-    Returns:
-        list of Judgement that wait for a surrogate of another shard.
+    Attributes:
+        family: its name.
+        trials: that are not trained to their end.
+        steps: of them all, together.
+        train_flops, evaluate_flops: FLOPs of those steps, and of the evaluations that are missing.
     """
-    waiting = []
+    family: str
+    trials: int
+    steps: int
+    train_flops: float
+    evaluate_flops: float
+
+
+def remaining(reproduction, family):
+    """:class:`Remaining` of a family; nothing is compiled or measured."""
+    config = reproduction.grid.base(family)
+    blank = setup(config, blank=True)
+    untrained = [trial for trial in reproduction.trials(family) if not trial.is_trained()]
+    steps = sum((config.epochs - len(trial.history())) * blank.steps_per_epoch for trial in untrained)
+    image = jax.ShapeDtypeStruct((1, *blank.image_shape), jnp.float32)
+    variables = jax.eval_shape(blank.parts.model.init, jax.random.key(0), image)
+    forward = count_flops(blank.parts.model.apply, variables, image)
+    passes = 0.0
+    for one in reproduction.evaluations(family):
+        if not one.is_done() and one.protocol in PROTOCOLS:
+            images = reproduction.grid.scale.examples[one.protocol] or len(builders.blank_dataset(config).test.labels)
+            passes += images * _PASSES[one.protocol]
+    return Remaining(family.name, len(untrained), steps, _step_flops(blank) * steps, forward * passes)
+
+
+def _step_flops(blank):
+    return count_flops(partial(train_step, parts=blank.parts), *blank.step_arguments)
+
+
+def measure_flops_per_second(config):
+    """The speed of the steps of a config's run, once compiled; takes the data set's shape, not its content."""
+    blank, placement = setup(config, blank=True), Sharded(build_layout(config))
+    (state,) = placement.new_states(blank, [config.seed], INITIAL)
+    totals, key = placement.totals([blank.no_totals]), placement.keys([config.seed], STEP)
+    few = dataclasses.replace(blank.train, images=np.ascontiguousarray(blank.train.images[:config.batch_size]),
+                              labels=np.ascontiguousarray(blank.train.labels[:config.batch_size]))
+    order = np.tile(np.arange(config.batch_size, dtype=np.int32), (1 + _MEASURED_STEPS, 1))
+    piece, *_ = next(iter(placement.feed(few, config.data.placement).pieces(order, 0)))
+    (train, _), hparams = placement.compile(blank.parts), blank.hparams(config, epoch=1)
+
+    def run(state, totals, first, last):
+        return train(state, totals, hparams, piece, key, np.int32(first), np.int32(last))
+
+    state, totals = jax.block_until_ready(run(state, totals, 0, 1))
+    began = time.monotonic()
+    jax.block_until_ready(run(state, totals, 1, 1 + _MEASURED_STEPS))
+    return _step_flops(blank) * _MEASURED_STEPS / (time.monotonic() - began)
+
+
+def describe_cost(reproduction, families):
+    """A table, for people, of the FLOPs and hours that families still need; each network's step is measured once."""
+    rows, speeds, total = [], {}, 0.0
     for family in families:
-        judgements = plan.judgements(family)
-        if all(run.is_trained() for run in plan.runs(family)) and all(one.is_done() for one in judgements):
+        left = remaining(reproduction, family)
+        flops = left.train_flops + left.evaluate_flops
+        if not flops:
             continue
-        print(f"{family.name}: {len(plan.runs(family))} runs", file=sys.stderr, flush=True)
-        train(plan, family, progress)
-        for one in plan.judgements(family):  # Anew: a run may have diverged.
-            if one.protocol == "transfer" and not plan.surrogate_of(one.run.network).is_trained():
-                waiting.append(one)
-                continue
-            judge(plan, one, progress)
-    return waiting
+        architecture = family.networks[0].architecture
+        if architecture not in speeds:
+            speeds[architecture] = measure_flops_per_second(reproduction.grid.base(family))
+        hours = flops / speeds[architecture] / 3600
+        total += hours
+        rows.append([left.family, left.trials, f"{left.steps:,}", f"{left.train_flops:.3g}",
+                     f"{left.evaluate_flops:.3g}", f"{hours:.2f}"])
+    if not rows:
+        return "nothing is missing"
+    table = tabulate(rows, ["family", "runs", "steps", "training", "evaluation", "hours"], "plain",
+                     disable_numparse=True, colalign=("left", *["right"] * 5))
+    return (f"{table}\nFLOPs; hours at the speed of a training step measured here. The cost of evaluation is a guess: "
+            f"it depends on how many images withstand.\nin all {total:.2f} hours")

@@ -186,6 +186,13 @@ def load_divergence(workdir):
                      {"epoch": int, "step": int})
 
 
+def write_metrics(workdir, history):
+    """Brings ``metrics.jsonl`` up to ``history``, a list of dicts, one line per epoch; an equal file is left alone."""
+    path, content = workdir / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history)
+    if not path.exists() or path.read_bytes() != content.encode():
+        write_atomically(path, content)
+
+
 class MetricsWriter:
     """``metrics.jsonl``, one line per epoch, and TensorBoard events beside it; a context manager.
 
@@ -220,7 +227,7 @@ class MetricsWriter:
 
     def write(self, history):
         """Brings both up to ``history``, a list of flat dicts, whose last entry is new."""
-        write_atomically(self._workdir / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history))
+        write_metrics(self._workdir, history)
         latest = history[-1]
         for name, value in latest.items():
             self._add_event(latest["step"], summary=scalar(name, value))

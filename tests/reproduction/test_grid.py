@@ -3,12 +3,11 @@ import dataclasses
 import pytest
 
 from morel_jax.configuration import check
-from morel_jax.reproduction.cells import parse, printed
-from morel_jax.reproduction.grid import Grid, Network, protocol
-from morel_jax.reproduction.scales import NAMES, scale
+from morel_jax.reproduction.grid import SCALES, Grid, Network, protocol, scale
+from morel_jax.reproduction.paper import parse, printed
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=SCALES)
 def grid(request):
     return Grid(scale(request.param))
 
@@ -47,7 +46,7 @@ def test_the_papers_networks(paper):
     networks = {paper.network(cell) for cell in printed()}
     # Tables 1 and 2: 4 methods, 2 networks, 2 data sets; Table 3: one more; 4, 5: 4; 7, 8: 2.
     assert len(networks) == 16 + 1 + 4 + 2
-    assert {paper.surrogate(cell).source for cell in printed()} == {"cifar10", "cifar100", "tiny_imagenet"}
+    assert {paper.surrogate(network).source for network in networks} == {"cifar10", "cifar100", "tiny_imagenet"}
 
 
 def test_the_papers_settings(paper):
@@ -98,7 +97,7 @@ def test_a_line_of_the_study_is_compared_with_one_that_is_there(grid):
         assert {line.against for line in lines.values()} - {None} <= set(lines)
 
 
-def test_one_surrogate_a_data_set_and_one_seed(grid):
+def test_one_surrogate_per_data_set_and_one_seed(grid):
     for family in grid.families:
         if family.networks[0].method == "standard":
             assert len(grid.members(family)) == 1

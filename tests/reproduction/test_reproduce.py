@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from morel_jax.reproduction.cells import printed
+from morel_jax.reproduction.paper import printed
 from tests.commands import call
 
 CELL = "7/cifar10/resnet18/white-box/morel_loat/pgd20/last"
@@ -75,7 +75,7 @@ def test_shards_and_kills_end_in_the_report_of_one_run(tmp_path, cached):
 @pytest.mark.parametrize(("arguments", "message"), [
     ([], "a reproduction must be told what: --table=N, --figure=N, --all or --study."),
     (["--table=1", "--shard=3/2"], "--shard must be I/N with 1 <= I <= N; got '3/2'."),
-    (["--explain=1/mnist"], "where 1/cifar10, 1/cifar100 would go on."),
+    (["--explain=1/mnist"], "The nearest names begin with 1/cifar10, 1/cifar100."),
     (["--table=1", "--configs=nowhere"], "configs must be a folder with smoke.py in it"),
 ])
 def test_wrong_requests_are_one_line(monkeypatch, tmp_path, arguments, message):
