@@ -15,18 +15,13 @@ from morel_jax.attacks.keys import fold_in_each
 from morel_jax.data.augment import to_float
 from morel_jax.evaluation.trained import as_logits_fn, load_variables
 from morel_jax.files import make_folder, write_atomically
-<<<<<<< HEAD
 from morel_jax.progress import AttackProgress
-from morel_jax.reproduction.plan import HEAT_MAP, SURROGATE_CHECKPOINT
-from morel_jax.reproduction.scales import PROTOCOLS
-=======
 from morel_jax.reproduction.grid import PROTOCOLS
 from morel_jax.reproduction.trials import HEAT_MAP, SURROGATE_CHECKPOINT
 from morel_jax.targets.flops import count_flops
 from morel_jax.training.placement import Sharded, build_layout
 from morel_jax.training.setup import INITIAL, STEP, setup
 from morel_jax.training.step import train_step
->>>>>>> 42540b548a8bf0947d2c4b4d85c57dba3060e544
 
 # The images of Figure 3 are drawn with this seed.
 _HEAT_MAP_SEED = 0
@@ -92,11 +87,7 @@ def _evaluate(reproduction, wanted, progress):
     evaluation.evaluate(
         logits_fn, test.images, test.labels, PROTOCOLS[wanted.protocol], wanted.folder,
         epsilon=section.epsilon, step_size=section.step_size, variant=config.variant, surrogate=surrogate,
-<<<<<<< HEAD
-        examples=plan.grid.scale.examples[judgement.protocol], progress=AttackProgress(progress))
-=======
         examples=scale.examples[wanted.protocol], progress=AttackProgress(progress))
->>>>>>> 42540b548a8bf0947d2c4b4d85c57dba3060e544
 
 
 def write_heat_map(wanted, count):
