@@ -16,7 +16,15 @@ _STANDARD_LIBRARY = sysconfig.get_path("stdlib") + os.sep
 
 
 class _ConfigParser(flags.ArgumentParser):
-    """In place of ml_collections' own, which puts a config file's traceback into its message or ignores it for now."""
+    """In place of ml_collections' own, which puts a config file's traceback into its message or ignores it for now.
+
+    Args:
+        default: config of a command line without the flag, or None.
+    """
+
+    def __init__(self, default=None):
+        super().__init__()
+        self.default = default
 
     def flag_type(self):
         return "config object"
@@ -55,8 +63,7 @@ def define_config(default=None, help_text="Name of a shipped config, or a Python
         holder = config_flags.DEFINE_config_file("config", None, help_text)
     except flags.Error as error:
         _refuse(error)
-    flags.FLAGS["config"].parser = _ConfigParser()
-    flags.FLAGS["config"].file = default
+    flags.FLAGS["config"].parser = _ConfigParser(default)
     return holder
 
 
@@ -75,7 +82,7 @@ def _parse(argv):
     try:
         if "config" in flags.FLAGS:
             _check_overrides(argv)
-            default = getattr(flags.FLAGS["config"], "file", None)
+            default = flags.FLAGS["config"].parser.default
             if default and not any(re.match("--?config(=|$)", argument) for argument in argv):
                 argv = [argv[0], f"--config={default}", *argv[1:]]
         rest = flags.FLAGS(argv)[1:]

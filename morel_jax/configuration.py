@@ -9,6 +9,7 @@ import importlib.util
 import os
 import types
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 
@@ -131,7 +132,7 @@ def defaults():
 
 def flatten(config):
     """Nested ConfigDict (or dict) -> {"section.field": value}, lists as tuples."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for name, value in config.items():
         if hasattr(value, "items"):
             flat |= {f"{name}.{field}": inner for field, inner in flatten(value).items()}
@@ -143,7 +144,7 @@ def flatten(config):
 def nested(flat):
     """The inverse of :func:`flatten`: a ConfigDict, locked. Fields of earlier versions get their present names."""
     present = {field.formerly: name for name, field in FIELDS.items() if field.formerly}
-    tree = {}
+    tree: dict[str, Any] = {}
     for name, value in flat.items():
         section, _, last = present.get(name, name).rpartition(".")
         (tree.setdefault(section, {}) if section else tree)[last] = value
@@ -192,7 +193,9 @@ def config_file(name):
 def load_file(path, *spec):
     """What ``get_config(*spec)`` of a Python file returns; whatever the file raises comes through."""
     loader = importlib.machinery.SourceFileLoader("morel_jax_config", str(path))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+    spec_of_file = importlib.util.spec_from_loader(loader.name, loader)
+    assert spec_of_file is not None  # It is where there is a loader.
+    module = importlib.util.module_from_spec(spec_of_file)
     loader.exec_module(module)
     if not hasattr(module, "get_config"):
         raise ValueError(f"{path} must have a function get_config(spec=''); it has none.")
@@ -216,7 +219,7 @@ def recipe(spec, architectures=None):
     names = [name.strip() for name in (spec or "").split(",") if name.strip()]
     if len(names) > 3:
         raise ValueError(f'a config takes "architecture,method,variant"; got {spec!r}.')
-    architecture, name, variant = (*names, *("resnet18", "morel_mart", "paper")[len(names):])
+    architecture, name, variant = names + ["resnet18", "morel_mart", "paper"][len(names):]
     config = defaults()
     config.model.name, config.method, config.variant = architecture, name, variant
     for field in ("method", "variant"):

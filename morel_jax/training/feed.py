@@ -1,5 +1,6 @@
 """Training images for the compiled step: on the device when they fit, streamed from the host otherwise."""
 import math
+from typing import Any
 
 import jax
 import numpy as np
@@ -81,8 +82,10 @@ class HostFeed:
             index = np.take(order, np.minimum(np.arange(first, first + size), steps - 1), axis=-2)
 
             def gathered(array):
-                return jax.make_array_from_callback((*index.shape, *array.shape[1:]), self._cut,
-                                                    lambda part: array[index[part[:index.ndim]]])
+                def rows(part: Any) -> np.ndarray:
+                    return array[index[part[:index.ndim]]]
+
+                return jax.make_array_from_callback((*index.shape, *array.shape[1:]), self._cut, rows)
 
             return (Piece(gathered(self._split.images), gathered(self._split.labels), None, put(index, self._cut)),
                     first, min(first + size, steps))
@@ -119,10 +122,10 @@ def abstract_piece(split, steps, batch_size, placement, whole, cut):
         steps, batch_size: of an epoch.
     """
     if _on_device(split, placement):
-        data = (jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=whole)
-                for array in (split.images, split.labels))
+        images, labels = (jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=whole)
+                          for array in (split.images, split.labels))
         rows = jax.ShapeDtypeStruct((steps, batch_size), np.int32, sharding=cut)
-        return Piece(*data, rows, rows)
+        return Piece(images, labels, rows, rows)
     size = _steps_per_piece(split, steps, batch_size, _PIECE_BYTES)
     images, labels = (jax.ShapeDtypeStruct((size, batch_size, *array.shape[1:]), array.dtype, sharding=cut)
                       for array in (split.images, split.labels))

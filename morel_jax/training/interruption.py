@@ -27,8 +27,8 @@ class InterruptionRequest:
     """
 
     def __init__(self):
-        self.signal_number = None
-        self._asked_at = None
+        self.signal_number: int | None = None
+        self._asked_at = 0.0
         self._previous = {}
 
     def _handle(self, signal_number, frame):

@@ -7,7 +7,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from morel_jax import manifest
-from morel_jax.files import DamagedFileError, local_path, read_json
+from morel_jax.files import DamagedFileError, Fields, local_path, read_json
 
 # Two of `last`: should the newest be damaged, there is one before.
 KEPT = {"last": 2, "best": 1}
@@ -66,7 +66,7 @@ def damage_of(folder, part=""):
 def read_record(folder):
     """What was given to :meth:`Checkpoints.save` as the record; CheckpointError where it is not that."""
     path = folder / "record" / "metadata"
-    fields = {"history": list, "best": (int, float), "seconds": (int, float)}
+    fields: Fields = {"history": list, "best": (int, float), "seconds": (int, float)}
     try:
         record = read_json(path, "Remove this checkpoint.", fields)
     except (DamagedFileError, OSError) as error:

@@ -69,7 +69,7 @@ def keep_last(function):
             return function(*arguments)
         return kept(*arguments)
 
-    call.cache_clear = kept.cache_clear
+    call.cache_clear = kept.cache_clear  # type: ignore[attr-defined]  # As functools' own functions have it.
     return call
 
 
@@ -82,9 +82,9 @@ class Batch:
         labels: int32[n].
         index: int32[n], place in the data set; an example's noise depends on it.
     """
-    images: jax.Array
-    labels: jax.Array
-    index: jax.Array
+    images: Any
+    labels: Any
+    index: Any
 
 
 @struct.dataclass
@@ -113,8 +113,8 @@ class Totals:
         first_bad_step: int32[], the first step whose loss or new parameters were not finite, or -1.
     """
     sums: Any
-    count: jax.Array
-    first_bad_step: jax.Array
+    count: Any
+    first_bad_step: Any
 
 
 def _attack(state, hparams, x, labels, keys, parts):
