@@ -6,6 +6,7 @@ import sys
 import sysconfig
 import traceback
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -55,8 +56,8 @@ def define_config(default=None, help_text="Name of a shipped config, or a Python
         holder = config_flags.DEFINE_config_file("config", None, help_text)
     except flags.Error as error:
         _refuse(error)
-    flags.FLAGS["config"].parser = _ConfigParser()
-    flags.FLAGS["config"].file = default
+    flag: Any = flags.FLAGS["config"]
+    flag.parser, flag.file = _ConfigParser(), default
     return holder
 
 

@@ -131,7 +131,7 @@ def defaults():
 
 def flatten(config):
     """Nested ConfigDict (or dict) -> {"section.field": value}, lists as tuples."""
-    flat = {}
+    flat: dict = {}
     for name, value in config.items():
         if hasattr(value, "items"):
             flat |= {f"{name}.{field}": inner for field, inner in flatten(value).items()}
@@ -143,7 +143,7 @@ def flatten(config):
 def nested(flat):
     """The inverse of :func:`flatten`: a ConfigDict, locked. Fields of earlier versions get their present names."""
     present = {field.formerly: name for name, field in FIELDS.items() if field.formerly}
-    tree = {}
+    tree: dict = {}
     for name, value in flat.items():
         section, _, last = present.get(name, name).rpartition(".")
         (tree.setdefault(section, {}) if section else tree)[last] = value
@@ -192,7 +192,9 @@ def config_file(name):
 def load_file(path, *spec):
     """What ``get_config(*spec)`` of a Python file returns; whatever the file raises comes through."""
     loader = importlib.machinery.SourceFileLoader("morel_jax_config", str(path))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+    described = importlib.util.spec_from_loader(loader.name, loader)
+    assert described  # As of every loader.
+    module = importlib.util.module_from_spec(described)
     loader.exec_module(module)
     if not hasattr(module, "get_config"):
         raise ValueError(f"{path} must have a function get_config(spec=''); it has none.")
@@ -216,7 +218,8 @@ def recipe(spec, architectures=None):
     names = [name.strip() for name in (spec or "").split(",") if name.strip()]
     if len(names) > 3:
         raise ValueError(f'a config takes "architecture,method,variant"; got {spec!r}.')
-    architecture, name, variant = (*names, *("resnet18", "morel_mart", "paper")[len(names):])
+    names += ("resnet18", "morel_mart", "paper")[len(names):]
+    architecture, name, variant = names
     config = defaults()
     config.model.name, config.method, config.variant = architecture, name, variant
     for field in ("method", "variant"):

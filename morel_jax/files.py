@@ -16,11 +16,11 @@ class DamagedFileError(ValueError):
     """A file is not what this library wrote there; the message names the file, what is wrong, and what to do."""
 
 
-def local_path(path: str | os.PathLike, name: str) -> Path:
+def local_path(path: Any, name: str) -> Path:
     """A user's path on this machine's file systems, with ``~`` expanded.
 
     Args:
-        path: as given.
+        path: a string or path.
         name: of the argument or flag that it was given for.
 
     Returns:

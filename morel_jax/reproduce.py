@@ -72,7 +72,8 @@ def _main():
     if _EXPLAIN.value is not None:
         print(explain(Plan(grid, root, cells.TABLES, FIGURES), cells.parse(_EXPLAIN.value)))
         return
-    plan = Plan(grid, root, *_selection(), study=_STUDY.value)
+    tables, figures = _selection()
+    plan = Plan(grid, root, tables, figures, study=_STUDY.value)
     number, count = _shard()
     families = plan.shard(number, count)
     if _DRY_RUN.value:

@@ -14,7 +14,7 @@ class Handover:
     def __init__(self, devices):
         self._devices, self._lock = devices, threading.Lock()
         self._room = [0] * len(devices)  # Rows that each worker can still be given; 0 while examples wait.
-        self._given = [[] for _ in devices]
+        self._given: list[list] = [[] for _ in devices]
 
     def announce(self, worker, free):
         """Says that ``worker`` has ``free`` rows and will take no more waiting examples; or, with 0, that it ended."""

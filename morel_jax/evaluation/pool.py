@@ -5,11 +5,12 @@ width never changes, whatever the batch size and the number of devices: so there
 rows know nothing of each other, an example's result is the same bit for bit wherever and with whatever it was computed.
 Once no examples wait, blocks that have become half empty are put together.
 """
+import dataclasses
 import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +60,8 @@ class _Block:
     state: Any
 
 
-class Finished(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Finished:
     """One attacked and judged example.
 
     Attributes:
@@ -159,7 +161,8 @@ class _Worker:
         self._attack, self._crafted_on, self._target = jax.device_put(
             (pool.attack, pool.crafted_on, pool.target), device)
         self._index = np.full(pool.width, -1)  # Which example a row holds; -1: none.
-        self._block, self._max_steps = None, 4
+        self._block: Any = None
+        self._max_steps = 4
 
     def run(self):
         with jax.default_device(self._device):

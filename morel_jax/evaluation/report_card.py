@@ -78,7 +78,7 @@ class ReportCard(NamedTuple):
 
 
 def report_card(logits_fn, key, x, y, epsilon, norm="linf", *, batch_size=100, progress=None, square_queries=1000,
-                square_gain=None):
+                square_gain: tuple[int, int] | None = None):
     """Looks for gradient masking and weak evaluation, a verdict a symptom.
 
     Images that are classified right are attacked; the others count as broken in every robust accuracy. PGD begins at a
@@ -118,7 +118,7 @@ def report_card(logits_fn, key, x, y, epsilon, norm="linf", *, batch_size=100, p
     if not isinstance(key, (jax.Array, np.ndarray)):
         raise ValueError(f"key must be a key, such as jax.random.key(0); got {key!r}.")
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.wrap_key_data(key)
+        key = jax.random.wrap_key_data(jnp.asarray(key))
     error = gradient_error(logits_fn, x[:batch_size])
     logits = clean_logits(logits_fn, x, batch_size, compiled=error is None)
     _check_logits(logits, y)
@@ -136,7 +136,7 @@ def report_card(logits_fn, key, x, y, epsilon, norm="linf", *, batch_size=100, p
     elif len(right) < FEWEST_IMAGES:
         reason = f"{len(right)} of {len(x)} images are classified right; {FEWEST_IMAGES} are needed"
     else:
-        reason = None
+        reason = ""
         bench = Bench(logits_fn, key, x, y, right, norm, batch_size, progress or (lambda *_: None))
         tally = Tally(len(x), len(right))
         attacked, curves = _attacked_lines(bench, tally, epsilon, largest, logits.shape[-1])
@@ -144,9 +144,8 @@ def report_card(logits_fn, key, x, y, epsilon, norm="linf", *, batch_size=100, p
         if square_gain is None:
             lines.append(_square_line(bench, tally, epsilon, square_queries))
     found = {line.name: line for line in lines}
-    lines = tuple(found.get(name) or Line(name, NOT_JUDGED, reason, {}) for name in NAMES)
     return ReportCard(norm=norm, epsilon=epsilon, images=len(x), clean_accuracy=len(right) / len(x),
-                      lines=lines, **curves)
+                      lines=tuple(found.get(name) or Line(name, NOT_JUDGED, reason, {}) for name in NAMES), **curves)
 
 
 def _attacked_lines(bench, tally, epsilon, largest, classes):

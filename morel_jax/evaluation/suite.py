@@ -121,7 +121,8 @@ def plan(names, threat):
         raise ValueError(f"attacks must be a list of names; got the text {names!r}: write [{names!r}].")
     if not names:
         raise ValueError("attacks must name at least one attack; got none.")
-    columns, own, given = {}, {}, set()
+    columns: dict = {}
+    own, given = {}, set()
     for name in names:
         if not isinstance(name, str):
             name, own[name] = _own(name)

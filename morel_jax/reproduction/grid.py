@@ -150,7 +150,7 @@ class Grid:
         }
 
     def _all_families(self):
-        alone = {}
+        alone: dict = {}
         for cell in cells.printed():
             network = self.network(cell)
             if network:
@@ -164,7 +164,7 @@ class Grid:
         curves = [*study, *(("preferences", networks) for networks in self.preferences.values()),
                   ("batch", self.batch_sizes)]
         for curve, networks in curves:
-            by_program = {}
+            by_program: dict = {}
             for network in networks.values():
                 if network not in alone:
                     alone[network] = None

@@ -129,7 +129,7 @@ class Plan:
         self._wanted_by = wanted
 
     def _wanted(self):
-        wanted = {}
+        wanted: dict = {}
         for cell in cells.printed():
             network = self.grid.network(cell)
             if cell.table in self.tables and network:

@@ -66,8 +66,8 @@ def _tables(number, measured, plan):
     """One dict a data set and network of a table of the paper."""
     own = [cell for cell in cells.printed() if cell.table == number]
     tables = []
-    for (dataset, architecture), group in itertools.groupby(own, key=lambda cell: (cell.dataset, cell.architecture)):
-        group = list(group)
+    for (dataset, architecture), members in itertools.groupby(own, key=lambda cell: (cell.dataset, cell.architecture)):
+        group = list(members)
         attacks = list(dict.fromkeys(cell.attack for cell in group))
         checkpoints = [which for which in CHECKPOINTS if any(cell.checkpoint == which for cell in group)]
         rows = []
@@ -188,7 +188,7 @@ def _study(plan):
     A row is {"label", "against", "clean", "autoattack", "difference", "of_seeds"} and STUDY_LOSSES: the difference is
     of AutoAttack's accuracies and paired by seed, ``of_seeds`` has AutoAttack's of each, a loss is a mean over seeds.
     """
-    found = {}
+    found: dict = {}
     for question, lines in plan.grid.study.items():
         measured = {label: {column: accuracies(plan, line.network, STUDY_CHECKPOINT, "autoattack", column)
                             for column in ("clean", "autoattack")} for label, line in lines.items()}

@@ -1,6 +1,7 @@
 """How large a reproduction is: which data, networks, seeds and images stand for the paper's."""
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -43,15 +44,15 @@ class Scale:
 
 
 _K1 = tuple(round(0.1 * number, 1) for number in range(1, 10))
-_ON_CPU, _ON_ACCELERATOR = (
-    dict(title="embedded Fashion-MNIST, a small ResNet, two CPU cores", sources={"cifar10": "small"},
-         architectures={"resnet18": "resnet8_half"}, surrogate="resnet8",
-         examples={"paper": 500, "transfer": 500, "autoattack": 250}, batch_sizes=(8, 32, 128, 512),
-         study_batch_sizes=(8, 50, 128)),
-    dict(title="full Fashion-MNIST, ResNet18, one accelerator", sources={"cifar10": "fashion_mnist"},
-         architectures={"resnet18": "resnet18"}, surrogate="resnet50",
-         examples={"paper": 0, "transfer": 0, "autoattack": 1000}, batch_sizes=(8, 32, 128, 512)),
-)
+_ON_CPU: dict[str, Any] = dict(
+    title="embedded Fashion-MNIST, a small ResNet, two CPU cores", sources={"cifar10": "small"},
+    architectures={"resnet18": "resnet8_half"}, surrogate="resnet8",
+    examples={"paper": 500, "transfer": 500, "autoattack": 250}, batch_sizes=(8, 32, 128, 512),
+    study_batch_sizes=(8, 50, 128))
+_ON_ACCELERATOR: dict[str, Any] = dict(
+    title="full Fashion-MNIST, ResNet18, one accelerator", sources={"cifar10": "fashion_mnist"},
+    architectures={"resnet18": "resnet18"}, surrogate="resnet50",
+    examples={"paper": 0, "transfer": 0, "autoattack": 1000}, batch_sizes=(8, 32, 128, 512))
 NAMES = ("paper", "small", "smoke")
 
 

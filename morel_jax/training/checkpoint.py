@@ -109,7 +109,7 @@ def _damage(folder, part=""):
 def _read_record(folder):
     """What was given to :meth:`Checkpoints.save` as the record; CheckpointError where it is not that."""
     path = folder / "record" / "metadata"
-    fields = {"history": list, "best": (int, float), "seconds": (int, float)}
+    fields: dict = {"history": list, "best": (int, float), "seconds": (int, float)}
     try:
         record = read_json(path, "Remove this checkpoint.", fields)
     except (DamagedFileError, OSError) as error:

@@ -82,7 +82,7 @@ class HostFeed:
 
             def gathered(array):
                 return jax.make_array_from_callback((*index.shape, *array.shape[1:]), self._cut,
-                                                    lambda part: array[index[part[:index.ndim]]])
+                                                    lambda part: array[index[(part or ())[:index.ndim]]])
 
             return (Piece(gathered(self._split.images), gathered(self._split.labels), None, put(index, self._cut)),
                     first, min(first + size, steps))
@@ -119,10 +119,10 @@ def abstract_piece(split, steps, batch_size, placement, whole, cut):
         steps, batch_size: of an epoch.
     """
     if _on_device(split, placement):
-        data = (jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=whole)
-                for array in (split.images, split.labels))
+        images, labels = (jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=whole)
+                          for array in (split.images, split.labels))
         rows = jax.ShapeDtypeStruct((steps, batch_size), np.int32, sharding=cut)
-        return Piece(*data, rows, rows)
+        return Piece(images, labels, rows, rows)
     size = _steps_per_piece(split, steps, batch_size, _PIECE_BYTES)
     images, labels = (jax.ShapeDtypeStruct((size, batch_size, *array.shape[1:]), array.dtype, sharding=cut)
                       for array in (split.images, split.labels))

@@ -28,7 +28,7 @@ class InterruptionRequest:
 
     def __init__(self):
         self.signal_number = None
-        self._asked_at = None
+        self._asked_at = 0.0
         self._previous = {}
 
     def _handle(self, signal_number, frame):

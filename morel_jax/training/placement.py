@@ -24,7 +24,7 @@ MODES = ("sequential", "vmapped")
 
 def check_compiled():
     """Raises ValueError where JAX is told not to compile: a run is compiled ahead, for its shapes."""
-    if jax.config.jax_disable_jit:
+    if jax.config.jax_disable_jit:  # type: ignore[attr-defined]  # Made at run time.
         raise ValueError("JAX_DISABLE_JIT (jax_disable_jit) must be off for a run, which is compiled as a whole; to "
                          "look into a step, call morel_jax.training.step.train_step with it on.")
 
@@ -61,7 +61,7 @@ class Sharded:
 
     def keys(self, seeds, purpose):
         """The key of a purpose on every device; ``seeds`` has one entry."""
-        words = jax.random.key_data(purpose_key(*seeds, purpose))
+        words = jax.random.key_data(purpose_key(seeds[0], purpose))
         return jax.random.wrap_key_data(sharding.put(words, self.layout.replicated))
 
     def new_states(self, setup, seeds, purpose):

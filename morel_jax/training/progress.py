@@ -1,6 +1,7 @@
 """The progress of a run: a bar for the epoch under way on a terminal, lines in a file, and a line an epoch."""
 import sys
 import time
+from typing import Any
 
 from tqdm import tqdm
 
@@ -35,7 +36,7 @@ class Progress:
         self._images_per_step = config.batch_size * runs
         self._whose = f", mean of {runs}" if runs > 1 else ""
         self.steps_per_epoch = 0
-        self._bar = None
+        self._bar: Any = None
         self._terminal = sys.stderr.isatty()
         self._began = self._steps_then = None
         self._last_line = time.monotonic()

@@ -65,7 +65,7 @@ def build_hparams(config, epoch, steps_per_epoch=0, custom=NO_CUSTOM):
         steps_per_epoch: for what depends on it: a plain average's first step, rates that change step by step.
         custom: :class:`~morel_jax.training.custom.CustomParts`.
     """
-    numbers = {field.traced: np.asarray(functools.reduce(getattr, name.split("."), config), np.float32)
+    numbers: dict[str, Any] = {field.traced: np.asarray(functools.reduce(getattr, name.split("."), config), np.float32)
                for name, field in FIELDS.items() if field.traced}
     numbers |= optimizer.schedule(config, epoch, steps_per_epoch)
     numbers |= METHODS[config.method].schedule(config, epoch)
@@ -124,8 +124,8 @@ class Setup:
         hparams = self.hparams(self.config, epoch=1)
         state = jax.eval_shape(lambda key: create_state(self.parts, key, self.image_shape, hparams,
                                                         optimizer.keeps_average(self.config)), key)
-        labels = jax.ShapeDtypeStruct((self.config.batch_size,), np.int32)
-        images = jax.ShapeDtypeStruct((self.config.batch_size, *self.image_shape), np.uint8)
+        labels: Any = jax.ShapeDtypeStruct((self.config.batch_size,), np.int32)
+        images: Any = jax.ShapeDtypeStruct((self.config.batch_size, *self.image_shape), np.uint8)
         return state, hparams, Batch(images, labels, labels), key
 
     @functools.cached_property
@@ -154,7 +154,8 @@ def _compiled_new_state(shared, average, parts, image_shape, key, layout):
 
     create = jax.jit(create, out_shardings=layout.state(jax.eval_shape(create, key)) if layout else None)
     # Run once: what optimising would save is far less than the seconds that it takes.
-    return create.lower(key).compile(compiler_options={"xla_backend_optimization_level": 0})
+    options: dict = {"xla_backend_optimization_level": 0}
+    return create.lower(key).compile(compiler_options=options)
 
 
 def setup(config, custom=NO_CUSTOM, blank=False):

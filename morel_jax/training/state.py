@@ -45,8 +45,7 @@ class HParams:
         return cls(attack, **dict(zip(names, numbers, strict=True)))
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     """A run between two steps.
 
     Attributes:

@@ -69,7 +69,7 @@ def keep_last(function):
             return function(*arguments)
         return kept(*arguments)
 
-    call.cache_clear = kept.cache_clear
+    vars(call)["cache_clear"] = kept.cache_clear
     return call
 
 
@@ -113,8 +113,8 @@ class Totals:
         first_bad_step: int32[], the first step whose loss or new parameters were not finite, or -1.
     """
     sums: Any
-    count: jax.Array
-    first_bad_step: jax.Array
+    count: jax.Array | np.ndarray
+    first_bad_step: jax.Array | np.ndarray
 
 
 def _attack(state, hparams, x, labels, keys, parts):

@@ -20,7 +20,7 @@ def table_rows(outcomes):
         row = {"member": outcome.member.name}
         judged = [line for line in outcome.history if "robust_accuracy" in line]
         # `best` as the run chose it: ties go to the later epoch. A member that diverged has no last state.
-        best = max(judged, key=lambda line: (line["robust_accuracy"], line["epoch"]), default={})
+        best: dict = max(judged, key=lambda line: (line["robust_accuracy"], line["epoch"]), default={})
         last = judged[-1] if judged and not outcome.diverged else {}
         for which, line in (("best", best), ("last", last)):
             row |= {f"{which}_{name}": line.get(name) for name in ("epoch", *_ACCURACIES)}

@@ -156,7 +156,8 @@ class Trainer:
             found = self.checkpoints[number].restore(*like)
             if found is not None:
                 state, totals, record = found
-                run = Run(run.config, *self.placement.on_host((state, totals)), **record, step=int(state.step))
+                state, totals = self.placement.on_host((state, totals))
+                run = Run(run.config, state, totals, **record, step=int(state.step))
             return run
 
         found = self._restored_together(restored) if self.is_sweep else {}
@@ -270,7 +271,7 @@ class Trainer:
 
     def _finish_epoch(self):
         """Validates where the config says so, and saves; each living member's history grows by one line."""
-        judged = [{} for _ in self.members]
+        judged: list[dict] = [{} for _ in self.members]
         if is_validated(self.setup.config, self.epoch):
             def after_batch(images):
                 self._stop_if_asked()

@@ -69,14 +69,14 @@ def accuracies(correct, variables, attack, split, key, batch_size, after_batch=l
     batch_size = min(batch_size, count)
     if layout is not None:
         batch_size += -batch_size % layout.devices
-    clean = robust = 0
+    clean = robust = np.int64(0)
     for start in range(0, count, batch_size):
         index = np.arange(start, start + batch_size)
         inside = index < count
         rows = np.minimum(index, count - 1)
-        examples = split.images[rows], split.labels[rows], rows
+        examples: tuple = split.images[rows], split.labels[rows], rows
         if layout is not None:
-            examples = (put(array, layout.batch()) for array in examples)
+            examples = tuple(put(array, layout.batch()) for array in examples)
         clean_right, robust_right = correct(variables, attack, *examples, key)
         clean += np.sum(np.asarray(clean_right) & inside, axis=-1)
         robust += np.sum(np.asarray(robust_right) & inside, axis=-1)

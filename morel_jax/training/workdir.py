@@ -5,6 +5,7 @@ import subprocess
 import time
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
@@ -197,7 +198,7 @@ class MetricsWriter:
 
     def __init__(self, workdir):
         self._workdir = workdir
-        self._events = None
+        self._events: Any = None
 
     def __enter__(self):
         return self
