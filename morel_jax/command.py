@@ -6,6 +6,7 @@ import sys
 import sysconfig
 import traceback
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -82,7 +83,8 @@ def _parse(argv):
     try:
         if "config" in flags.FLAGS:
             _check_overrides(argv)
-            default = flags.FLAGS["config"].parser.default
+            parser: Any = flags.FLAGS["config"].parser
+            default = parser.default
             if default and not any(re.match("--?config(=|$)", argument) for argument in argv):
                 argv = [argv[0], f"--config={default}", *argv[1:]]
         rest = flags.FLAGS(argv)[1:]

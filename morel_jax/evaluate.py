@@ -93,8 +93,8 @@ def _evaluate(which, network, folder, surrogate):
     text = to_markdown(summary, f"{_WORKDIR.value}, {which}")
     print("\n" + text)
     if _REPORT_CARD.value:
-        card = report_card(logits_fn, jax.random.key(_SEED.value), *_sample(test, _REPORT_CARD.value), epsilon,
-                           norm=_NORM.value)
+        x, y = _sample(test, _REPORT_CARD.value)
+        card = report_card(logits_fn, jax.random.key(_SEED.value), x, y, epsilon, norm=_NORM.value)
         write_atomically(folder / "report_card.json", json.dumps(card.to_dict(), indent=1))
         print(card.to_markdown())
         text += "\n" + card.to_markdown()

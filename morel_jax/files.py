@@ -16,11 +16,11 @@ class DamagedFileError(ValueError):
     """A file is not what this library wrote there; the message names the file, what is wrong, and what to do."""
 
 
-def local_path(path: str | os.PathLike, name: str) -> Path:
+def local_path(path: Any, name: str) -> Path:
     """A user's path on this machine's file systems, with ``~`` expanded.
 
     Args:
-        path: as given.
+        path: a string or path.
         name: of the argument or flag that it was given for.
 
     Returns:
@@ -29,7 +29,7 @@ def local_path(path: str | os.PathLike, name: str) -> Path:
     Raises:
         ValueError: it is empty or all spaces, a URL such as ``gs://...``, or holds a backslash or a NUL.
     """
-    text = os.fspath(path)
+    text = os.fspath(path or "")
     if not text.strip():
         raise ValueError(f"{name} must name a path; got {'spaces' if text else 'an empty string'} ('.' is the current "
                          "folder).")

@@ -1,6 +1,7 @@
 """How far a training or an evaluation is, on standard error: a bar on a terminal, elsewhere a line now and then."""
 import sys
 import time
+from typing import Any
 
 from tqdm import tqdm
 
@@ -20,7 +21,8 @@ class _Progress:
     seconds_per_line = 60.0
 
     def __init__(self, shown):
-        self._shown, self._bar = shown, None
+        self._shown = shown
+        self._bar: Any = None
         self._terminal = sys.stderr.isatty()
         self._last_line = time.monotonic()
 

@@ -3,6 +3,7 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from morel_jax.evaluation.identity import agree
 from morel_jax.evaluation.recheck import VIOLATIONS
@@ -51,7 +52,7 @@ class Row:
 
 
 _FIELDS = [field.name for field in dataclasses.fields(Row)]
-_TYPES = {field.name: field.type for field in dataclasses.fields(Row)}
+_TYPES: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(Row)}
 # Hexadecimal digits of a row's checksum, its last column.
 _DIGITS = 8
 _HEADER = ",".join([*_FIELDS, "check"])
@@ -103,7 +104,7 @@ class Ledger:
         self._key = hashlib.blake2b(json.dumps(
             {name: value for name, value in settings.items() if not _may_come_later(name)},
             sort_keys=True).encode()).digest()
-        self._rows = {}
+        self._rows: dict[tuple[str, int], Row] = {}
         for number, line in enumerate(lines, 2):  # Line 1 is the header.
             row = self._parse(line, number)
             if self._rows.setdefault((row.attack, row.index), row) != row:
@@ -131,7 +132,7 @@ class Ledger:
     def _parse(self, line, number):
         text, _, check = line.rpartition(b",")
         if check != self._check(text):
-            attack, index, *_ = [*line.decode(errors="replace").split(","), ""]
+            attack, index = (line.decode(errors="replace") + ",").split(",")[:2]
             raise DamagedFileError(
                 f"{self._path}, line {number} (attack {attack[:40]!r}, image {index[:40]!r}) is not as it was written, "
                 "or settings.json is not. Delete the line, and the image is attacked again; if all lines are said to "

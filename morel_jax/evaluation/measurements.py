@@ -117,7 +117,8 @@ class Measurements:
 
     def _pooled(self, name, attack, epsilon, chosen):
         """bool[m], broken by ``attack`` among ``chosen`` bool[m], each rechecked."""
-        indices, network, found = self.index[chosen], self.evaluator.logits_fn, {}
+        indices, network = self.index[chosen], self.evaluator.logits_fn
+        found: dict = {}
 
         def report(finished):
             found.update((one.index, one.rechecked["broken"]) for one in finished)

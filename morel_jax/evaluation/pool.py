@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +55,8 @@ class _Block:
     state: Any
 
 
-class Finished(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Finished:
     """One attacked example.
 
     Attributes:
@@ -167,7 +168,8 @@ class _Worker:
         self._attack, self._crafted_on, self._network = jax.device_put(
             (pool.attack, pool.crafted_on, pool.evaluator.logits_fn), self._device)
         self._index = np.full(self._evaluator.width, -1)  # The example that a row holds; -1: none.
-        self._block, self._max_steps = None, 4
+        self._block: Any = None
+        self._max_steps = 4
 
     def work(self):
         with jax.default_device(self._device):

@@ -103,7 +103,7 @@ def report_card(logits_fn, key, x, y, epsilon, norm="linf", *, batch_size=100, p
     if not isinstance(key, (jax.Array, np.ndarray)):
         raise ValueError(f"key must be a key, such as jax.random.key(0); got {key!r}.")
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.wrap_key_data(key)
+        key = jax.random.wrap_key_data(jnp.asarray(key))
     error = gradient_error(logits_fn, x[:batch_size])
     network = Evaluator(as_argument(logits_fn), x, y, batch_size)
     logits = network.logits(np.arange(len(x)), compiled=error is None).astype(np.float32)
@@ -137,9 +137,9 @@ def report_card(logits_fn, key, x, y, epsilon, norm="linf", *, batch_size=100, p
                 int(both.sum() - white.sum()), tally.images, f"APGD-CE leaves {tally.percent(white)}, Square after it "
                 f"{tally.percent(both)} ({square_queries} queries)"))
     found = {line.name: line for line in lines}
-    lines = tuple(found.get(name) or Line(name, symptoms.NOT_JUDGED, reason, {}) for name in NAMES)
-    return ReportCard(norm=norm, epsilon=epsilon, images=len(x), clean_accuracy=len(right) / len(x),
-                      lines=lines, **curves)
+    complete = tuple(found.get(name) or Line(name, symptoms.NOT_JUDGED, reason or "", {}) for name in NAMES)
+    return ReportCard(norm=norm, epsilon=epsilon, images=len(x), clean_accuracy=len(right) / len(x), lines=complete,
+                      **curves)
 
 
 def _attacked_lines(measurements, tally, epsilon, largest, classes):

@@ -16,7 +16,7 @@ class Scheduler:
         self.devices, self.stop = devices, threading.Event()
         self._indices, self._next, self._lock = indices, 0, threading.Lock()
         self._room = [0] * len(devices)  # Rows that each block can still be given; 0 while examples wait.
-        self._parcels = [[] for _ in devices]
+        self._parcels: list[list] = [[] for _ in devices]
 
     def take(self, count):
         """At most ``count`` of the waiting examples, which then wait no more."""

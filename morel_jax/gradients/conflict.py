@@ -74,7 +74,7 @@ def gram_per_layer(gradients, depth=1):
     """
     if depth is not None and depth < 1:
         raise ValueError(f"depth must be at least 1, or None for single arrays; got {depth}.")
-    groups = {}
+    groups: dict[str, list] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
         name = jax.tree_util.keystr(path[:depth], simple=True, separator="/")
         groups.setdefault(name, []).append(leaf)

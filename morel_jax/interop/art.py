@@ -2,6 +2,8 @@
 
 Importing this imports ART (the extra ``parity``), which closes every handler of Python's logging that the process has.
 """
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -95,7 +97,7 @@ class JAXClassifier(ClassGradientsMixin, ClassifierMixin, LossGradientsMixin, Ne
         Raises:
             ValueError: another reduction, or y are no labels of the images.
         """
-        reductions = {"none": np.asarray, "mean": np.mean, "sum": np.sum}
+        reductions: dict[str, Any] = {"none": np.asarray, "mean": np.mean, "sum": np.sum}
         if reduction not in reductions:
             raise ValueError(f"reduction must be one of {', '.join(reductions)}; got {reduction!r}.")
         return reductions[reduction](self._in_blocks(_losses, x, self._labels(y, len(x))))

@@ -8,7 +8,8 @@ import io
 import math
 import pickle
 import zipfile
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -62,7 +63,10 @@ class _Global(str):
 
 class _Unpickler(pickle._Unpickler):
     """The standard library's in Python, in which nothing is called, and nothing is hashed that takes long to hash."""
-    dispatch = dict(pickle._Unpickler.dispatch)  # noqa: RUF012
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
+    stack: list
+    append: Callable
+    pop_mark: Callable
 
     def __init__(self, file, **options):
         super().__init__(file, **options)
@@ -112,7 +116,7 @@ class _Unpickler(pickle._Unpickler):
         self._set(self.stack[-1], items)
 
     def load_dict(self):
-        items, made = self.pop_mark(), {}
+        items, made = self.pop_mark(), dict[Any, Any]()
         self._set(made, items)
         self.append(made)
 

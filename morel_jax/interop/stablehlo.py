@@ -33,7 +33,7 @@ def serialise(logits_fn, image_shape, platforms=PLATFORMS, gradients=False):
     batch, = export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)
     # Of where each operation stands in the sources nothing is kept: the same network gives the same bytes anywhere.
-    limit = jax.config.jax_traceback_in_locations_limit
+    limit = jax.config.jax_traceback_in_locations_limit  # type: ignore[attr-defined]  # Made at run time.
     jax.config.update("jax_traceback_in_locations_limit", 0)
     try:
         exported = export.export(jax.jit(lambda images: logits_fn(images)), platforms=platforms)(images)

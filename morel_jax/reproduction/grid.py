@@ -229,7 +229,7 @@ class Grid:
         }
 
     def _all_families(self):
-        alone = {}
+        alone: dict = {}
         for cell in printed():
             network = self.network(cell)
             if network:
@@ -242,7 +242,7 @@ class Grid:
                   *(("preferences", networks.values()) for networks in self.preferences.values()),
                   ("batch", self.batch_sizes.values())]
         for curve, networks in curves:
-            by_program = {}
+            by_program: dict = {}
             for network in networks:
                 if network not in alone:
                     alone[network] = None

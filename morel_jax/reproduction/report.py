@@ -77,8 +77,8 @@ def _distinct(cells, field):
 def _tables(number, reproduction):
     """One dict for each data set and network of a table of the paper."""
     tables, own = [], [cell for cell in printed() if cell.table == number]
-    for (dataset, architecture), group in itertools.groupby(own, key=lambda cell: (cell.dataset, cell.architecture)):
-        group = list(group)
+    for (dataset, architecture), cells in itertools.groupby(own, key=lambda cell: (cell.dataset, cell.architecture)):
+        group = list(cells)
         attacks = _distinct(group, "attack")
         checkpoints = [which for which in paper.CHECKPOINTS if which in _distinct(group, "checkpoint")]
         by_key = {(cell.method, cell.attack, cell.checkpoint): cell for cell in group}

@@ -123,11 +123,12 @@ class Reproduction:
         families = [family for family in grid.families if any(network in self._wanted for network in family.networks)]
         # The networks that attacks are crafted on come first: the others' evaluations wait for them.
         self.families = sorted(families, key=lambda family: family.networks[0].method != SURROGATE_METHOD)
-        self._trials = {}
+        self._trials: dict = {}
 
     def _find_wanted(self):
         """{network: {(checkpoint, protocol): None}}."""
-        grid, wanted = self.grid, {}
+        grid = self.grid
+        wanted: dict = {}
         for cell in printed():
             network = grid.network(cell)
             if cell.table in self.tables and network:

@@ -111,7 +111,8 @@ def collectives(text):
     for name in ("replica_count", "num_partitions"):
         if given := re.search(rf"\b{name}=(\d+)", header):
             devices *= int(given[1])
-    computations, entry, lines = {}, None, []
+    computations: dict[str, list] = {}
+    entry, lines = None, []
     for line in text.splitlines():
         start = _COMPUTATION.match(line)
         if start:

@@ -124,8 +124,8 @@ class Setup:
         hparams = self.hparams(self.config, epoch=1)
         state = jax.eval_shape(lambda key: create_state(self.parts, key, self.image_shape, hparams,
                                                         optimizer.keeps_average(self.config)), key)
-        labels = jax.ShapeDtypeStruct((self.config.batch_size,), np.int32)
-        images = jax.ShapeDtypeStruct((self.config.batch_size, *self.image_shape), np.uint8)
+        labels: Any = jax.ShapeDtypeStruct((self.config.batch_size,), np.int32)
+        images: Any = jax.ShapeDtypeStruct((self.config.batch_size, *self.image_shape), np.uint8)
         return state, hparams, Batch(images, labels, labels), key
 
     @functools.cached_property

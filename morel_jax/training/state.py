@@ -1,4 +1,5 @@
 """What a run carries from step to step, and the numbers that it may sweep."""
+import dataclasses
 from typing import Any
 
 import jax
@@ -45,8 +46,7 @@ class HParams:
         return cls(attack, **dict(zip(names, numbers, strict=True)))
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     """A run between two steps.
 
     Attributes:
@@ -93,4 +93,5 @@ def create_state(parts, key, image_shape, hparams, average):
     state = TrainState(step=jnp.zeros((), jnp.int32), params=params, batch_stats=batch_stats,
                        opt_state=parts.optimizer(hparams).init(params))
     # A copy: the step donates its state, and one buffer cannot be given away twice.
-    return state.replace(average=jax.tree.map(jnp.copy, state.inference_variables())) if average else state
+    average_of_one = jax.tree.map(jnp.copy, state.inference_variables()) if average else None
+    return dataclasses.replace(state, average=average_of_one)
