@@ -26,7 +26,7 @@ from benchmarks.measure import OtherPrograms, environment, ratio
 from benchmarks.torch_convnet import convnet_small
 from benchmarks.torch_steps import MEMORY_FORMATS, ResNet
 from morel_jax.evaluation import evaluate
-from morel_jax.evaluation.pool import block_width
+from morel_jax.evaluation.evaluator import block_width
 from morel_jax.evaluation.trained import as_logits_fn, load_variables
 from morel_jax.interop.torch import export_state_dict
 

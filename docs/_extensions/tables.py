@@ -53,7 +53,8 @@ def _option(flag):
     if flag["repeated"] and "several times" not in text:
         text += " May be given several times."
     if default not in (None, "", []):
-        text += f" Default: `{','.join(default) if isinstance(default, list) else default}`."
+        text += ("\n\n" if "\n" in text else " ") + \
+            f"Default: `{','.join(default) if isinstance(default, list) else default}`."
     return f"```{{option}} --{name}={values}\n{text}\n```"
 
 

@@ -25,8 +25,8 @@ class SavedImages:
         self._folder, self._shape, self._checksums = folder, tuple(shape), folder / manifest.NAME
         self._remedy = f"Put back a copy of it, or move {folder.parent} away and evaluate anew."
         if self._checksums.exists() and (fault := manifest.problem(folder)):
-            raise DamagedFileError(f"{folder} is damaged: {fault}. {self._remedy} Without saved images the evaluation "
-                                   "continues as it is.")
+            place = fault if fault.startswith(str(folder)) else f"{folder}/{fault}"
+            raise DamagedFileError(f"{place}. {self._remedy} Without saved images the evaluation continues as it is.")
 
     def writer(self, attack):
         """A function that writes the images of a list of :class:`~morel_jax.evaluation.pool.Finished`.

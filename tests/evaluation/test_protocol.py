@@ -99,7 +99,7 @@ def test_a_finished_evaluation_notices_that_its_images_were_damaged(tmp_path, da
     assert files(tmp_path) == before
     damage(tmp_path / "adversarial" / "pgd20.npy")
     damaged = files(tmp_path)
-    with pytest.raises(DamagedFileError, match=r"adversarial is damaged: pgd20.npy .*Put back a copy of it, or move"):
+    with pytest.raises(DamagedFileError, match=r"adversarial/pgd20.npy .*Put back a copy of it, or move"):
         quick(tmp_path, save_images=True)
     assert files(tmp_path) == damaged
     quick(tmp_path)  # The images are no part of its accuracies.

@@ -56,15 +56,19 @@ def test_images_as_they_were_finished_are_opened_and_added_to(saved):
     ("cw.npy", lambda content: content[:-4], r"cw\.npy must have 176 bytes; got 172"),
     ("fgsm_uint8.npy", lambda content: content[:-1] + b"x", r"fgsm_uint8\.npy is not what was written"),
     ("fgsm.npy", None, r"fgsm\.npy is missing"),
+    ("checksums.json", "folder", r"checksums\.json cannot be read: Is a directory"),
     ("checksums.json", lambda content: content[:9], r"checksums\.json is cut or altered"),
 ])
 def test_damage_to_finished_images_is_one_line_with_the_remedy(saved, name, damage, problem):
     path = saved / name
     if damage is None:
         path.unlink()
+    elif damage == "folder":
+        path.unlink()
+        path.mkdir()
     else:
         path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(DamagedFileError, match=f"adversarial is damaged: {problem}.* Put back a copy of it, or move"):
+    with pytest.raises(DamagedFileError, match=f"adversarial/{problem}.* Put back a copy of it, or move"):
         SavedImages(saved, (3, 2, 2, 1))
 
 
