@@ -132,8 +132,8 @@ def export_state_dict(variables, name, *, mean=None, std=None, sub_block1=False)
         name: ``convnet_small``, ``resnet…`` or ``wide_resnet<depth>_<width>``.
         mean, std: one number per channel each, of a model that normalises images; written as the buffers ``mu`` and
             ``sigma`` of shape [1, channels, 1, 1], as RobustBench's normalising networks have them.
-        sub_block1: for wide ResNets, also write the unused ``sub_block1``, as a copy of ``block1``. Classes that have it
-            (TRADES', and RobustBench's with ``sub_block1=True``) then load with ``strict=True``.
+        sub_block1: for wide ResNets, also write the unused ``sub_block1``, as a copy of ``block1``, for classes that
+            have it (TRADES', and RobustBench's with ``sub_block1=True``) to load with ``strict=True``.
 
     Returns:
         dict from PyTorch's names to numpy arrays that own their memory.
