@@ -1,7 +1,6 @@
 """Command: ``python -m morel_jax.export --workdir=runs/a --which=best --format=stablehlo --out=exported``."""
 import json
 import sys
-from functools import partial
 
 from absl import flags
 
@@ -15,8 +14,6 @@ _OUT = flags.DEFINE_string("out", None, "Folder of the files; by default exporte
 _PLATFORMS = flags.DEFINE_list("platforms", ["cpu", "cuda"], "Where the StableHLO is to run: cpu, cuda, rocm, tpu.")
 _GRADIENTS = flags.DEFINE_bool("gradients", False, "Make the StableHLO differentiable, so that it can be attacked.")
 _SUB_BLOCK1 = flags.DEFINE_bool("sub_block1", False, "For a wide_resnet: write TRADES' unused sub_block1 too.")
-
-_STATE_DICT = "state dict of the network in PyTorch's layout"
 
 
 def _summary(folder, trained):
@@ -49,15 +46,17 @@ def _load(workdir, which):
     return trained, record
 
 
-def _export(workdir, which, out):
+def _main():
     import jax
 
-    from morel_jax.files import write_atomically
+    from morel_jax.files import local_path, write_atomically
     from morel_jax.interop import stablehlo, torch_file
     from morel_jax.interop.model_card import model_card, to_markdown
     from morel_jax.interop.torch import export_state_dict
     from morel_jax.training.workdir import load_content
 
+    workdir, which = local_path(_WORKDIR.value, "workdir"), _WHICH.value
+    out = workdir / "exported" / which if _OUT.value is None else local_path(_OUT.value, "out")
     run = load_content(workdir)
     trained, record = _load(workdir, which)
     model, data = trained.model, trained.data
@@ -68,20 +67,18 @@ def _export(workdir, which, out):
     files = {}
     for form in dict.fromkeys(_FORMAT.value):
         if form == "stablehlo":
-            name = "model.stablehlo"
+            name, write = "model.stablehlo", write_atomically
             files[name] = (f"for `jax.export.deserialize`, on {', '.join(_PLATFORMS.value)}, batches of any size, "
                            f"weights inside{', differentiable once' if _GRADIENTS.value else ''}")
             content = stablehlo.serialise(trained.logits_fn, data["image_shape"], _PLATFORMS.value, _GRADIENTS.value)
-            write = partial(write_atomically, out / name, content)
         else:
-            name = {"safetensors": "model.safetensors", "torch": "model.pt"}[form]
-            files[name] = _STATE_DICT
-            write = partial(torch_file.write, out / name, export_state_dict(
-                trained.variables, trained.config.model.name, mean=model.mean, std=model.std,
-                sub_block1=_SUB_BLOCK1.value))
+            name, write = {"safetensors": "model.safetensors", "torch": "model.pt"}[form], torch_file.write
+            files[name] = "state dict of the network in PyTorch's layout"
+            content = export_state_dict(trained.variables, trained.config.model.name, mean=model.mean, std=model.std,
+                                        sub_block1=_SUB_BLOCK1.value)
         for card in ("model_card.json", "model_card.md"):  # Of an earlier export: it must not stand beside new weights.
             (out / card).unlink(missing_ok=True)
-        write()
+        write(out / name, content)
     card = model_card(
         run, which, record, _summary(workdir / "evaluation" / which, trained),
         sum(leaf.size for leaf in jax.tree.leaves(trained.variables["params"])),
@@ -90,14 +87,6 @@ def _export(workdir, which, out):
     write_atomically(out / "model_card.json", json.dumps(card, indent=1))
     write_atomically(out / "model_card.md", to_markdown(card))
     print(f"exported: {', '.join(str(out / name) for name in [*files, 'model_card.md'])}")
-
-
-def _main():
-    from morel_jax.files import local_path
-
-    workdir = local_path(_WORKDIR.value, "workdir")
-    out = workdir / "exported" / _WHICH.value if _OUT.value is None else local_path(_OUT.value, "out")
-    _export(workdir, _WHICH.value, out)
 
 
 def main(argv):

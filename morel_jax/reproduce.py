@@ -6,7 +6,7 @@ from absl import flags
 
 from morel_jax import command
 
-_TABLE = flags.DEFINE_multi_integer("table", [], "A table of the paper, 1 to 8; may be given several times.", 1, 8)
+_TABLE = flags.DEFINE_multi_integer("table", [], "A table of the paper, such as 1; may be given several times.", 1)
 _FIGURE = flags.DEFINE_multi_integer("figure", [], "A figure: 2, 3 or 4; may be given several times.", 2, 4)
 _ALL = flags.DEFINE_bool("all", False, "All tables and figures of the paper.")
 _STUDY = flags.DEFINE_bool("study", False, "What the paper leaves open: terms, batch size, scalarization.")
@@ -46,6 +46,8 @@ def _main():
     tables, figures = (TABLES, FIGURES) if everything else (sorted(set(_TABLE.value)), sorted(set(_FIGURE.value)))
     if not (tables or figures or _STUDY.value):
         raise ValueError("a reproduction must be told what: --table=N, --figure=N, --all or --study.")
+    if not set(tables) <= set(TABLES):
+        raise ValueError(f"--table must be one of {', '.join(map(str, TABLES))}; got {max(tables)}.")
     wanted = Reproduction(grid, root, tables, figures, _STUDY.value)
     if _EXPLAIN.value is not None:
         print(report.explain(wanted, parse(_EXPLAIN.value)))

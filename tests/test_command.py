@@ -90,7 +90,7 @@ WRONG = [(TRAIN, *one) for one in (
 )] + [(REPRODUCE, *one) for one in (
     ("", "a reproduction must be told what"),
     ("--table=0", "--table=0"),
-    ("--table=9", "--table=9"),
+    ("--table=9", "--table must be one of 1, 2, 3, 4, 5, 6, 7, 8; got 9."),
     ("--table=x", "--table=x"),
     ("--figure=1", "--figure=1"),
     ("--table=1 --scale=huge", "--scale=huge"),

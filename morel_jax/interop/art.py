@@ -1,6 +1,6 @@
 """Our networks as classifiers of the Adversarial Robustness Toolbox, for its evasion attacks and metrics.
 
-Importing this imports ART (the extra ``parity``), which closes every handler of Python's logging that the process has.
+Importing this imports ART (the extra ``parity``), which closes all of the process's log handlers.
 """
 from typing import Any
 
@@ -40,16 +40,16 @@ def _logit_gradients(logits_fn, x, labels):
 
 
 class JAXClassifier(ClassGradientsMixin, ClassifierMixin, LossGradientsMixin, NeuralNetworkMixin, BaseEstimator):
-    """A network with fixed weights, as ART's attacks and metrics take it; logits, losses and gradients are JAX's.
+    """A network with fixed weights for ART's attacks and metrics; logits, losses and gradients are JAX's.
 
-    Every call runs in blocks of one shape, the last filled up with zeros, so each function compiles once.
+    Every call runs in blocks of one shape, the last one padded with zeros, so each function compiles once.
 
     Args:
         logits_fn: images float32[n, h, w, c] in [0, 1] -> logits float[n, num_classes]; a ``jax.tree_util.Partial``
             over its weights, as :func:`morel_jax.evaluation.load` returns, keeps them out of the compiled programs.
         image_shape: (h, w, c).
         num_classes: logits.
-        batch_size: images in a block. ART's own ``batch_size`` changes how attacks go, but not this.
+        batch_size: images in a block; ART's own ``batch_size`` does not change it.
 
     Raises:
         ValueError: image_shape is not three sizes, num_classes is below 2 or not the network's, or batch_size is
@@ -103,9 +103,9 @@ class JAXClassifier(ClassGradientsMixin, ClassifierMixin, LossGradientsMixin, Ne
         return reductions[reduction](self._in_blocks(_losses, x, self._labels(y, len(x))))
 
     def loss_gradient(self, x, y, **_):
-        """Gradient of each image's own cross-entropy, float32[n, h, w, c], whatever other images are there.
+        """Gradient of each image's own cross-entropy, float32[n, h, w, c].
 
-        (ART's own classifiers differentiate the batch's mean, so theirs is this divided by n.)
+        ART's own classifiers differentiate the batch's mean: theirs is this divided by n.
         """
         return self._in_blocks(_loss_gradients, x, self._labels(y, len(x)))
 
@@ -114,13 +114,13 @@ class JAXClassifier(ClassGradientsMixin, ClassifierMixin, LossGradientsMixin, Ne
 
         Args:
             x: float[n, h, w, c].
-            label: a class for all images, or one for each; None: every class.
+            label: a class for all images, or one per image; None: every class.
 
         Returns:
             float32[n, num_classes, h, w, c], or [n, 1, h, w, c] where a label was given.
 
         Raises:
-            ValueError: label is not a class, or there is not one for each image.
+            ValueError: label is not a class, or there is not one per image.
         """
         count = len(x)
         if label is None:
@@ -166,9 +166,9 @@ class JAXClassifier(ClassGradientsMixin, ClassifierMixin, LossGradientsMixin, Ne
             raise ValueError("x must be floats in [0, 1], not images in 0 .. 255 (divide them by 255); got "
                              f"{np.asarray(x).dtype} up to {np.max(arrays[0]):g}.")
         results = []
-        for start in range(0, max(len(arrays[0]), 1), self._block):  # No images make one block of nothing but filling.
+        for start in range(0, max(len(arrays[0]), 1), self._block):  # No images make one block of padding.
             blocks = [array[start:start + self._block] for array in arrays]
             count = len(blocks[0])
-            filled = [np.pad(block, [(0, self._block - count), *[(0, 0)] * (block.ndim - 1)]) for block in blocks]
-            results.append(np.asarray(function(self._model, *filled))[:count])
+            padded = [np.pad(block, [(0, self._block - count), *[(0, 0)] * (block.ndim - 1)]) for block in blocks]
+            results.append(np.asarray(function(self._model, *padded))[:count])
         return np.concatenate(results)

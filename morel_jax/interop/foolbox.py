@@ -9,9 +9,9 @@ def _logits(logits_fn, images):
 
 
 def model(logits_fn):
-    """A network as Foolbox's attacks take it.
+    """A network for Foolbox's attacks.
 
-    Foolbox tells frameworks by their arrays: give its attacks images and labels of ``jax.numpy``, not of numpy.
+    Foolbox recognises a framework by its arrays: give its attacks images and labels of ``jax.numpy``, not of numpy.
 
     Args:
         logits_fn: images float32[n, h, w, c] in [0, 1] -> logits float[n, classes]; a ``jax.tree_util.Partial`` over

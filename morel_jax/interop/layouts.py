@@ -1,10 +1,10 @@
-"""Where the tensors of our networks lie in PyTorch's layouts, and how they are turned. Needs no PyTorch.
+"""Our networks in PyTorch's layouts: which tensors a state dict holds, of which network, and where each one belongs.
 
 CIFAR ResNets (kuangliu/pytorch-cifar, and so MOREL's reference implementation, TRADES, MART, AWP and RobustBench):
 ``conv1.weight``, ``bn1.*``, ``layer1.0.conv1.weight``, ``layer2.0.shortcut.0.weight``, ``layer2.0.shortcut.1.*``,
 ``linear.*``. Wide ResNets (the TRADES repository, and so those others): ``conv1.weight``, ``block1.layer.0.bn1.*``,
 ``block1.layer.0.conv1.weight``, ``block1.layer.0.convShortcut.weight``, ``bn1.*``, ``fc.*``. ``convnet_small``, which
-is ours: ``conv1.weight``, ``bn1.*``, ``conv2.weight``, ``bn2.*``, ``hidden.*``, ``linear.*``.
+is ours: ``conv1.weight``, ``bn1.*``, ``conv2.weight``, ``bn2.*``, ``hidden.*``, ``linear.*``. PyTorch is not needed.
 """
 import dataclasses
 import re
@@ -21,6 +21,110 @@ _TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
 _FROM_TORCH = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 _HIDDEN = "hidden.weight"  # Takes a flattened image: [height, width, channel] here, [channel, height, width] there.
+# Of torch.nn.DataParallel, torch.compile, wrappers that normalise, and torch.nn.Sequential(normalisation, network).
+_PREFIXES = ("module.", "_orig_mod.", "model.", "basic_net.", "net.", "1.")
+_MEAN_AND_STD = (("mu", "sigma"), ("mean", "std"), ("normalize.mean", "normalize.std"),
+                 ("normalizer.mean", "normalizer.std"), ("normalizer.new_mean", "normalizer.new_std"),
+                 ("0.mean", "0.std"))
+_NORMALISATION = tuple(key for pair in _MEAN_AND_STD for key in pair)
+_UNUSED = re.compile(r"(.*\.)?num_batches_tracked|sub_block1\..*")
+_MOST_CHANNELS = 1000  # Of images; a file can claim more.
+_BLOCK = 30  # Tensors that each block of a wide ResNet's first group implies: ten, in three groups.
+_RESNETS = ("resnet8", "resnet8_half", "resnet14", "resnet20", "resnet18", "resnet34", "resnet50", "resnet101",
+            "resnet152")
+
+
+def split(state_dict):
+    """The network's own tensors and the normalisation of its images.
+
+    Args:
+        state_dict: PyTorch's names -> tensors. Prefixes that all names of the network share are dropped: ``module.``,
+            ``model.``, ``basic_net.`` and so on, one inside the other. So are ``num_batches_tracked`` and
+            ``sub_block1``, which the TRADES networks carry without using it.
+
+    Returns:
+        (tensors, (mean, std)): PyTorch's names -> tensors; tuples with one number per channel, or (None, None).
+
+    Raises:
+        ValueError: there is a mean without a standard deviation, or the other way round.
+    """
+    tensors, mean, std = {str(key): value for key, value in state_dict.items()}, None, None
+    while prefix := _shared_prefix(tensors):
+        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    for pair in _MEAN_AND_STD:
+        present = [key for key in pair if key in tensors]
+        if len(present) == 1:
+            raise ValueError(f"state dict: the images' mean and standard deviation go together, as {pair[0]!r} and "
+                             f"{pair[1]!r}; got {present[0]!r} alone.")
+        if present:
+            mean, std = (_numbers(key, tensors[key]) for key in pair)
+            break
+    own = {key: value for key, value in tensors.items() if key not in _NORMALISATION and not _UNUSED.fullmatch(key)}
+    return own, (mean, std)
+
+
+def _numbers(key, value):
+    value = np.asarray(value)
+    if value.dtype.kind not in "fiu" or value.size > _MOST_CHANNELS:
+        raise ValueError(f"state dict: {key!r} must have a real number for each channel; got {value.dtype} of shape "
+                         f"{value.shape}.")
+    return tuple(map(float, value.ravel()))
+
+
+def _shared_prefix(tensors):
+    names = [key for key in tensors if key not in _NORMALISATION]
+    return next((prefix for prefix in _PREFIXES if any(key.startswith(prefix) for key in tensors)
+                 and all(key.startswith(prefix) for key in names)), None)
+
+
+def detect(state_dict):
+    """Which of our networks a state dict is of.
+
+    Args:
+        state_dict: as for :func:`split`.
+
+    Returns:
+        a name for ``morel_jax.models.create``, such as ``wide_resnet34_10`` or ``resnet18``.
+
+    Raises:
+        ValueError: it is no network that is known, or one that this library does not have.
+    """
+    shapes = {key: np.shape(value) for key, value in split(state_dict)[0].items()}
+    if "hidden.weight" in shapes and "conv2.weight" in shapes:
+        return "convnet_small"
+    if "fc.weight" in shapes and (blocks := _count(shapes, r"block1\.layer\.(\d+)\.conv1\.weight")):
+        if len(shapes) < _BLOCK * blocks:  # Before a network of thousands of layers is built to find what is missing.
+            raise ValueError(f"state dict: {blocks} blocks in block1 need at least {_BLOCK * blocks} tensors in a wide "
+                             f"ResNet; got {len(shapes)}.")
+        return f"wide_resnet{6 * blocks + 4}_{(0, *shapes['fc.weight'])[-1] // 64}"
+    if "linear.weight" in shapes and "layer1.0.conv1.weight" in shapes:
+        return _detect_resnet(shapes)
+    raise ValueError("state dict: the network cannot be told from the tensors; known are kuangliu's ResNets "
+                     "('layer1.0.conv1.weight', 'linear.weight'), TRADES' wide ResNets "
+                     "('block1.layer.0.conv1.weight', 'fc.weight') and convnet_small ('hidden.weight'). The first "
+                     f"tensors here: {', '.join(sorted(shapes)[:4]) or 'none'}.")
+
+
+def _detect_resnet(shapes):
+    if "bn1.weight" not in shapes:
+        raise ValueError("state dict: this is a PreActResNet (there is no 'bn1.weight' after the first convolution), "
+                         "which morel_jax.models does not have.")
+    stages = max(int(key[5]) for key in shapes if re.match(r"layer\d\.", key))
+    sizes = tuple(_count(shapes, rf"layer{stage}\.(\d+)\.conv1\.weight") for stage in range(1, stages + 1))
+    bottleneck = "layer1.0.conv3.weight" in shapes
+    first = (*shapes.get("conv1.weight", ()), 0, 0, 0, 0)[:4]
+    for name in _RESNETS:
+        model = models.create(name, 1)
+        if (model.stage_sizes, model.widths[0], 2 + model.stem_stride, model.block.expansion == 4) == (
+                sizes, first[0], first[2], bottleneck):
+            return name
+    raise ValueError(f"state dict: no ResNet of morel_jax.models has {' + '.join(map(str, sizes))} "
+                     f"{'bottleneck' if bottleneck else 'basic'} blocks after a convolution of shape {first}; known "
+                     f"are {', '.join(_RESNETS)}.")
+
+
+def _count(shapes, pattern):
+    return sum(re.fullmatch(pattern, key) is not None for key in shapes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +155,8 @@ class Tensor:
         return jnp.array(value, jnp.float32)
 
 
-def head(name):
-    """The last layer's name in PyTorch.
-
-    Raises:
-        ValueError: the network has no PyTorch layout.
-    """
+def _head(name):
+    """The last layer's name in PyTorch."""
     if name.startswith("wide_resnet"):
         return "fc"
     if name.startswith("resnet") or name == "convnet_small":
@@ -64,22 +164,28 @@ def head(name):
     raise ValueError(f"only convnet_small, resnet… and wide_resnet… have a PyTorch layout; got {name!r}.")
 
 
-def torch_key(path, name):
-    """Name in PyTorch of the leaf at a path."""
-    *modules, leaf = path[1:]
-    joined = ".".join(modules)
-    if head(name) == "fc":
-        joined = re.sub(r"^(block\d+)_", r"\1.layer.", joined).replace("conv_shortcut", "convShortcut")
-        joined = re.sub("^linear$", "fc", joined)
-    else:
-        joined = re.sub(r"^(layer\d+)_", r"\1.", joined)
-        joined = joined.replace("shortcut_conv", "shortcut.0").replace("shortcut_bn", "shortcut.1")
-    return f"{joined}.{_LEAVES.get(leaf, leaf)}"
+def torch_shapes(variables, name):
+    """{path in the variables: (name, shape)} of each tensor in PyTorch.
 
+    Args:
+        variables: of the network ``name``; arrays or shapes.
 
-def torch_shape(leaf):
-    """Shape that one of our arrays has in PyTorch."""
-    return tuple(leaf.shape[i] for i in _TO_TORCH.get(leaf.ndim, range(leaf.ndim)))
+    Raises:
+        ValueError: the network has no PyTorch layout.
+    """
+    found = {}
+    for path, leaf in flatten_dict(variables).items():
+        *modules, last = path[1:]
+        joined = ".".join(modules)
+        if _head(name) == "fc":
+            joined = re.sub(r"^(block\d+)_", r"\1.layer.", joined).replace("conv_shortcut", "convShortcut")
+            joined = re.sub("^linear$", "fc", joined)
+        else:
+            joined = re.sub(r"^(layer\d+)_", r"\1.", joined)
+            joined = joined.replace("shortcut_conv", "shortcut.0").replace("shortcut_bn", "shortcut.1")
+        shape = tuple(leaf.shape[i] for i in _TO_TORCH.get(leaf.ndim, range(leaf.ndim)))
+        found[path] = f"{joined}.{_LEAVES.get(last, last)}", shape
+    return found
 
 
 def create_options(name, shapes, num_classes=None):
@@ -90,14 +196,14 @@ def create_options(name, shapes, num_classes=None):
         shapes: PyTorch's names -> shapes in PyTorch.
         num_classes: None takes as many as the last layer has.
     """
-    found = {"num_classes": _axis(shapes, f"{head(name)}.weight", 0) if num_classes is None else num_classes}
+    found = {"num_classes": _axis(shapes, f"{_head(name)}.weight", 0) if num_classes is None else num_classes}
     if name == "convnet_small":
         found["width"] = _axis(shapes, "conv1.weight", 0)
     return found
 
 
 def layout(name, shapes, num_classes=None):
-    """Every tensor that the network ``name`` has, in the sizes that its first and last layers say.
+    """Every tensor of the network ``name``, in the sizes that its first and last layers say.
 
     Args:
         name, shapes, num_classes: as in :func:`create_options`.
@@ -112,10 +218,9 @@ def layout(name, shapes, num_classes=None):
         # Two strides of 2 leave one value of 4 x 4 pixels; how height and width share them matters to no shape.
         size = (4, 4 * max(_axis(shapes, _HIDDEN, 1) // channels, 1))
     images = jax.ShapeDtypeStruct((1, *size, _axis(shapes, "conv1.weight", 1)), jnp.float32)
-    flat = flatten_dict(jax.eval_shape(models.create(name, **chosen).init, jax.random.key(0), images))
-    keys = {path: torch_key(path, name) for path in flat}
-    return {keys[path]: Tensor(path, torch_shape(leaf), channels if keys[path] == _HIDDEN else 0)
-            for path, leaf in flat.items()}
+    variables = jax.eval_shape(models.create(name, **chosen).init, jax.random.key(0), images)
+    return {key: Tensor(path, shape, channels if key == _HIDDEN else 0)
+            for path, (key, shape) in torch_shapes(variables, name).items()}
 
 
 def check_same(shapes, tensors, what, name):
@@ -139,6 +244,6 @@ def check_same(shapes, tensors, what, name):
 
 
 def _axis(shapes, tensor, axis):
-    """Size of one axis; where there is none, any number will do, as the tensor is then reported."""
+    """Size of one axis, or 1 where there is none: the tensor is then reported."""
     shape = shapes.get(tensor, ())
     return shape[axis] if len(shape) > axis else 1

@@ -1,4 +1,4 @@
-"""What an exported network is: config, data, size, and accuracies with how each was measured."""
+"""What an exported network is: its config, data and size, and its accuracies with how each was measured."""
 from pathlib import PurePath
 
 _PLACES = ("data_dir", "archive_dir", "cache_dir")
@@ -12,13 +12,13 @@ def model_card(run, which, record, summary, parameters, dataset, files):
         which: ``best`` or ``last``, the exported checkpoint.
         record: of that checkpoint, as :func:`~morel_jax.training.saved.load_record` gives it.
         summary: content of the checkpoint's ``evaluation/<which>/summary.json``, or None.
-        parameters: their number.
+        parameters: number of parameters.
         dataset: dict of ``name``, ``num_classes``, ``image_shape``, ``train`` and ``test``, the last two in images.
-        files: dict from a file's name to what it is.
+        files: {file's name: what it is}.
     """
     config = run["config"]
     history = record["history"]
-    # A `last` saved in mid-epoch has moved on from its last line, whose accuracies are those of other weights.
+    # The last line describes other weights than those of a `last` that was saved in mid-epoch.
     at = history[-1] if history and history[-1]["step"] == record["step"] else {}
     card = {
         "architecture": config["model"]["name"], "parameters": parameters, "method": config["method"],
@@ -59,11 +59,7 @@ def _accuracy(entry):
 
 
 def to_markdown(card):
-    """A card as ``model_card.md`` has it.
-
-    Args:
-        card: what :func:`model_card` returned.
-    """
+    """The text of ``model_card.md``, from what :func:`model_card` returned."""
     data = card["data"]
     height, width, channels = data["image_shape"]
     lines = [

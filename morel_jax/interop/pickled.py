@@ -1,7 +1,7 @@
 """PyTorch's own files, read without PyTorch and without running anything in them.
 
-Either a zip archive of ``data.pkl`` and an entry for each storage (PyTorch 1.6 and later), or five pickles in a row and
-the storages behind them (before). Format: ``torch/serialization.py`` of PyTorch 2.13.
+Files of PyTorch 1.6 and later are zip archives of ``data.pkl`` and one entry per storage. Earlier ones are five pickles
+in a row, followed by the storages. Format: ``torch/serialization.py`` of PyTorch 2.13.
 """
 import functools
 import io
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-# A network's pickle has tens of kilobytes. Twenty million opcodes of one byte, that last seconds, are no network.
+# A network's pickle has tens of kilobytes. Twenty million opcodes of one byte, which take seconds, are no network.
 _MOST_PICKLE = 2**23
 _STORAGES = {"Float": np.float32, "Double": np.float64, "Half": np.float16, "BFloat16": jnp.bfloat16,
              "Long": np.int64, "Int": np.int32, "Short": np.int16, "Char": np.int8, "Byte": np.uint8, "Bool": np.bool_,
@@ -32,7 +32,7 @@ _HARMLESS = ("_codecs.encode", "builtins.set", "builtins.complex", "builtins.byt
 
 
 class Opaque(NamedTuple):
-    """An object that was not made, or a tensor whose values this library does not read.
+    """An object that was not built, or a tensor whose values this library does not read.
 
     Attributes:
         kind: what it is.
@@ -62,7 +62,7 @@ class _Global(str):
 
 
 class _Unpickler(pickle._Unpickler):
-    """The standard library's in Python, in which nothing is called, and nothing is hashed that takes long to hash."""
+    """The standard library's unpickler in Python; it calls nothing, and hashes nothing that takes long to hash."""
     dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
     stack: list
     append: Callable
@@ -83,7 +83,7 @@ class _Unpickler(pickle._Unpickler):
         if kind != "storage" or not isinstance(of_type, _Global) or not isinstance(key, str):
             raise pickle.UnpicklingError("a storage that is not PyTorch's")
         start = 0
-        if view and view[0] is not None:  # In files of old, a part of a storage may be one itself.
+        if view and view[0] is not None:  # In old files a part of a storage may be a storage itself.
             _, start, _ = view[0]
         self.storages[key] = _Storage(of_type.removeprefix("torch.").removesuffix("Storage"), key, start)
         return self.storages[key]
@@ -131,7 +131,7 @@ class _Unpickler(pickle._Unpickler):
 
     def _set(self, made, items):
         for key, value in zip(items[::2], items[1::2], strict=True):
-            # A tuple of tuples of tuples, each twice in the next, would take for ever to hash.
+            # A tuple of tuples of tuples, each twice in the next, would take forever to hash.
             if type(made) is not dict or not isinstance(key, (str, bytes, int, float, type(None))):
                 raise pickle.UnpicklingError(f"a dict with a key of type {type(key).__name__}")
             made[key] = value
@@ -139,7 +139,7 @@ class _Unpickler(pickle._Unpickler):
     dispatch |= {pickle.REDUCE[0]: load_reduce, pickle.BUILD[0]: load_build, pickle.SETITEM[0]: load_setitem,
                  pickle.SETITEMS[0]: load_setitems, pickle.DICT[0]: load_dict, pickle.EMPTY_SET[0]: load_empty_set,
                  pickle.ADDITEMS[0]: load_additems}
-    # These make objects, or take memory on a number's word.
+    # These build objects, or allocate as much memory as a number claims.
     dispatch |= dict.fromkeys([code[0] for code in (
         pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4,
         pickle.FROZENSET, pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.PERSID)], load_refused)
@@ -153,7 +153,7 @@ def load(path):
         ``values(lazy)`` is a read-only numpy array.
 
     Raises:
-        ValueError, or one of many errors: damaged, or not such a file.
+        ValueError, or one of many errors: the file is damaged, or not of PyTorch's.
     """
     if not zipfile.is_zipfile(path):
         return _load_legacy(path.read_bytes())
@@ -183,7 +183,7 @@ def _load_legacy(content):
 
     if next_pickle()[0] != _LEGACY_MAGIC:
         raise ValueError("it begins like none of PyTorch's files")
-    next_pickle(), next_pickle()  # Version of the form; sizes of the writer's C types.
+    next_pickle(), next_pickle()  # Version of the format; sizes of the writer's C types.
     (loaded, storages), (keys, _) = next_pickle(), next_pickle()
     places, start = {}, stream.tell()
     for key in keys:
@@ -199,7 +199,7 @@ def _element(storage):
 
 
 def _values(lazy, content):
-    """A view of a storage's bytes; sizes are believed only as far as the bytes go."""
+    """A view of a storage's bytes; sizes are trusted only as far as there are bytes."""
     stored = np.frombuffer(content, _element(lazy.storage))
     numbers = (lazy.offset, lazy.storage.start, *lazy.shape, *lazy.strides)
     if not all(type(number) is int and 0 <= number < 2**60 for number in numbers) or len(lazy.shape) > 32:

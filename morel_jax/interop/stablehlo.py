@@ -1,30 +1,28 @@
 """A network as one file of StableHLO, which runs where JAX is and this library is not.
 
-The weights are constants inside, so the file is all there is. Whoever has JAX runs it with
-``jax.export.deserialize(bytearray(content)).call``.
+The weights are constants inside. ``jax.export.deserialize(bytearray(content)).call`` runs it.
 """
 import jax
 import jax.numpy as jnp
 from jax import export
 
-PLATFORMS = ("cpu", "cuda")
 _KNOWN = ("cpu", "cuda", "rocm", "tpu")
 
 
-def serialise(logits_fn, image_shape, platforms=PLATFORMS, gradients=False):
+def serialise(logits_fn, image_shape, platforms=("cpu", "cuda"), gradients=False):
     """A network's bytes, for batches of any size.
 
     Args:
         logits_fn: images float32[n, h, w, c] in [0, 1] -> logits float[n, classes].
         image_shape: (h, w, c).
-        platforms: where it is to run, of ``cpu``, ``cuda``, ``rocm`` and ``tpu``; none of them need be here.
-        gradients: also put in what ``jax.grad`` of a function of the logits needs, as attacks do; doubles the size.
+        platforms: where it is to run, of ``cpu``, ``cuda``, ``rocm`` and ``tpu``; this machine need not have them.
+        gradients: include what ``jax.grad`` of a function of the logits needs, as attacks do; doubles the size.
 
     Returns:
         bytearray for ``jax.export.deserialize``; the same for the same network, wherever this library lies.
 
     Raises:
-        ValueError: image_shape is not three sizes, or an unknown platform or none.
+        ValueError: image_shape is not three sizes, or there is an unknown platform or none.
     """
     if len(image_shape) != 3:
         raise ValueError(f"image_shape must be (height, width, channels); got {tuple(image_shape)}.")
@@ -32,7 +30,7 @@ def serialise(logits_fn, image_shape, platforms=PLATFORMS, gradients=False):
         raise ValueError(f"platforms must be one or more of {', '.join(_KNOWN)}; got {', '.join(platforms) or 'none'}.")
     batch, = export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)
-    # Of where each operation stands in the sources nothing is kept: the same network gives the same bytes anywhere.
+    # No places in the sources are kept, so the same network gives the same bytes anywhere.
     limit = jax.config.jax_traceback_in_locations_limit  # type: ignore[attr-defined]  # Made at run time.
     jax.config.update("jax_traceback_in_locations_limit", 0)
     try:

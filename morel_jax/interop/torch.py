@@ -1,6 +1,6 @@
 """Weights to and from PyTorch: the reference implementation, TRADES, MART, AWP, RobustBench.
 
-Needs PyTorch only to write PyTorch's own files. `morel_jax.interop.layouts` says which tensor lies where.
+PyTorch is needed only to write its own files. `morel_jax.interop.layouts` says which tensor belongs where.
 """
 from typing import Any, NamedTuple
 
@@ -12,8 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from morel_jax import models
 from morel_jax.files import local_path, reading
 from morel_jax.interop import torch_file
-from morel_jax.interop.layouts import check_same, create_options, layout, torch_key, torch_shape
-from morel_jax.interop.recognition import detect, split
+from morel_jax.interop.layouts import check_same, create_options, detect, layout, split, torch_shapes
 from morel_jax.models.outputs import check_normalisation
 
 __all__ = ["Imported", "detect", "export_state_dict", "import_model", "import_state_dict", "load_checkpoint",
@@ -38,21 +37,20 @@ def import_model(state_dict, name=None, num_classes=None, *, mean=None, std=None
 
     Args:
         state_dict: mapping from PyTorch's names to anything ``numpy.asarray`` takes, such as CPU tensors. Prefixes that
-            all names have, ``module.`` and the like, are dropped; ``num_batches_tracked`` is not read, nor is
+            all names share, ``module.`` and the like, are dropped; ``num_batches_tracked`` is not read, nor is
             ``sub_block1``, which the TRADES networks carry without using it. Buffers that normalise images (``mu`` and
             ``sigma``, ``mean`` and ``std``, ``normalize.mean`` and ``normalize.std``) become the model's mean and std.
-        name: ``convnet_small``, ``resnet…`` or ``wide_resnet<depth>_<width>``; None: told from the tensors.
+        name: ``convnet_small``, ``resnet…`` or ``wide_resnet<depth>_<width>``; None: detected from the tensors.
         num_classes: None takes as many as the last layer has. Image channels are the first layer's.
-        mean, std: a number a channel each, of a network that normalises images by numbers in its code.
+        mean, std: one number per channel each, of a network that normalises images by numbers in its code.
 
     Returns:
         `Imported`.
 
     Raises:
-        ValueError: the network cannot be told or has no PyTorch layout, or a tensor is missing, unexpected or of
-            another shape; names the first such tensor and both shapes. Or one is not of a real floating type, or
-            holds NaN or infinity. Or mean and std are given, and the state dict has its own; or they are none of images
-            in [0, 1] with as many channels.
+        ValueError: the network cannot be detected or has no PyTorch layout; a tensor is missing, unexpected or of
+            another shape (the first such tensor is named, with both shapes), not of a real floating type, or holds NaN
+            or infinity; or mean and std are given beside the state dict's own, or do not fit its images in [0, 1].
     """
     own, normalisation = split(state_dict)
     if normalisation[0] is not None:
@@ -93,7 +91,7 @@ def import_state_dict(state_dict, name=None, num_classes=None):
     """The variables of :func:`import_model` alone, for networks that take images as they are.
 
     Raises:
-        ValueError: as there; or the state dict normalises images, which variables cannot say.
+        ValueError: as there; or the state dict normalises images, which variables cannot express.
     """
     _, (mean, std) = split(state_dict)
     if mean is not None:
@@ -106,7 +104,7 @@ def load_checkpoint(path, name=None, num_classes=None, key=None, *, mean=None, s
     """A network from a file; nothing in the file is run.
 
     Args:
-        path: of a ``.pt``, ``.pth``, ``.tar`` or ``.ckpt`` file of PyTorch's, or of a ``.safetensors`` file.
+        path: a ``.pt``, ``.pth``, ``.tar`` or ``.ckpt`` file of PyTorch's, or a ``.safetensors`` file.
         name, num_classes, mean, std: as for :func:`import_model`.
         key: entry of the file's dict to take, such as ``ema_state_dict``. None takes what is under ``state_dict``,
             ``model_state_dict``, ``model`` or ``net``, if there is one.
@@ -132,22 +130,22 @@ def export_state_dict(variables, name, *, mean=None, std=None, sub_block1=False)
     Args:
         variables: {"params": …, "batch_stats": …} of ``morel_jax.models.create(name, …)``.
         name: ``convnet_small``, ``resnet…`` or ``wide_resnet<depth>_<width>``.
-        mean, std: a number a channel each, of a model that normalises images: written as the buffers ``mu`` and
+        mean, std: one number per channel each, of a model that normalises images; written as the buffers ``mu`` and
             ``sigma`` of shape [1, channels, 1, 1], as RobustBench's normalising networks have them.
-        sub_block1: of wide ResNets, also write the unused ``sub_block1``, as a copy of ``block1``, so that the classes
-            that have it (TRADES', and RobustBench's with ``sub_block1=True``) load with ``strict=True``.
+        sub_block1: for wide ResNets, also write the unused ``sub_block1``, as a copy of ``block1``, for classes that
+            have it (TRADES', and RobustBench's with ``sub_block1=True``) to load with ``strict=True``.
 
     Returns:
         dict from PyTorch's names to numpy arrays that own their memory.
 
     Raises:
-        ValueError: the name has no PyTorch layout or no ``sub_block1``, or the variables are not this model's; names
-            the first tensor and both shapes.
+        ValueError: the name has no PyTorch layout or no ``sub_block1``, or the variables are not this model's (the
+            first such tensor is named, with both shapes).
     """
     if sub_block1 and not name.startswith("wide_resnet"):
         raise ValueError(f"sub_block1 must be False for networks other than wide_resnet…; got True for {name!r}.")
-    flat = flatten_dict({kind: variables[kind] for kind in ("params", "batch_stats")})
-    shapes = {torch_key(path, name): torch_shape(leaf) for path, leaf in flat.items()}
+    variables = {kind: variables[kind] for kind in ("params", "batch_stats")}
+    flat, shapes = flatten_dict(variables), dict(torch_shapes(variables, name).values())
     expected = layout(name, shapes)
     check_same(shapes, expected, "variables", name)
     mean, std = check_normalisation(mean, std, shapes["conv1.weight"][1])

@@ -12,21 +12,20 @@ from morel_jax.files import local_path, reading, write_atomically
 from morel_jax.interop import pickled
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
-_PICKLES = (".pt", ".pth", ".tar", ".ckpt")
+_SUFFIXES = (".pt", ".pth", ".tar", ".ckpt", ".safetensors")
 _MOST_GROWTH = 4
 _LONGEST_NAME = 128
 _MOST_TENSORS = 5_000  # ResNet-152 has a thousand.
-SUFFIXES = (*_PICKLES, ".safetensors")
 
 
 def read(path, key=None):
     """The state dict in a file.
 
     Args:
-        path: of a ``.pt``, ``.pth``, ``.tar`` or ``.ckpt`` file of PyTorch's, or of a ``.safetensors`` file. Nothing in
-            it is run, and no more is read into memory than the file has bytes.
-        key: entry of the file's dict to take, such as ``ema_state_dict``; dots lead further in. None takes what is
-            under ``state_dict``, ``model_state_dict``, ``model`` or ``net``, if there is one.
+        path: a ``.pt``, ``.pth``, ``.tar`` or ``.ckpt`` file of PyTorch's, or a ``.safetensors`` file. Nothing in it is
+            run, and no more is read into memory than the file has bytes.
+        key: entry of the file's dict to take, such as ``ema_state_dict``; dots lead into nested dicts. None takes what
+            is under ``state_dict``, ``model_state_dict``, ``model`` or ``net``, if there is one.
 
     Returns:
         dict from PyTorch's names to numpy arrays, float16 and bfloat16 widened to float32.
@@ -36,8 +35,7 @@ def read(path, key=None):
             several to choose among, or a sparse, quantised or otherwise unusual tensor in it.
         FileNotFoundError: no such file.
     """
-    path = local_path(path, "path")
-    _check_suffix(path)
+    path = _checked(path)
     if path.suffix == ".safetensors":
         with reading(path, "is not a whole safetensors file"):
             content, values = load_file(path), np.asarray
@@ -47,11 +45,11 @@ def read(path, key=None):
     found = _unwrapped(content, key, path)
     arrays, room = {}, _MOST_GROWTH * path.stat().st_size
     for name, value in found.items():
-        if not isinstance(value, np.ndarray | pickled.Lazy):
-            raise ValueError(f"{path}: {name!r} must be a dense tensor; got {_kind(value)}.")
+        if isinstance(value, pickled.Opaque):
+            raise ValueError(f"{path}: {name!r} must be a dense tensor; got one that is {value.kind}.")
         with reading(path, f"cannot be read at {name!r}"):
             arrays[name] = _widened(values(value))
-        # Tied tensors share bytes; a small file in which very many do would grow to the size of all.
+        # Tied tensors share bytes, so a small file may claim very many.
         room -= arrays[name].nbytes
         if room < 0:
             raise ValueError(f"{path}: its tensors would take more than {_MOST_GROWTH} times the file's own size.")
@@ -68,8 +66,7 @@ def write(path, tensors):
     Raises:
         ValueError: another suffix.
     """
-    path = local_path(path, "path")
-    _check_suffix(path)
+    path = _checked(path)
     if path.suffix == ".safetensors":
         content = save(tensors, metadata={"format": "pt"})
     else:
@@ -81,9 +78,11 @@ def write(path, tensors):
     write_atomically(path, content)
 
 
-def _check_suffix(path):
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f"a file of weights must end in {', '.join(SUFFIXES)}; got {str(path)!r}.")
+def _checked(path):
+    path = local_path(path, "path")
+    if path.suffix not in _SUFFIXES:
+        raise ValueError(f"a file of weights must end in {', '.join(_SUFFIXES)}; got {str(path)!r}.")
+    return path
 
 
 def _unwrapped(content, key, path):
@@ -117,10 +116,6 @@ def _unwrapped(content, key, path):
 
 def _is_tensor(value):
     return isinstance(value, np.ndarray | pickled.Lazy) or (isinstance(value, pickled.Opaque) and value.tensor)
-
-
-def _kind(value):
-    return f"one that is {value.kind}" if isinstance(value, pickled.Opaque) else type(value).__name__
 
 
 def _entries(content):

@@ -163,25 +163,21 @@ class Grid:
             (config[section] if section else config)[name] = value
         return config
 
-    def _with(self, network, **changes):
-        """The network with changes, without those that change nothing; fields with two underscores for a dot."""
-        known = flatten(self.config(network))
-        changes = {name.replace("__", "."): value for name, value in changes.items()}
-        made = tuple(sorted((field, value) for field, value in changes.items() if known[field] != value))
-        return dataclasses.replace(network, changes=network.changes + made)
-
     def network(self, cell):
         """What stands for a cell's network at this scale, or None."""
         method, changes = _ABLATIONS.get(cell.method, (cell.method, ()))
-        return self._stand_in(cell.dataset, cell.architecture, method, changes)
-
-    def _stand_in(self, dataset, architecture, method, changes=()):
-        source, architecture = self.scale.sources.get(dataset), self.scale.architectures.get(architecture)
+        source, architecture = self.scale.sources.get(cell.dataset), self.scale.architectures.get(cell.architecture)
         return Network(source, architecture, method, changes) if source and architecture else None
 
     def figures_network(self, method=FIGURE_METHOD, **changes):
-        """A network of the figures and the study, which are all on CIFAR-10 with ResNet18 (paper, 4.4 and App. B)."""
-        return self._with(self._stand_in("cifar10", "resnet18", method), **changes)
+        """A network of the figures and the study, which are all on CIFAR-10 with ResNet18 (paper, 4.4 and App. B).
+
+        Changes are {field, with two underscores for a dot: value}; those that change nothing are dropped.
+        """
+        network = Network(self.scale.sources["cifar10"], self.scale.architectures["resnet18"], method)
+        known = flatten(self.config(network))
+        changes = sorted((name.replace("__", "."), value) for name, value in changes.items())
+        return dataclasses.replace(network, changes=tuple(one for one in changes if known[one[0]] != one[1]))
 
     def surrogate(self, network):
         """The network on which a network's transferred attacks are crafted."""

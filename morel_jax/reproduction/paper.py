@@ -12,7 +12,6 @@ from importlib import resources
 
 from scipy import stats
 
-TABLES = tuple(range(1, 9))
 TITLES = {
     1: "White-box robustness",
     2: "Robustness against transferred attacks",
@@ -23,6 +22,7 @@ TITLES = {
     7: "White-box robustness with LOAT",
     8: "Robustness against transferred attacks with LOAT",
 }
+TABLES = tuple(TITLES)
 CHECKPOINTS = ("best", "last")
 _CONFIDENCE = 0.95
 

@@ -1,14 +1,96 @@
-"""convnet_small, whose hidden layer takes a flattened image; the other layouts are in test_torch.py."""
 import jax
 import numpy as np
 import pytest
 
 from morel_jax import models
+from morel_jax.interop.layouts import detect, layout, split
 from morel_jax.interop.torch import export_state_dict, import_model, import_state_dict
+from tests.interop.test_torch import random_variables
+
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
+
+
+def shapes_of(name):
+    """PyTorch's names -> arrays without memory of their own."""
+    sizes = {"fc.weight": (7, 0), "linear.weight": (7, 0), "conv1.weight": (0, 3)}
+    return {key: np.broadcast_to(np.float32(0), tensor.shape) for key, tensor in layout(name, sizes).items()}
+
+
+@pytest.mark.parametrize("name", ["resnet8_half", "resnet18", "wide_resnet10_1", "wide_resnet16_10"])
+def test_detect(name):
+    assert detect(shapes_of(name)) == name
+    assert detect({f"module.{key}": value for key, value in shapes_of(name).items()}) == name
+
+
+def test_every_resnet_is_known():
+    known = {name for name in models._MODELS if name.startswith("resnet")}
+    for name in known:
+        model = models.create(name, 1)
+        stages = {f"layer{stage + 1}.{i}.conv1.weight": np.zeros(1)
+                  for stage, size in enumerate(model.stage_sizes) for i in range(size)}
+        if model.block.expansion == 4:
+            stages["layer1.0.conv3.weight"] = np.zeros(1)
+        stem = (model.widths[0], 3, 2 + model.stem_stride, 2 + model.stem_stride)
+        stages |= {"conv1.weight": np.zeros(stem), "bn1.weight": np.zeros(1), "linear.weight": np.zeros((1, 1))}
+        assert detect(stages) == name
+
+
+@pytest.mark.parametrize("prefixes", ["module.", "model.", "module.basic_net.", "module.model.", "_orig_mod.", "1."])
+def test_prefixes_one_inside_the_other(prefixes):
+    tensors, normalisation = split({f"{prefixes}{key}": key for key in ("conv1.weight", "layer1.0.bn1.bias")})
+    assert tensors == {"conv1.weight": "conv1.weight", "layer1.0.bn1.bias": "layer1.0.bn1.bias"}
+    assert normalisation == (None, None)
+
+
+def test_a_prefix_of_some_names_only_stays():
+    assert set(split({"module.a": 0, "b": 0})[0]) == {"module.a", "b"}
+
+
+@pytest.mark.parametrize(("mean", "std", "prefix"), [
+    ("mu", "sigma", ""), ("module.mu", "module.sigma", "module."), ("mean", "std", "model."),
+    ("normalize.mean", "normalize.std", "model."), ("module.normalize.mean", "module.normalize.std", "module.model."),
+    ("normalizer.new_mean", "normalizer.new_std", "model."), ("0.mean", "0.std", "1.")])
+def test_normalisation_goes_into_the_model(mean, std, prefix):
+    variables = random_variables("resnet8")
+    state = {prefix + key: value for key, value in export_state_dict(variables, "resnet8").items()}
+    state |= {mean: np.float32(MEAN).reshape(1, 3, 1, 1), std: np.float32(STD).reshape(1, 3, 1, 1)}
+    imported = import_model(state)
+    np.testing.assert_allclose((imported.model.mean, imported.model.std), (MEAN, STD), rtol=1e-6)
+    with pytest.raises(ValueError, match=r"normalises images with mean .* use import_model"):
+        import_state_dict(state)
+    with pytest.raises(ValueError, match=r"mean must be None where the state dict has its own"):
+        import_model(state, mean=MEAN, std=STD)
+    # And back, bit for bit.
+    again = export_state_dict(imported.variables, "resnet8", mean=imported.model.mean, std=imported.model.std)
+    np.testing.assert_array_equal(again["mu"], state[mean])
+    np.testing.assert_array_equal(again["sigma"], state[std])
+
+
+def test_normalisation_that_the_file_lacks():
+    state = export_state_dict(random_variables("resnet8"), "resnet8")
+    model = import_model(state, mean=MEAN, std=STD).model
+    assert (model.mean, model.std) == (MEAN, STD)
+    with pytest.raises(ValueError, match="mean and std go together"):
+        import_model(state, mean=MEAN)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda s: s.pop("bn1.weight"), "this is a PreActResNet"),
+    (lambda s: s.pop("linear.weight"), "cannot be told from the tensors"),
+    (lambda s: s.clear(), "first tensors here: none"),
+    (lambda s: s.update({"layer2.1.conv1.weight": np.zeros(1)}), r"has 1 \+ 2 \+ 1 basic blocks"),
+    (lambda s: s.update(mu=np.zeros(3)), "'mu' and 'sigma'; got 'mu' alone"),
+])
+def test_networks_that_are_not_known(change, message):
+    state = shapes_of("resnet8")
+    change(state)
+    with pytest.raises(ValueError, match=message):
+        detect(state)
 
 
 @pytest.mark.parametrize(("size", "channels", "width"), [((28, 28), 1, 16), ((8, 12), 3, 4)])
 def test_flattened_images(size, channels, width):
+    """convnet_small, whose hidden layer takes a flattened image; the other layouts are in test_torch.py."""
     images = jax.random.uniform(jax.random.key(0), (2, *size, channels))
     model = models.create("convnet_small", 5, width=width)
     variables = model.init(jax.random.key(1), images)
