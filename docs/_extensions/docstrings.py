@@ -2,6 +2,8 @@
 import re
 
 _SECTION = re.compile(r"(Args|Attributes|Raises|Returns|Yields):$")
+_SHAPED = re.compile(r"~?jaxtyping\.(\w+)\[[^,\]]+, '([^']*)'\]")
+_ARRAY_LIKE = re.compile(r"~?[\w.]*\.Array \| ~?numpy\.ndarray \|.*?\| complex")
 
 
 def mark_formulas(lines):
@@ -37,6 +39,19 @@ def mark_plurals(lines):
     return [re.sub(r"(?<!`)(`[^`\s](?:[^`]*[^`\s])?`)(?=\w)", r"\1\\ ", line) for line in lines]
 
 
+def short_types(text):
+    """A signature -> the same, with shapes as docstrings write them: ``float[n, c]``."""
+    def shaped(match):
+        dims = ", ".join(match[2].split())
+        return f"{match[1].lower()}[{dims}]" if dims else match[1].lower()
+
+    return _ARRAY_LIKE.sub("ArrayLike", _SHAPED.sub(shaped, text)) if text else text
+
+
+def _signature(app, what, name, obj, options, signature, returns):
+    return short_types(signature), short_types(returns)
+
+
 def _process(app, what, name, obj, options, lines):
     if what == "data" and getattr(type(obj), "__doc__", None) == getattr(obj, "__doc__", None):
         lines.clear()  # What Python says of dict or int is not of this one.
@@ -55,5 +70,6 @@ def _skip(app, what, name, obj, skip, options):
 def setup(app):
     """Connects the hooks; ahead of napoleon's, which runs at 500."""
     app.connect("autodoc-process-docstring", _process, priority=400)
+    app.connect("autodoc-process-signature", _signature)
     app.connect("autodoc-skip-member", _skip)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

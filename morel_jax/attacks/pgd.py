@@ -53,7 +53,7 @@ class PGD:
         num_steps: steps taken; static, as it fixes the compiled loop.
         start: ``uniform`` in the ball, ``normal`` (x + 0.001 N(0, 1)) or ``clean``; static.
         loss: what is climbed: ``ce`` cross-entropy, ``dlr`` difference of logits ratio (three classes or more), ``kl``
-            KL(clean || adversarial) as in TRADES, ``squared_error`` |softmax(adversarial) - softmax(clean)|^2 as in
+            KL(clean || adversarial) as in TRADES, ``squared_error`` ``|softmax(adversarial) - softmax(clean)|^2`` as in
             SCORE, or ``margin`` (largest other logit minus the label's); static.
         num_restarts: climbs, each from its own random start, the first one that of a single run; static. The result
             is the end of the first climb that ends misclassified, or else of the one that ends with the highest loss.

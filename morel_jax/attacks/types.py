@@ -1,5 +1,5 @@
 """Types of what attacks take and return, with shapes by jaxtyping; nothing checks them at run time."""
-from collections.abc import Callable
+from typing import Any, Protocol
 
 from jaxtyping import Array, Bool, Float, Int, Key
 
@@ -13,5 +13,8 @@ Mask = Bool[Array, " n"]
 Keys = Key[Array, " n"]
 KeyOrKeys = Key[Array, "..."]     # One key for all examples, or one per example.
 
-#: Images float[n, h, w, c] to logits float[n, classes]; a network that answers at random also takes keys[n].
-LogitsFn = Callable[..., Logits]
+
+class LogitsFn(Protocol):
+    """Images float[n, h, w, c] to logits float[n, classes]; a network that answers at random also takes keys[n]."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Logits: ...

@@ -79,7 +79,7 @@ class Method:
 
     Attributes:
         name: in ``config.method``.
-        loss: (views, labels, hparams, **static) -> one value per example; their mean is minimised.
+        loss: ``(views, labels, hparams, **static)`` -> one value per example; their mean is minimised.
         passes: which images the update sends through the network, of ``natural`` and ``adversarial``.
         attack_loss: what its training attack climbs, of ``morel_jax.attacks.pgd.LOSSES``.
         fields: {"section.field": Field} of the config that the method reads.

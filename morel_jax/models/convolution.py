@@ -43,7 +43,7 @@ Padding = Sequence[Pair]
 
 
 def conv(x: Float[Array, "n h w c_in"], w: Float[Array, "kh kw c_in c_out"], strides: Sequence[int] = (1, 1),
-         padding: Padding = ((0, 0), (0, 0)), precision: Any = None) -> Float[Array, "n h' w' c_out"]:
+         padding: Padding = ((0, 0), (0, 0)), precision: Any = None) -> Float[Array, "n h_out w_out c_out"]:
     """Two-dimensional cross-correlation, as deep learning calls a convolution.
 
     Args:
@@ -55,7 +55,7 @@ def conv(x: Float[Array, "n h w c_in"], w: Float[Array, "kh kw c_in c_out"], str
             value.
 
     Returns:
-        h' is (h + top + bottom - kh) // strides[0] + 1, and w' likewise.
+        h_out is (h + top + bottom - kh) // strides[0] + 1, and w_out likewise.
 
     Raises:
         ValueError: ranks, channels, dtypes, strides or padding do not fit, or the kernel is larger than the
@@ -318,7 +318,7 @@ class Conv(nn.Module):
     kernel_init: nn.initializers.Initializer = uniform_fan_in
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n h w c_in"]) -> Float[Array, "n h' w' features"]:
+    def __call__(self, x: Float[Array, "n h w c_in"]) -> Float[Array, "n h_out w_out features"]:
         """:func:`conv` in ``dtype``."""
         shape = (*self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
