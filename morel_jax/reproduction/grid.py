@@ -176,8 +176,8 @@ class Grid:
         """
         network = Network(self.scale.sources["cifar10"], self.scale.architectures["resnet18"], method)
         known = flatten(self.config(network))
-        changes = sorted((name.replace("__", "."), value) for name, value in changes.items())
-        return dataclasses.replace(network, changes=tuple(one for one in changes if known[one[0]] != one[1]))
+        by_field = sorted((name.replace("__", "."), value) for name, value in changes.items())
+        return dataclasses.replace(network, changes=tuple(one for one in by_field if known[one[0]] != one[1]))
 
     def surrogate(self, network):
         """The network on which a network's transferred attacks are crafted."""
