@@ -1,6 +1,6 @@
 """Losses on the logits of one batch: one value per example, from which the robust losses are built.
 
-Logits are float32 or float64; the result has their dtype.
+Logits are float32 or float64; the result has their dtype. Labels are in 0 .. c - 1.
 """
 
 import math
@@ -72,8 +72,6 @@ def cross_entropy(logits: Logits, labels: Labels, label_smoothing: ArrayLike = 0
         l_i = -(1 - s) log p_{y_i} - s / c * sum_j log p_j,   p = softmax(z_i)
 
     Args:
-        logits: unnormalised log-probabilities.
-        labels: in 0 .. c - 1.
         label_smoothing: s in [0, 1]; may be traced.
 
     Returns:
@@ -98,10 +96,6 @@ def margin(logits: Logits, labels: Labels) -> Values:
     """Margin by which the best wrong class leads; maximising it drives an attack as in Carlini and Wagner.
 
         l_i = max_{j != y_i} z_ij - z_{i y_i}
-
-    Args:
-        logits: c >= 2.
-        labels: in 0 .. c - 1.
 
     Returns:
         In logit units: positive when misclassified, negative when not, 0 at a tie with the label.
@@ -145,10 +139,6 @@ def difference_of_logits_ratio(logits: Logits, labels: Labels) -> Values:
 
         l_i = -(z_{y_i} - max_{j != y_i} z_j) / (z_pi1 - z_pi3),   z_pi1 >= z_pi2 >= ... the logits in order
 
-    Args:
-        logits: c >= 3.
-        labels: in 0 .. c - 1.
-
     Returns:
         Unitless, positive when misclassified. A label out of range scores NaN.
 
@@ -167,10 +157,6 @@ def targeted_difference_of_logits_ratio(logits: Logits, labels: Labels, targets:
     """Targeted DLR loss: the lead of a target class over the label.
 
         l_i = -(z_{y_i} - z_{t_i}) / (z_pi1 - (z_pi3 + z_pi4) / 2),   z_pi1 >= z_pi2 >= ... the logits in order
-
-    Args:
-        logits: c >= 4.
-        labels, targets: in 0 .. c - 1.
 
     Returns:
         Unitless, positive when the target leads the label. An entry out of range scores NaN.

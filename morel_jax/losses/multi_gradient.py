@@ -64,7 +64,6 @@ def cagrad(gram: Gram, closeness: ArrayLike = 0.4) -> Weights:
     The dual is convex in one number, which a golden section finds.
 
     Args:
-        gram: of the two gradients.
         closeness: c in [0, 1); 0 is the mean gradient; may be traced. 0.4 is the authors' for two tasks.
 
     Returns:

@@ -20,8 +20,7 @@ def cosine_alignment(s: Embeddings, s_adv: Embeddings) -> Float[Array, " n"]:
         l_i = 1 - <s_i, s'_i> / (|s_i| |s'_i|)
 
     Args:
-        s: natural.
-        s_adv: adversarial; row i comes from image i.
+        s, s_adv: natural and adversarial; row i comes from image i.
 
     Returns:
         In [0, 2] up to rounding, unitless; 0 when parallel, 2 when opposed. A zero row scores 1
@@ -52,7 +51,6 @@ def multi_positive_contrastive(embeddings: Embeddings, labels: Int[Array, " n"],
 
     Args:
         embeddings: of any scale: rows are normalised here (Eq. 7), a norm below 1e-6 counting as 1e-6.
-        labels: of the rows.
         temperature: tau > 0; may be traced.
         mask: false on padding; None for none. A masked row is neither anchor nor candidate, and may
             hold anything, even NaN.
