@@ -313,7 +313,7 @@ class Conv(nn.Module):
     strides: tuple[int, int] = (1, 1)
     padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
     use_bias: bool = False
-    dtype: jnp.dtype = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
     kernel_init: nn.initializers.Initializer = uniform_fan_in
 
     @nn.compact

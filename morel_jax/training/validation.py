@@ -1,4 +1,6 @@
 """Clean and robust accuracy as exact counts, in batches of one shape."""
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,7 +71,8 @@ def accuracies(correct, variables, attack, split, key, batch_size, after_batch=l
     batch_size = min(batch_size, count)
     if layout is not None:
         batch_size += -batch_size % layout.devices
-    clean = robust = np.int64(0)
+    clean: Any = 0
+    robust: Any = 0
     for start in range(0, count, batch_size):
         index = np.arange(start, start + batch_size)
         inside = index < count
