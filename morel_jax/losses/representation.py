@@ -23,7 +23,7 @@ def cosine_alignment(s: Embeddings, s_adv: Embeddings) -> Float[Array, " n"]:
         s, s_adv: natural and adversarial; row i comes from image i.
 
     Returns:
-        In [0, 2] up to rounding, unitless; 0 when parallel, 2 when opposed. A zero row scores 1
+        Values in [0, 2] up to rounding, unitless; 0 when parallel, 2 when opposed. A zero row scores 1
         and its gradient stays finite. A norm below 1e-6 counts as 1e-6.
 
     Raises:
@@ -56,7 +56,7 @@ def multi_positive_contrastive(embeddings: Embeddings, labels: Int[Array, " n"],
             hold anything, even NaN.
 
     Returns:
-        In nats, at least 0 up to rounding; 0 for an anchor without positives and for masked rows.
+        Values in nats, at least 0 up to rounding; 0 for an anchor without positives and for masked rows.
         Finite with finite gradients at zero rows, identical rows and small temperatures (tried to 1e-6).
 
     Raises:

@@ -38,7 +38,7 @@ def pgd_at(logits: Logits | None, logits_adv: Logits, labels: Labels, label_smoo
         label_smoothing: as in `cross_entropy`; may be traced.
 
     Returns:
-        In nats.
+        Values in nats.
 
     Raises:
         ValueError: shapes do not fit, or labels are not integers (found while tracing).
@@ -61,7 +61,7 @@ def trades(logits: Logits, logits_adv: Logits, labels: Labels, beta: ArrayLike =
         label_smoothing: of the natural term, as in `cross_entropy`; may be traced. 0 in the published loss.
 
     Returns:
-        In nats; their mean is the published loss, which divides the summed divergence by n.
+        Values in nats; their mean is the published loss, which divides the summed divergence by n.
         Finite with finite gradients at logits of 1e4 in size.
 
     Raises:
@@ -90,7 +90,7 @@ def mart(logits: Logits, logits_adv: Logits, labels: Labels, beta: ArrayLike = 6
         beta: weight of the robust term, 1/lambda in the paper; may be traced.
 
     Returns:
-        In nats; their mean is the published loss. Finite with finite gradients at logits of 1e4
+        Values in nats; their mean is the published loss. Finite with finite gradients at logits of 1e4
         in size and at probabilities 0 and 1.
 
     Raises:
