@@ -20,7 +20,6 @@ def local_path(path: Any, name: str) -> Path:
     """A user's path on this machine's file systems, with ``~`` expanded.
 
     Args:
-        path: a string or path.
         name: of the argument or flag that it was given for.
 
     Returns:
@@ -119,7 +118,6 @@ def parse_json(text: str | bytes, where: str | os.PathLike, remedy: str, fields:
     """The value of JSON that this library wrote.
 
     Args:
-        text: of a file or line.
         where: what the error names: a file, or a file and line.
         remedy: what the reader should do about damage: one sentence with a full stop.
         fields: None, or {name: type} that the value, an object, must have.

@@ -99,7 +99,6 @@ def learning_rate(config: ConfigDict, epoch: int, step: int = 0, steps_per_epoch
     epoch after the warm-up and 0 after the last. ``one_cycle`` and ``cyclic`` are piecewise linear in the step.
 
     Args:
-        config: checked ConfigDict.
         epoch: counted from 1.
         step: of the epoch, counted from 0.
         steps_per_epoch: how many an epoch has.
@@ -127,7 +126,6 @@ def schedule(config: ConfigDict, epoch: int, steps_per_epoch: int) -> dict[str, 
     """{leaf of HParams: its value} of the optimiser's numbers that depend on the epoch.
 
     Args:
-        config: checked ConfigDict.
         epoch: counted from 1.
         steps_per_epoch: 0 where nobody asks for the numbers that depend on it.
 

@@ -90,10 +90,8 @@ class AutoAttack:
         """Adversarial images.
 
         Args:
-            logits_fn: images float[n, h, w, c] -> logits float[n, classes].
             key: one key, or keys[n], one per example; each attack folds its name into it.
             x: images in [0, 1].
-            y: labels.
 
         Returns:
             Images in the ball and in [0, 1]; an example that no attack breaks comes back unchanged.

@@ -53,8 +53,6 @@ def nondeterministic(logits_fn: LogitsFn, x: Points, repeats: int = 5) -> Repeat
     in Python or NumPy would be drawn once and then be a constant.
 
     Args:
-        logits_fn: images -> logits.
-        x: images.
         repeats: passes, at least two.
 
     Returns:
@@ -90,11 +88,6 @@ def gradient_norms(logits_fn: LogitsFn, x: Points, y: Labels) -> tuple[Values, V
 
     Both losses, as a saturated softmax takes away the cross-entropy's gradient and leaves the margin's.
 
-    Args:
-        logits_fn: images -> logits.
-        x: images.
-        y: labels.
-
     Returns:
         (ce, margin): float32, the largest absolute entry of an example's gradient; no sum of squares, which
         would make zero of what is small; NaN or infinite where the gradient has such an entry.
@@ -116,10 +109,7 @@ def ascend(logits_fn: LogitsFn, keys: Keys, x: Points, y: Labels, epsilon: Array
     but a single one epsilon, as in FGSM. An entry of the gradient that is NaN or infinite moves nothing.
 
     Args:
-        logits_fn: images -> logits.
-        keys: one per example.
         x: images in [0, 1].
-        y: labels.
         epsilon: radius, in pixel units of images in [0, 1]; may be traced.
         num_steps: steps taken; may be traced where ``longest`` is given, so that one program serves all lengths.
         norm_name: ``linf`` or ``l2``.

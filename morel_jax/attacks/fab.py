@@ -138,9 +138,6 @@ class _BoundaryAttack(IterativeAttack[FABState]):
     def minimal(self, logits_fn: LogitsFn, key: KeyOrKeys, x: Images, y: Labels) -> tuple[Images, Values]:
         """The nearest adversarial images that all runs together find; ``epsilon`` only limits the random starts.
 
-        Args:
-            logits_fn, key, x, y: as in :meth:`run`.
-
         Returns:
             (x_adv, distance): images in [0, 1]; and their distances in the attack's norm: 0 for a misclassified
             example, and infinity, with the image unchanged, where no adversarial image was found.

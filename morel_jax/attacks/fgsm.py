@@ -28,10 +28,8 @@ class FGSM:
         """Adversarial images.
 
         Args:
-            logits_fn: images float[n, h, w, c] -> logits float[n, classes].
             key: not used: there is nothing random here.
             x: images in [0, 1].
-            y: labels.
 
         Returns:
             Like ``x``, in the ball and in [0, 1]; no gradient flows through it.

@@ -21,8 +21,7 @@ def project_linf(x: Rows, w: Rows, b: Values) -> Rows:
 
     Args:
         x: points in [0, 1].
-        w: normals; a pixel of weight 0 is left alone.
-        b: offsets.
+        w, b: normals and offsets; a pixel of weight 0 is left alone.
 
     Returns:
         The moves: x + move is on the plane, or in the corner of the box nearest to it where the plane

@@ -129,9 +129,6 @@ def prepare(attack: Attack, logits_fn: LogitsFn, x: Images, y: Labels,
     Half-precision images become float32 for the attack, and the network sees its points rounded towards ``x`` in the
     images' own type: so what was judged is what is returned, in the ball and in the box.
 
-    Args:
-        attack, logits_fn, x, y: of the call.
-
     Returns:
         (attack, logits_fn, x, y, finish): the same as arrays and in the type of computation; and the function that
         takes a found image to the type of ``x``.

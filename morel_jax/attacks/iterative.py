@@ -93,10 +93,8 @@ class IterativeAttack(Generic[State]):
         """The final state.
 
         Args:
-            logits_fn: images float[n, h, w, c] -> logits float[n, classes].
             key: one key, or keys[n], one per example.
             x: images in [0, 1].
-            y: labels.
             skip: examples to leave alone.
 
         Returns:

@@ -69,10 +69,8 @@ class PGD:
         """Adversarial images.
 
         Args:
-            logits_fn: images float[n, h, w, c] -> logits float[n, classes].
             key: one key, or keys[n], one per example.
             x: images in [0, 1].
-            y: labels.
 
         Returns:
             Like ``x``, in the ball and in [0, 1]; no gradient flows through it.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Int, UInt32
+from jaxtyping import Array, Bool, Int, Int32, UInt32
 
 from morel_jax.attacks import norms, square_l2
 from morel_jax.attacks.inputs import misclassified
@@ -117,11 +117,11 @@ class Square(IterativeAttack[SquareState]):
 
 @functools.lru_cache
 def side_lengths(num_queries: int, h: int, w: int, norm: str = "linf", p_init: float = 0.8,
-                 rescale_schedule: bool = False) -> Int[np.ndarray, " 1+num_queries"]:
+                 rescale_schedule: bool = False) -> Int32[np.ndarray, " 1+num_queries"]:
     """Sides of the squares, on images ``h`` by ``w``.
 
     Returns:
-        int32; entry i is of proposal i, and the start, entry 0, has the first proposal's.
+        Entry i is of proposal i, and the start, entry 0, has the first proposal's.
     """
     def side(number: int) -> int:
         # The published code numbers its proposals from 0.

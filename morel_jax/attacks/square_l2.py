@@ -57,7 +57,6 @@ def placed(table: Float[np.ndarray, "k largest largest"], number: Counts, top: C
         table: see :func:`patterns`.
         number, top, left: which pattern, and where it begins.
         lying: whether it is transposed.
-        h, w: of the images.
     """
     last = table.shape[-1] - 1
     down = jnp.clip(jnp.arange(h) - top[:, None], 0, last)[:, :, None]
@@ -96,11 +95,9 @@ def move(best: Images, x: Images, epsilon: ArrayLike, fresh: Images, into: Windo
     that both windows had together, and the channel's share of what the ball leaves over.
 
     Args:
-        best: where to begin.
-        x: images in [0, 1].
+        best, x: where to begin, and images in [0, 1].
         epsilon: radius in pixel units of [0, 1].
         fresh: the new pattern, within ``into``.
-        into, out_of: the windows.
 
     Returns:
         Images in the ball and in [0, 1].

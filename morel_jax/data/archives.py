@@ -106,8 +106,6 @@ def obtain(name: str, archives: Sequence[Archive], downloads: Path, scratch: Pat
     """The files of archives: the user's own, else those downloaded before, else downloaded now.
 
     Args:
-        name: of the data set.
-        archives: of the data set.
         downloads: the folder in which downloads are kept.
         scratch: an empty folder on the same file system, for downloads under way; empty again at the end.
         archive_dir: the user's folder, or None.

@@ -50,8 +50,6 @@ def place(cache_dir: Path, name: str, source: Any) -> Path:
     """The folder of an entry.
 
     Args:
-        cache_dir: the user's, or the default one.
-        name: of the data set.
         source: JSON value that says what the entry is made from; another one gives another folder.
 
     Returns:
@@ -68,7 +66,6 @@ def load(name: str, folder: Path, fill: Callable[[Path], Sequence[str]]) -> Data
     entry, the first one's stands.
 
     Args:
-        name: of the data set.
         folder: what `place` returned.
         fill: function of an empty folder that writes `train_images.npy`, `train_labels.npy`, `test_images.npy` and
             `test_labels.npy` into it, and returns the names of the classes.
@@ -184,9 +181,7 @@ def write_images(path: Path, images: Iterable[UInt8[np.ndarray, "h w c"]], count
     """Writes images into a .npy file one at a time, through a memory map: Tiny-ImageNet takes 1.2 GB.
 
     Args:
-        path: of the file.
-        images: as many as `count` says.
-        count: number of images.
+        images: `count` of them.
         where: what an error names.
 
     Returns:

@@ -18,7 +18,6 @@ def load_extra(path: str | os.PathLike, like: Split, num_classes: int) -> Split:
     That is the layout in which the generated images of Gowal et al. (arXiv:2110.09468) are published.
 
     Args:
-        path: of the file.
         like: whose image shape they must have.
         num_classes: every label must be below it.
 

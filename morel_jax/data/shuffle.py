@@ -12,7 +12,6 @@ def epoch_order(key: Key[Array, ""], epoch: int, count: int, batch_size: int, ex
     epoch alone. Without extra images the last, incomplete batch is dropped.
 
     Args:
-        key, epoch: on which the order depends.
         count: number of the data set's own images, numbered from 0.
         batch_size: images per batch.
         extra: number of extra images, numbered from ``count``.

@@ -53,7 +53,6 @@ def stratified_rows(labels: Int[np.ndarray, " n"], count: int) -> Int64[np.ndarr
     """The part of ``count`` rows of a data set, in the data set's own order; 0: all rows.
 
     Args:
-        labels: of the data set.
         count: 0 .. n.
 
     Returns:

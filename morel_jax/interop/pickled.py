@@ -17,7 +17,7 @@ import numpy as np
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 # A network's pickle has tens of kilobytes. Twenty million opcodes of one byte, which take seconds, are no network.
 _MOST_PICKLE = 2**23
-_STORAGES = {"Float": np.float32, "Double": np.float64, "Half": np.float16, "BFloat16": jnp.bfloat16,
+_STORAGES: dict[str, Any] = {"Float": np.float32, "Double": np.float64, "Half": np.float16, "BFloat16": jnp.bfloat16,
              "Long": np.int64, "Int": np.int32, "Short": np.int16, "Char": np.int8, "Byte": np.uint8, "Bool": np.bool_,
              "ComplexFloat": np.complex64, "ComplexDouble": np.complex128}
 _TENSORS = ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor")

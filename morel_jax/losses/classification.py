@@ -1,6 +1,6 @@
 """Losses on the logits of one batch: one value per example, from which the robust losses are built.
 
-Logits are float32 or float64; the result has their dtype.
+Logits are float32 or float64; the result has their dtype. Labels are in 0 .. c - 1.
 """
 
 import math
@@ -72,12 +72,10 @@ def cross_entropy(logits: Logits, labels: Labels, label_smoothing: ArrayLike = 0
         l_i = -(1 - s) log p_{y_i} - s / c * sum_j log p_j,   p = softmax(z_i)
 
     Args:
-        logits: unnormalised log-probabilities.
-        labels: in 0 .. c - 1.
         label_smoothing: s in [0, 1]; may be traced.
 
     Returns:
-        In nats, at least 0; finite with finite gradients at logits of 1e4 in size. A label out of
+        Values in nats, at least 0; finite with finite gradients at logits of 1e4 in size. A label out of
         range scores NaN.
 
     Raises:
@@ -99,12 +97,8 @@ def margin(logits: Logits, labels: Labels) -> Values:
 
         l_i = max_{j != y_i} z_ij - z_{i y_i}
 
-    Args:
-        logits: c >= 2.
-        labels: in 0 .. c - 1.
-
     Returns:
-        In logit units: positive when misclassified, negative when not, 0 at a tie with the label.
+        Values in logit units: positive when misclassified, negative when not, 0 at a tie with the label.
         Of equal runners-up the first takes the whole gradient. A label out of range scores NaN.
 
     Raises:
@@ -123,7 +117,7 @@ def kl_divergence(logits_p: Logits, logits_q: Logits) -> Values:
         l_i = sum_j p_ij (log p_ij - log q_ij),   p = softmax(logits_p), q = softmax(logits_q)
 
     Returns:
-        In nats, at least 0 up to rounding and exactly 0 where the logits are equal; finite with
+        Values in nats, at least 0 up to rounding and exactly 0 where the logits are equal; finite with
         finite gradients with respect to both arguments at logits of 1e4 in size.
 
     Raises:
@@ -145,12 +139,8 @@ def difference_of_logits_ratio(logits: Logits, labels: Labels) -> Values:
 
         l_i = -(z_{y_i} - max_{j != y_i} z_j) / (z_pi1 - z_pi3),   z_pi1 >= z_pi2 >= ... the logits in order
 
-    Args:
-        logits: c >= 3.
-        labels: in 0 .. c - 1.
-
     Returns:
-        Unitless, positive when misclassified. A label out of range scores NaN.
+        Unitless values, positive when misclassified. A label out of range scores NaN.
 
     Raises:
         ValueError: shapes do not fit, labels are not integers, or fewer than three classes (found while tracing).
@@ -168,12 +158,8 @@ def targeted_difference_of_logits_ratio(logits: Logits, labels: Labels, targets:
 
         l_i = -(z_{y_i} - z_{t_i}) / (z_pi1 - (z_pi3 + z_pi4) / 2),   z_pi1 >= z_pi2 >= ... the logits in order
 
-    Args:
-        logits: c >= 4.
-        labels, targets: in 0 .. c - 1.
-
     Returns:
-        Unitless, positive when the target leads the label. An entry out of range scores NaN.
+        Unitless values, positive when the target leads the label. An entry out of range scores NaN.
 
     Raises:
         ValueError: shapes do not fit, labels or targets are not integers, or fewer than four classes (found while

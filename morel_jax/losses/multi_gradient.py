@@ -30,7 +30,7 @@ def mgda(gram: Gram) -> Weights:
         w = (a, 1 - a),   a = clip((g_2 - g_1).g_2 / |g_1 - g_2|^2, 0, 1)
 
     Returns:
-        At least 0, of sum 1; halves where the gradients are equal.
+        Weights of at least 0, of sum 1; halves where the gradients are equal.
 
     Reference: Desideri, C. R. Acad. Sci. Paris 350 (2012); for deep networks Sener and Koltun, arXiv:1810.04650, Eq. 4.
     """
@@ -46,7 +46,7 @@ def pcgrad(gram: Gram) -> Weights:
         w = (1 - g_1.g_2 / |g_1|^2, 1 - g_1.g_2 / |g_2|^2) where g_1.g_2 < 0, else (1, 1)
 
     Returns:
-        At least 1.
+        Weights of at least 1.
 
     Reference: Yu et al., arXiv:2001.06782, Algorithm 1; with two objectives its random order changes nothing.
     """
@@ -64,11 +64,10 @@ def cagrad(gram: Gram, closeness: ArrayLike = 0.4) -> Weights:
     The dual is convex in one number, which a golden section finds.
 
     Args:
-        gram: of the two gradients.
         closeness: c in [0, 1); 0 is the mean gradient; may be traced. 0.4 is the authors' for two tasks.
 
     Returns:
-        At least 1/2.
+        Weights of at least 1/2.
 
     Reference: Liu et al., arXiv:2110.14048, Eqs. 3 and 5.
     """
@@ -106,7 +105,7 @@ def nash(gram: Gram) -> Weights:
         G alpha = 1 / alpha;   of two objectives  alpha_i = 1 / (|g_i| sqrt(1 + cos(g_1, g_2)))
 
     Returns:
-        Positive. Where the gradients are opposed the cosine counts as no less than -0.999, for there is no
+        Positive weights. Where the gradients are opposed the cosine counts as no less than -0.999, for there is no
         gain to bargain for; a gradient of length zero counts as one of the smallest that is told from it.
 
     Reference: Navon et al., arXiv:2202.01017, Eq. 3, solved in closed form.

@@ -20,11 +20,10 @@ def cosine_alignment(s: Embeddings, s_adv: Embeddings) -> Float[Array, " n"]:
         l_i = 1 - <s_i, s'_i> / (|s_i| |s'_i|)
 
     Args:
-        s: natural.
-        s_adv: adversarial; row i comes from image i.
+        s, s_adv: natural and adversarial; row i comes from image i.
 
     Returns:
-        In [0, 2] up to rounding, unitless; 0 when parallel, 2 when opposed. A zero row scores 1
+        Values in [0, 2] up to rounding, unitless; 0 when parallel, 2 when opposed. A zero row scores 1
         and its gradient stays finite. A norm below 1e-6 counts as 1e-6.
 
     Raises:
@@ -52,13 +51,12 @@ def multi_positive_contrastive(embeddings: Embeddings, labels: Int[Array, " n"],
 
     Args:
         embeddings: of any scale: rows are normalised here (Eq. 7), a norm below 1e-6 counting as 1e-6.
-        labels: of the rows.
         temperature: tau > 0; may be traced.
         mask: false on padding; None for none. A masked row is neither anchor nor candidate, and may
             hold anything, even NaN.
 
     Returns:
-        In nats, at least 0 up to rounding; 0 for an anchor without positives and for masked rows.
+        Values in nats, at least 0 up to rounding; 0 for an anchor without positives and for masked rows.
         Finite with finite gradients at zero rows, identical rows and small temperatures (tried to 1e-6).
 
     Raises:

@@ -1,7 +1,7 @@
 """Robust classification losses: what MOREL calls L_2.
 
-Each takes natural and adversarial logits and returns one value per example; the mean over the batch is the
-published loss. Logits are float32 or float64; the result has their dtype, and weights are cast to it.
+Each takes natural and adversarial logits, and labels in 0 .. c - 1, and returns one value per example; the mean over
+the batch is the published loss. Logits are float32 or float64; the result has their dtype, and weights are cast to it.
 """
 
 import math
@@ -35,12 +35,10 @@ def pgd_at(logits: Logits | None, logits_adv: Logits, labels: Labels, label_smoo
 
     Args:
         logits: natural, or None; unused beyond its shape, so that all robust losses are called alike.
-        logits_adv: adversarial.
-        labels: in 0 .. c - 1.
         label_smoothing: as in `cross_entropy`; may be traced.
 
     Returns:
-        In nats.
+        Values in nats.
 
     Raises:
         ValueError: shapes do not fit, or labels are not integers (found while tracing).
@@ -59,13 +57,11 @@ def trades(logits: Logits, logits_adv: Logits, labels: Labels, beta: ArrayLike =
         l_i = CE(z_i, y_i) + beta * KL(softmax z_i || softmax z'_i)
 
     Args:
-        logits, logits_adv: natural and adversarial.
-        labels: in 0 .. c - 1.
         beta: weight of the robust term, 1/lambda in the paper; may be traced.
         label_smoothing: of the natural term, as in `cross_entropy`; may be traced. 0 in the published loss.
 
     Returns:
-        In nats; their mean is the published loss, which divides the summed divergence by n.
+        Values in nats; their mean is the published loss, which divides the summed divergence by n.
         Finite with finite gradients at logits of 1e4 in size.
 
     Raises:
@@ -91,12 +87,10 @@ def mart(logits: Logits, logits_adv: Logits, labels: Labels, beta: ArrayLike = 6
     through the weight 1.0000001 - p_y too, as in the published code.
 
     Args:
-        logits, logits_adv: natural and adversarial; c >= 2.
-        labels: in 0 .. c - 1.
         beta: weight of the robust term, 1/lambda in the paper; may be traced.
 
     Returns:
-        In nats; their mean is the published loss. Finite with finite gradients at logits of 1e4
+        Values in nats; their mean is the published loss. Finite with finite gradients at logits of 1e4
         in size and at probabilities 0 and 1.
 
     Raises:
@@ -189,8 +183,6 @@ def loat(logits: Logits, logits_adv: Logits, labels: Labels, phase: ArrayLike, b
     code divides by zero. gamma = 0 gives its variant without pairing.
 
     Args:
-        logits, logits_adv: natural and adversarial; c >= 2.
-        labels: in 0 .. c - 1.
         phase: LOAT_FIRST, LOAT_MIDDLE or LOAT_LAST (see `loat_phase`); may be traced. Any other value is
             the middle phase.
         beta: weight of the base's robust term; may be traced.

@@ -24,8 +24,7 @@ def conic(losses: Losses, preference: Losses | Sequence[float], reference_point:
     preference k + gamma, less a constant that is 0 when a is.
 
     Args:
-        losses: L.
-        preference: k; may be traced.
+        losses, preference: L and k; may be traced.
         reference_point: a, in the units of the losses; may be traced.
         augmentation: gamma, a scalar with 0 <= gamma < k_i (see `check_conic`); may be traced.
 
@@ -51,8 +50,7 @@ def weighted_sum(losses: Losses, preference: Losses | Sequence[float]) -> Float[
     """Weighted sum WS = sum_i k_i L_i.
 
     Args:
-        losses: L.
-        preference: k; may be traced.
+        losses, preference: L and k; may be traced.
 
     Returns:
         WS, in the losses' dtype, to which the preference is cast.
@@ -76,9 +74,7 @@ def check_conic(preference: Sequence[float], reference_point: Sequence[float], a
     left: it depends on the losses.
 
     Args:
-        preference: k.
-        reference_point: a.
-        augmentation: gamma.
+        preference, reference_point, augmentation: k, a and gamma.
 
     Raises:
         ValueError: a condition is broken; the message names field, rule and value.

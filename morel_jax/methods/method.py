@@ -121,7 +121,6 @@ class Method:
         """What a step minimises.
 
         Args:
-            config: checked.
             loss: (views, labels, hparams) -> float[n], of the caller's own in place of the method's.
 
         Returns:

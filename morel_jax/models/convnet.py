@@ -4,6 +4,7 @@ from functools import partial
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from morel_jax.models.batch_norm import BatchNorm
 from morel_jax.models.convolution import Conv
@@ -26,7 +27,7 @@ class ConvNet(nn.Module):
     """
     num_classes: int
     width: int = 16
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     batch_norm_momentum: float = 0.9

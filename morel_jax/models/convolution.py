@@ -47,7 +47,6 @@ def conv(x: Float[Array, "n h w c_in"], w: Float[Array, "kh kw c_in c_out"], str
     """Two-dimensional cross-correlation, as deep learning calls a convolution.
 
     Args:
-        x: images or activations.
         w: of x's dtype, which is the result's too. Narrow types are accumulated in float32.
         strides: two positive integers.
         padding: ((top, bottom), (left, right)), zeros added on each side; static integers.
@@ -314,7 +313,7 @@ class Conv(nn.Module):
     strides: tuple[int, int] = (1, 1)
     padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
     use_bias: bool = False
-    dtype: jnp.dtype = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
     kernel_init: nn.initializers.Initializer = uniform_fan_in
 
     @nn.compact

@@ -45,8 +45,6 @@ class EmbeddingSpace(nn.Module):
         """One embedding per row, in the batch's order.
 
         Args:
-            features: a classifier's.
-            labels: of the rows.
             mask: False for padding rows; None if there are none. A padding row attends to itself
                 only and no other row attends to it, so the other rows' results are as if it were not there.
 

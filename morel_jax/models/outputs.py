@@ -55,7 +55,6 @@ def standardise(images: Images, mean: Numbers, std: Numbers, dtype: DTypeLike) -
     """Casts images to the compute type, normalised by channel if mean and std are given.
 
     Args:
-        images: in [0, 1].
         mean, std: one number per channel, in the same units; None for images as they are.
         dtype: of the result.
 

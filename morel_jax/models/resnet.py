@@ -8,6 +8,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from morel_jax.models.batch_norm import BatchNorm
 from morel_jax.models.convolution import Conv
@@ -84,7 +85,7 @@ class ResNet(nn.Module):
     stage_sizes: tuple[int, ...]
     widths: tuple[int, ...] = (64, 128, 256, 512)
     stem_stride: int = 1
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     batch_norm_momentum: float = 0.9

@@ -7,6 +7,7 @@ from functools import partial
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from morel_jax.models.batch_norm import BatchNorm
 from morel_jax.models.convolution import Conv
@@ -54,7 +55,7 @@ class WideResNet(nn.Module):
     num_classes: int
     depth: int
     width: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     batch_norm_momentum: float = 0.9

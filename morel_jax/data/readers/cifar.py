@@ -27,8 +27,8 @@ def _read(paths: Sequence[Path], folder: str, splits: Mapping[str, Sequence[str]
                 contents[wanted[member.name]] = file.read()
 
     def rows(files: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        records = np.frombuffer(b"".join(contents[file] for file in files), np.uint8)
-        records = records.reshape(-1, num_labels + 3 * 32 * 32)
+        joined = b"".join(contents[file] for file in files)
+        records = np.frombuffer(joined, np.uint8).reshape(-1, num_labels + 3 * 32 * 32)
         return records[:, num_labels:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), records[:, num_labels - 1]
 
     return contents[names].decode().split(), {split: rows(files) for split, files in splits.items()}

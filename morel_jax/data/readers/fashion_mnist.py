@@ -43,7 +43,6 @@ def parse_idx(content: bytes, offset: int = 0) -> tuple[UInt8[np.ndarray, "..."]
     """Reads one array of unsigned bytes in the IDX format (http://yann.lecun.com/exdb/mnist/).
 
     Args:
-        content: of a file.
         offset: where the array's header starts.
 
     Returns:
