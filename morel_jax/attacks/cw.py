@@ -113,8 +113,8 @@ class CWLinf(IterativeAttack[CWState]):
         fields = begin(x, clean_logits, y)
         fields["done"] |= ~jnp.less(self.initial_const, self.largest_const)
         ones, no = jnp.ones(x.shape[0], x.dtype), jnp.zeros(x.shape[0], bool)
-        return CWState(**fields, tau=_FIRST_TAU * ones, const=ones * self.initial_const, distance=ones, nearer=no,
-                       descent=_new_descent(x), first_gradient=jnp.zeros_like(x), projected=no)
+        return CWState(**fields, tau=_FIRST_TAU * ones, const=jnp.multiply(self.initial_const, ones), distance=ones,
+                       nearer=no, descent=_new_descent(x), first_gradient=jnp.zeros_like(x), projected=no)
 
     def step(self, logits_fn: LogitsFn, keys: Keys, x: Images, y: Labels, state: CWState) -> CWState:
         """See :class:`IterativeAttack`."""
