@@ -81,7 +81,7 @@ def splits(config, dataset):
         raise error("data.crop_padding", f"be less than the images' smaller side, {min(height, width)}",
                      config.data.crop_padding)
     if config.model.mean and len(config.model.mean) != channels:
-        raise error("model.mean", f"have one entry a channel ({channels})", config.model.mean)
+        raise error("model.mean", f"have one entry per channel ({channels})", config.model.mean)
     return train, validation
 
 

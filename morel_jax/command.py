@@ -124,7 +124,7 @@ def exit_status(work):
         print(interruption, file=sys.stderr)
         return 128 + interruption.signal_number
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        print("stopped; the same command resumes from here", file=sys.stderr)
         return 128 + signal.SIGINT
     except Diverged as error:
         print(f"error: {error}", file=sys.stderr)

@@ -41,7 +41,7 @@ def _summary(folder, trained):
 def _load(workdir, which):
     """(Trained, the checkpoint's record), both of one checkpoint."""
     from morel_jax.evaluation.trained import load_trained
-    from morel_jax.training.checkpoint import load_record
+    from morel_jax.training.saved import load_record
 
     record = None
     while record != (record := load_record(workdir, which)):  # A run under way may save another between the two.

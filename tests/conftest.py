@@ -27,7 +27,7 @@ def pytest_configure(config):
 
 
 # What guards numbers: it runs with the fast tests, and as users compile with `-m "slow or parity or numbers"`.
-_NUMBERS = ("losses", "attacks", "evaluation/test_judge.py", "evaluation/test_pool.py", "training/test_loop.py")
+_NUMBERS = ("losses", "attacks", "evaluation/test_judge.py", "evaluation/test_pool.py", "training/test_fit.py")
 
 
 def pytest_itemcollected(item):

@@ -73,10 +73,10 @@ def test_parts_of_a_blank_data_set_take_no_memory():
     (dict(data__crop_padding=8), r"crop_padding must be less than the images' smaller side, 8; got 8"),
     (dict(data__crop_padding=10**8), r"crop_padding must be less than .*got 100000000"),
     (dict(epochs=2**31 - 1, batch_size=1), r"epochs must make fewer than 2\*\*31 steps"),
-    (dict(model__mean=(0.1,), model__std=(1.0,)), r"model\.mean must have one entry a channel \(3\)"),
+    (dict(model__mean=(0.1,), model__std=(1.0,)), r"model\.mean must have one entry per channel \(3\)"),
     (dict(validation__split="holdout", validation__holdout=20), r"holdout must be less than the 20 training images"),
     (dict(batch_size=21), r"batch_size must be at most the number of training images, 20; got 21"),
-    (dict(model__mean=(0.1, 0.2), model__std=(1.0, 1.0)), r"model\.mean must have one entry a channel \(3\)"),
+    (dict(model__mean=(0.1, 0.2), model__std=(1.0, 1.0)), r"model\.mean must have one entry per channel \(3\)"),
 ])
 def test_split_errors(change, message):
     with pytest.raises(ValueError, match=message):

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from morel_jax import builders
 from morel_jax.files import local_path
 from morel_jax.models.outputs import in_float32
-from morel_jax.training.checkpoint import load_classifier
 from morel_jax.training.custom import CustomParts
+from morel_jax.training.saved import load_classifier
 from morel_jax.training.workdir import load_config, load_content
 
 

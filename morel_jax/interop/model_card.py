@@ -10,7 +10,7 @@ def model_card(run, which, record, summary, parameters, dataset, files):
     Args:
         run: content of the run's ``config.json``: ``config``, ``versions``, ``commit``.
         which: ``best`` or ``last``, the exported checkpoint.
-        record: of that checkpoint, as :func:`~morel_jax.training.checkpoint.load_record` gives it.
+        record: of that checkpoint, as :func:`~morel_jax.training.saved.load_record` gives it.
         summary: content of the checkpoint's ``evaluation/<which>/summary.json``, or None.
         parameters: their number.
         dataset: dict of ``name``, ``num_classes``, ``image_shape``, ``train`` and ``test``, the last two in images.

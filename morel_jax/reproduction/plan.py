@@ -10,7 +10,7 @@ from morel_jax.evaluation.summary import read_summary
 from morel_jax.files import DamagedFileError, local_path
 from morel_jax.reproduction import cells
 from morel_jax.reproduction.grid import SURROGATE_METHOD, Grid, protocol
-from morel_jax.training.checkpoint import CheckpointError, load_record
+from morel_jax.training.saved import CheckpointError, load_record
 from morel_jax.training.workdir import load_divergence
 
 HEAT_MAP = "heat_map"

@@ -55,10 +55,10 @@ class DryRun:
         rows = [
             ("compiled for", self.devices),
             ("parameters", f"{self.classifier_parameters:,} classifier{embedding}"),
-            ("FLOPs", f"{self.flops:.4g} a step, {self.flops / self.batch_size:.4g} an image, in products and "
+            ("FLOPs", f"{self.flops:.4g} per step, {self.flops / self.batch_size:.4g} per image, in products and "
                       "convolutions; a multiply-add is 2"),
-            ("bytes accessed", f"{_mib(self.bytes_accessed)} on a device, each loop's body counted once"),
-            ("peak memory", f"{_mib(self.peak)} on a device: arguments {_mib(self.arguments)}, temporary "
+            ("bytes accessed", f"{_mib(self.bytes_accessed)} per device, each loop's body counted once"),
+            ("peak memory", f"{_mib(self.peak)} per device: arguments {_mib(self.arguments)}, temporary "
                             f"{_mib(self.temporary)}, results in neither {_mib(self.outputs - self.aliased)}"),
         ]
         for kind, group_size in sorted({(one.kind, one.group_size) for one in self.collectives}):

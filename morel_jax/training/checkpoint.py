@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import logging
 import math
-import os
 import shutil
 
 import jax
@@ -12,25 +11,15 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from morel_jax import manifest, sharding
-from morel_jax.files import DamagedFileError, local_path, make_folder, read_json, sync
+from morel_jax.files import make_folder, sync
+from morel_jax.training import saved
+from morel_jax.training.saved import CheckpointError, NewerCheckpointError
 
-# Two of `last`: should the newest be damaged, there is one before.
-_KEPT = {"last": 2, "best": 1}
-# Counts changes in what a checkpoint holds; those before it was counted have none and are read alike.
-_FORMAT = 1
 # How the names end of what is being written or removed.
 _UNFINISHED = ".tmp"
 # What Orbax and the file system raise where something cannot be written.
 _WRITE_ERRORS = (OSError, ValueError, RuntimeError)
 _logger = logging.getLogger(__name__)
-
-
-class CheckpointError(OSError):
-    """A checkpoint could not be written, or is damaged."""
-
-
-class NewerCheckpointError(CheckpointError):
-    """A checkpoint was written by a later version of this library. It is left as it is."""
 
 
 def _split(state):
@@ -54,34 +43,6 @@ def _join(like, classifier, rest):
     return like.replace(**rest, params=params, batch_stats=classifier["batch_stats"])
 
 
-class _NotOrbax(logging.Filter):
-    """Drops what Orbax logs: each step of each save, and the errors that it also raises."""
-
-    def filter(self, record):
-        return f"{os.sep}orbax{os.sep}" not in record.pathname
-
-
-_NOT_ORBAX = _NotOrbax()
-
-
-def _orbax():
-    """Orbax's checkpointer of several items."""
-    logging.getLogger("absl").addFilter(_NOT_ORBAX)  # Adding it again changes nothing.
-    # Else threads wait for five minutes, and the program's end for them, where a folder cannot be made.
-    options = ocp.options.AsyncOptions(create_directories_asynchronously=False)
-    composite = ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(async_options=options))
-    return ocp.AsyncCheckpointer(composite, async_options=options)
-
-
-def _folder(workdir):
-    return local_path(workdir, "workdir").absolute() / "checkpoints"
-
-
-def _positions(folder):
-    """Positions of the checkpoints in a folder, whole or not, rising."""
-    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
-
-
 def _remove(folder):
     # Under another name first: a kill in the midst of it leaves no half of a checkpoint.
     trash = folder.with_name(f"{folder.name}.removed{_UNFINISHED}")
@@ -96,33 +57,6 @@ def _copied(tree):
                                               tree))
 
 
-def _first_line(error):
-    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-
-
-def _damage(folder, part=""):
-    """CheckpointError for a checkpoint whose files are not those that were written, or None."""
-    problem = manifest.problem(folder, part) if folder.exists() else "it is not there"
-    return CheckpointError(f"the checkpoint {folder} is damaged: {problem}.") if problem else None
-
-
-def _read_record(folder):
-    """What was given to :meth:`Checkpoints.save` as the record; CheckpointError where it is not that."""
-    path = folder / "record" / "metadata"
-    fields: dict = {"history": list, "best": (int, float), "seconds": (int, float)}
-    try:
-        record = read_json(path, "Remove this checkpoint.", fields)
-    except (DamagedFileError, OSError) as error:
-        raise CheckpointError(f"the checkpoint {folder} is damaged: {_first_line(error)}") from None
-    if record.get("format", _FORMAT) != _FORMAT:
-        raise NewerCheckpointError(f"the checkpoint {folder} has format {record['format']!r:.20}; this version of "
-                                   f"morel_jax reads formats up to {_FORMAT}. Install the version that wrote it, or a "
-                                   "later one.")
-    if not all(isinstance(line, dict) and isinstance(line.get("step"), int) for line in record["history"]):
-        raise CheckpointError(f"the checkpoint {folder} is damaged: {path} must have a history of objects with 'step'.")
-    return {name: record[name] for name in fields}
-
-
 class Checkpoints:
     """The two kinds of checkpoints in ``<workdir>/checkpoints``; a context manager that ends with all of them on disk.
 
@@ -134,14 +68,14 @@ class Checkpoints:
     """
 
     def __init__(self, workdir):
-        self._folder = _folder(workdir)
+        self._folder = saved.folder_of(workdir)
         if sharding.is_first_process():
-            for which in _KEPT:
+            for which in saved.KEPT:
                 make_folder(self._folder / which)
                 for path in (self._folder / which).glob("*tmp*"):  # What a kill left, here or in Orbax.
                     shutil.rmtree(path, ignore_errors=True)
-        self._positions = {which: _positions(self._folder / which) for which in _KEPT}
-        self._orbax = _orbax()
+        self._positions = {which: saved.positions_in(self._folder / which) for which in saved.KEPT}
+        self._orbax = saved.orbax()
         self._writer = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._under_way = None
 
@@ -178,7 +112,7 @@ class Checkpoints:
         if which == "last" and position in self._positions[which]:
             return  # What the run resumed from, or what it has just saved.
         classifier, rest = _split(state)
-        items = {"classifier": _copied(classifier), "record": ocp.args.JsonSave(record | {"format": _FORMAT})}
+        items = {"classifier": _copied(classifier), "record": ocp.args.JsonSave(record | {"format": saved.FORMAT})}
         if which == "last":
             items["training"] = _copied({"rest": rest, "totals": totals})
         try:
@@ -206,12 +140,12 @@ class Checkpoints:
             _remove(target)
         written.rename(target)
         sync(target.parent)
-        for older in _positions(target.parent)[:-_KEPT[which]]:
+        for older in saved.positions_in(target.parent)[:-saved.KEPT[which]]:
             _remove(self._path(which, older))
 
     def _not_written(self, which, position, error):
         return CheckpointError(f"the checkpoint {self._path(which, position)} could not be written "
-                               f"({_first_line(error)}); the same command goes on from the one before.")
+                               f"({saved.first_line(error)}); the same command resumes from the one before.")
 
     def wait(self):
         """Returns when what was saved is on disk, and announced.
@@ -224,7 +158,7 @@ class Checkpoints:
         (which, position, written), self._under_way = self._under_way, None
         written.result()
         # Not from the folder: on a network's file system another process may see it later.
-        self._positions[which] = sorted({*self._positions[which], position})[-_KEPT[which]:]
+        self._positions[which] = sorted({*self._positions[which], position})[-saved.KEPT[which]:]
 
     def positions(self):
         """Positions of ``last`` that are there, rising."""
@@ -282,9 +216,9 @@ class Checkpoints:
         than another, and who read alone would wait for the others for ever.
         """
         folder, record = self._path("last", position), None
-        error = _damage(folder)
+        error = saved.damage_of(folder)
         try:
-            record = None if error else _read_record(folder)
+            record = None if error else saved.read_record(folder)
         except NewerCheckpointError:
             raise
         except CheckpointError as failure:
@@ -306,7 +240,7 @@ class Checkpoints:
                 shutil.rmtree(target, ignore_errors=True)
                 with contextlib.suppress(FileNotFoundError):  # Another process saw what is not there for this one.
                     self._path("last", position).rename(target)
-                _logger.warning("%s The run goes on from the checkpoint before; this one is now %s.", error, target)
+                _logger.warning("%s The run resumes from the checkpoint before; this one is now %s.", error, target)
         sharding.agree([0])
         self._positions["last"] = [position for position in self.positions() if position not in damaged]
 
@@ -314,79 +248,6 @@ class Checkpoints:
         """Says early what :func:`load_classifier` would say when the run is over."""
         if not self._positions["best"] or not sharding.is_first_process():
             return
-        damage = _damage(self._path("best", self._positions["best"][-1]))
+        damage = saved.damage_of(self._path("best", self._positions["best"][-1]))
         if damage:
             _logger.warning("%s Only an epoch that is better still will replace it.", damage)
-
-
-def _of_newest(workdir, which, read):
-    """``read(folder)`` of the newest checkpoint that counts; of the next where a run replaces it meanwhile."""
-    if which not in _KEPT:
-        raise ValueError(f"which must be one of {', '.join(sorted(_KEPT))}; got {which!r}.")
-    directory = _folder(workdir) / which
-    while True:
-        positions = _positions(directory)
-        if not positions:
-            raise FileNotFoundError(f"no checkpoint in {directory}; train first, or give another workdir.")
-        newest = directory / str(positions[-1])
-        try:
-            return read(newest)
-        except Exception:  # Orbax has many.
-            if newest.exists():
-                raise
-
-
-def load_record(workdir, which):
-    """What the newest checkpoint says of itself; no arrays are read.
-
-    Args:
-        workdir: the run's folder.
-        which: ``best`` or ``last``.
-
-    Returns:
-        dict: ``step``, updates made before it; ``history``, as :func:`~morel_jax.training.fit` returns it, up to there;
-        ``best``, the highest robust accuracy in it, -1 where there is none; ``seconds`` of training since its last
-        line.
-
-    Raises:
-        FileNotFoundError: the run has no such checkpoint.
-        CheckpointError: its record is damaged; the message names the file.
-    """
-    def read(folder):
-        damage = _damage(folder, "record/")
-        if damage:
-            raise damage
-        record = _read_record(folder)
-        return {"step": int(folder.name) - len(record["history"])} | record
-
-    return _of_newest(workdir, which, read)
-
-
-def load_classifier(workdir, which, variables):
-    """Variables of the plain classifier that a run saved.
-
-    Args:
-        workdir: the run's folder.
-        which: ``best`` or ``last``.
-        variables: arrays or shapes of the classifier's variables.
-
-    Returns:
-        dict with ``params`` and ``batch_stats``.
-
-    Raises:
-        FileNotFoundError: the run has no such checkpoint.
-        CheckpointError: it is damaged; the message names the file.
-    """
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    variables = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), variables)
-
-    def read(folder):
-        damage = _damage(folder)
-        if damage:
-            raise damage
-        _read_record(folder)  # Says it where a later version wrote this.
-        with contextlib.closing(_orbax()) as reader:
-            return reader.restore(folder, args=ocp.args.Composite(
-                classifier=ocp.args.StandardRestore(variables)))["classifier"]
-
-    return _of_newest(workdir, which, read)

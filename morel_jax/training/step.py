@@ -133,7 +133,7 @@ def _attack(state, hparams, x, labels, keys, parts):
 
 
 def _everywhere(rows, layout):
-    """An array with one row an example, whole on every device."""
+    """An array with one row per example, whole on every device."""
     return rows if layout is None else jax.lax.with_sharding_constraint(rows, layout.replicated)
 
 

@@ -61,7 +61,7 @@ def open_workdir(config, workdir, write=True, custom=None):
         raise ValueError(f"{workdir} holds a sweep; give a single run another workdir.")
     if path.exists():
         # A field that was added since the run began has its default, which leaves everything as it was.
-        stored, given = flatten(defaults()) | flatten(load_config(workdir)), flatten(config)
+        stored, given = flatten(load_config(workdir)), flatten(config)
         different = [f"  config.{field}: {stored.get(field)!r} there, {given.get(field)!r} given"
                      for field in sorted(stored.keys() | given.keys())
                      if stored.get(field) != given.get(field) and not FIELDS[field].may_differ]
@@ -188,7 +188,7 @@ def load_divergence(workdir):
 
 
 class MetricsWriter:
-    """``metrics.jsonl``, one line an epoch, and TensorBoard events beside it; a context manager.
+    """``metrics.jsonl``, one line per epoch, and TensorBoard events beside it; a context manager.
 
     The checkpoint's history is the truth. Both are written from it once it is on disk, so no kill leaves them apart.
 

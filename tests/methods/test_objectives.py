@@ -121,3 +121,10 @@ def test_the_cosine_loss_can_be_weighed():
     assert half["cosine_loss"] == whole["cosine_loss"]
     assert whole["representation_loss"] - half["representation_loss"] == pytest.approx(whole["cosine_loss"] / 2,
                                                                                        rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["conic", "weighted_sum", *losses.GRADIENT_METHODS])
+def test_gradients_are_joined_by_the_method_that_the_config_names(name):
+    config = small_config(morel__scalarization=name)
+    assert METHODS[config.method].combine(config) is losses.GRADIENT_METHODS.get(name)
+    assert METHODS["trades"].combine(config) is None

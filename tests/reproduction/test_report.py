@@ -11,7 +11,7 @@ from morel_jax.reproduction.explain import explain
 from morel_jax.reproduction.grid import Grid
 from morel_jax.reproduction.plan import Plan, values
 from morel_jax.reproduction.scales import scale
-from morel_jax.training.checkpoint import CheckpointError
+from morel_jax.training.saved import CheckpointError
 
 CELL = parse("1/cifar10/resnet18/white-box/trades/pgd20/best")
 

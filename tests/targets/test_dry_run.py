@@ -25,9 +25,9 @@ def test_the_text():
 resnet18, mart, cifar10 32x32x3, batch 128
 compiled for    8 cpu (mesh: data 8 x fsdp 1)
 parameters      11,173,962 classifier
-FLOPs           2e+12 a step, 1.562e+10 an image, in products and convolutions; a multiply-add is 2
-bytes accessed  3.00 MiB on a device, each loop's body counted once
-peak memory     7.00 MiB on a device: arguments 2.00 MiB, temporary 5.00 MiB, results in neither 0.00 MiB
+FLOPs           2e+12 per step, 1.562e+10 per image, in products and convolutions; a multiply-add is 2
+bytes accessed  3.00 MiB per device, each loop's body counted once
+peak memory     7.00 MiB per device: arguments 2.00 MiB, temporary 5.00 MiB, results in neither 0.00 MiB
 all-gather      0.50 MiB a step in 1 exchanges of 8 devices
 all-reduce      4.00 MiB a step in 4 exchanges of 8 devices"""
 

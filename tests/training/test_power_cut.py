@@ -10,12 +10,12 @@ import pytest
 
 from morel_jax import manifest
 from morel_jax.files import write_atomically
-from morel_jax.training import checkpoint, workdir
+from morel_jax.training import checkpoint, saved, workdir
 from morel_jax.training.checkpoint import Checkpoints
 from morel_jax.training.workdir import open_workdir
 from tests.small import small_config
+from tests.training.checkpoints import restored, save
 from tests.training.power_cut import Disk
-from tests.training.test_checkpoint import restored, save
 
 RUN = "a/run"
 
@@ -111,7 +111,7 @@ def without(path):
 
 
 def remove_first(original, self, which, position):
-    for older in checkpoint._positions(self._folder / which):
+    for older in saved.positions_in(self._folder / which):
         checkpoint._remove(self._path(which, older))
     original(self, which, position)
 

@@ -15,7 +15,7 @@ from morel_jax.training.lock import hold
 from tests.small import newest_checkpoint, small_config, small_dataset
 from tests.training.full_disk_run import FIRST_EPOCH
 from tests.training.test_checkpoint import flip_a_byte
-from tests.training.test_loop import judged
+from tests.training.test_fit import judged
 
 # A dispatch of about a second and a save, on a machine that does other things too.
 GRACE_SECONDS = 20
@@ -67,7 +67,7 @@ def test_a_full_disk(unbroken, tmp_path):
     assert outcome.returncode == 1
     # TensorStore may add what its other writes, which nobody waits for any more, had to say.
     (line,) = [line for line in outcome.stderr.splitlines() if line.startswith("error: ")]
-    assert re.match(r"error: the checkpoint .* could not be written \(.*\); the same command goes on from the one "
+    assert re.match(r"error: the checkpoint .* could not be written \(.*\); the same command resumes from the one "
                     "before", line)
     assert newest_checkpoint(tmp_path) == FIRST_EPOCH
     goes_on_as_if_nothing_had_happened(tmp_path, unbroken)
