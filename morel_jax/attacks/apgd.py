@@ -75,7 +75,6 @@ class _AutoPGD(IterativeAttack[APGDState]):
         raise NotImplementedError
 
     def clean_logits(self, logits_fn: LogitsFn, keys: Keys, x: Images) -> Logits:
-        """See :class:`IterativeAttack`."""
         return logits_fn(x) if self.eot == 1 else logits_fn(x, keys)
 
     def _new_run(self, keys: Keys, x: Images, number: Counts) -> Run:
@@ -90,7 +89,6 @@ class _AutoPGD(IterativeAttack[APGDState]):
         )
 
     def start(self, keys: Keys, x: Images, y: Labels, clean_logits: Logits) -> APGDState:
-        """See :class:`IterativeAttack`."""
         number = jnp.zeros(x.shape[0], jnp.int32)
         return APGDState(**begin(x, clean_logits, y), number=number, run=self._new_run(keys, x, number),
                          order=jnp.argsort(-clean_logits, axis=-1).astype(jnp.int32))
@@ -120,7 +118,6 @@ class _AutoPGD(IterativeAttack[APGDState]):
         return total / self.eot, outputs
 
     def step(self, logits_fn: LogitsFn, keys: Keys, x: Images, y: Labels, state: APGDState) -> APGDState:
-        """See :class:`IterativeAttack`."""
         gradient, (logits, loss) = self._evaluate(logits_fn, keys, y, state)
         runs = self._runs(logits.shape[-1])
         found = misclassified(logits, y)

@@ -106,7 +106,6 @@ class CWLinf(IterativeAttack[CWState]):
     epsilon: jax.typing.ArrayLike | None = None
 
     def start(self, keys: Keys, x: Images, y: Labels, clean_logits: Logits) -> CWState:
-        """See :class:`IterativeAttack`."""
         del keys
         if self.max_iter < 0:
             raise ValueError(f"max_iter must be at least 0; got {self.max_iter}.")
@@ -117,7 +116,6 @@ class CWLinf(IterativeAttack[CWState]):
                        nearer=no, descent=_new_descent(x), first_gradient=jnp.zeros_like(x), projected=no)
 
     def step(self, logits_fn: LogitsFn, keys: Keys, x: Images, y: Labels, state: CWState) -> CWState:
-        """See :class:`IterativeAttack`."""
         del keys
         image = select(state.projected, state.x_adv, _from_tanh(state.descent.point))
 

@@ -59,7 +59,6 @@ class _BoundaryAttack(IterativeAttack[FABState]):
         raise NotImplementedError
 
     def start(self, keys: Keys, x: Images, y: Labels, clean_logits: Logits) -> FABState:
-        """See :class:`IterativeAttack`."""
         del keys
         num_classes = clean_logits.shape[-1]
         if num_classes < 2:
@@ -74,7 +73,6 @@ class _BoundaryAttack(IterativeAttack[FABState]):
                         best_distance=jnp.where(fields["found"], 0, jnp.inf).astype(x.dtype))
 
     def step(self, logits_fn: LogitsFn, keys: Keys, x: Images, y: Labels, state: FABState) -> FABState:
-        """See :class:`IterativeAttack`."""
         logits, pull_back = jax.vjp(logits_fn, state.point)
         num_classes = logits.shape[-1]
 

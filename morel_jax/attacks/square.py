@@ -77,7 +77,6 @@ class Square(IterativeAttack[SquareState]):
     rescale_schedule: bool = struct.field(pytree_node=False, default=False)
 
     def start(self, keys: Keys, x: Images, y: Labels, clean_logits: Logits) -> SquareState:
-        """See :class:`IterativeAttack`."""
         norms.norm(self.norm)
         if self.num_queries < 1:
             raise ValueError(f"num_queries must be at least 1; got {self.num_queries}.")
@@ -86,7 +85,6 @@ class Square(IterativeAttack[SquareState]):
                            loss=jnp.full(x.shape[0], jnp.inf, clean_logits.dtype))
 
     def step(self, logits_fn: LogitsFn, keys: Keys, x: Images, y: Labels, state: SquareState) -> SquareState:
-        """See :class:`IterativeAttack`."""
         run_length = 1 + self.num_queries
         number = state.queries % run_length  # Of the proposal; a run's query 0 is its start.
         proposal = _SEARCHES[self.norm].propose(self, keys, x, state, number)

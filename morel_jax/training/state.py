@@ -24,7 +24,7 @@ class HParams:
         try:
             return self.__dict__["numbers"][name]
         except KeyError:
-            raise AttributeError(f"HParams has no number {name!r}; it has {', '.join(self.__dict__['_numbers'])}."
+            raise AttributeError(f"HParams has no number {name!r}; it has {', '.join(self.__dict__['numbers'])}."
                                  if "numbers" in self.__dict__ else name) from None
 
     def replace(self, **changes):
