@@ -73,7 +73,7 @@ def _main():
     began = time.monotonic()
     from morel_jax import builders
     from morel_jax.configuration import check
-    from morel_jax.files import local_path
+    from morel_jax.files import local_path, make_folder
     from morel_jax.training import fit
 
     root = local_path(_WORKDIR.value, "--workdir")
@@ -81,6 +81,10 @@ def _main():
     runs = {"MOREL": config, "undefended": _undefended(config)}
     for run_config in runs.values():
         check(run_config)  # The second too, before the first trains.
+    try:
+        make_folder(root)  # Before anything is said of a training.
+    except OSError as error:
+        raise OSError(f"--workdir must be a folder that can be written; got {root}: {error.strerror}.") from error
     workdirs = {name: root / name.lower() for name in runs}
     histories = {}
     for name, run_config in runs.items():

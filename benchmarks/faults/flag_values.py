@@ -101,7 +101,9 @@ def judge(ended, name, text):
         return f"status {ended.status}"
     if len(lines) != 1 or not lines[0].startswith("error: "):
         return "not one line"
-    return "refused" if name in lines[0] or (text.strip() and text[:50] in lines[0]) else "names nothing"
+    field, colon, _ = text.partition(":")  # Of --sweep the field is what is wrong.
+    named = name in lines[0] or (text.strip() and text[:50] in lines[0]) or (colon and field and field in lines[0])
+    return "refused" if named else "names nothing"
 
 
 def case(children, prepared, folder, triple):
