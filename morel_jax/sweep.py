@@ -10,7 +10,7 @@ _SWEEP = flags.DEFINE_multi_string(
     "sweep", [], "FIELD:VALUE,VALUE,... or FIELD:START..STOP:COUNT, both ends included; given again for another field: "
     "every combination. `preference` takes k1, and k2 is 1 - k1.")
 _SWEEP_FILE = flags.DEFINE_string("sweep_file", None, 'In place of --sweep: JSON, a list of {"section.field": value}.')
-_WORKDIR = flags.DEFINE_string("workdir", None, "The sweep's folder. A sweep that is there already is resumed.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "The sweep's folder. An existing sweep in it is resumed.")
 _MODE = flags.DEFINE_enum("mode", None, ["sequential", "vmapped"],
                           "How one device works on its members; by default sequential on a CPU, else vmapped.")
 _PROGRESS = flags.DEFINE_bool("progress", True, "Show how far the epoch is; each epoch's line is shown anyway.")

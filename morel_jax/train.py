@@ -8,7 +8,7 @@ from morel_jax import command
 from morel_jax.files import local_path
 
 _CONFIG = command.define_config()
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder. A run that is there already is resumed.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder. An existing run in it is resumed.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Compile the run's step without data, print what it needs, and stop.")
 _PROGRESS = flags.DEFINE_bool("progress", True, "Show how far the epoch is; each epoch's line is shown anyway.")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join other processes, as SLURM, Kubernetes or a TPU pod tell.")

@@ -62,7 +62,7 @@ class Checkpoints:
 
     A checkpoint's number is the run's position: steps done plus validations done. It grows with either.
 
-    They are written while the run goes on, one at a time and in the order of the calls. Each is made under another
+    They are written while training continues, one at a time and in the order of the calls. Each is made under another
     name. Once Orbax has written it, sizes and hashes of its files are added, all of it is brought to the disk, and it
     gets its own name; only then are older ones removed. So what has a number as its name is whole, or was damaged.
     """

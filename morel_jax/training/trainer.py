@@ -36,7 +36,7 @@ def is_validated(config, epoch):
 
 @dataclasses.dataclass
 class Run:
-    """What changes while a run goes on.
+    """What changes during a run.
 
     Attributes:
         config: its own.
