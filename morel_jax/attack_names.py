@@ -7,6 +7,8 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable
+from types import ModuleType
+from typing import Any
 
 # Passes through the network are counted in 32 bits.
 _MOST_PASSES = 2**31 - 1
@@ -34,18 +36,18 @@ class NamedAttack:
     radius: Callable = lambda threat: threat.epsilon
 
 
-def _cw(attacks, threat):  # Paper, 4.2: 10 iterations, rate 0.01, confidence 1, constant 15.
+def _cw(attacks: ModuleType, threat: Any) -> Any:
     if threat.variant == "reference":
         return attacks.CWLinf(confidence=0.0, initial_const=15.0)
     return attacks.CWLinf(confidence=1.0, initial_const=15.0, epsilon=threat.epsilon)
 
 
-def _pgd(attacks, threat, steps, restarts=None):
+def _pgd(attacks: ModuleType, threat: Any, steps: int, restarts: int | None = None) -> Any:
     return attacks.PGD(threat.epsilon, threat.step_size, num_steps=steps, num_restarts=restarts or 1,
                        start="uniform" if restarts else "clean")
 
 
-def _member(name, text, fewest_classes=2):
+def _member(name: str, text: str, fewest_classes: int = 2) -> NamedAttack:
     """Of AutoAttack, with the published numbers."""
     return NamedAttack(name, text, lambda attacks, threat: attacks.autoattack.member(
         name, threat.epsilon, threat.norm), fewest_classes=fewest_classes)
@@ -85,7 +87,7 @@ ENSEMBLES = {
 }
 
 
-def find(name):
+def find(name: str) -> tuple[NamedAttack, list[int]] | None:
     """(entry, list of the numbers in ``name``), or None if no entry has the name.
 
     Raises:
@@ -100,7 +102,7 @@ def find(name):
     return None
 
 
-def known():
+def known() -> dict[str, str]:
     """{name: one line of help} of all that an evaluation may be given."""
     return ({name: text for name, (text, _) in (GROUPS | ENSEMBLES).items()}
             | {entry.name: entry.help for entry in ATTACKS}

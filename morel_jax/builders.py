@@ -1,39 +1,44 @@
 """Config to objects: the classifier, the attack, the data and their parts."""
+from pathlib import Path
+
+import flax.linen as nn
 import numpy as np
+from jaxtyping import Int
+from ml_collections import ConfigDict
 
 from morel_jax import attacks, data, models
-from morel_jax.data import Split
+from morel_jax.data import Dataset, Split
 from morel_jax.data.subset import stratified_rows
 from morel_jax.files import local_path
 from morel_jax.schema import LARGEST_INT, error
 
 
-def model(config, num_classes):
+def model(config: ConfigDict, num_classes: int) -> nn.Module:
     """The classifier, a Flax module."""
     options = {"remat": True} if config.model.remat else {}  # Networks without residual blocks have no such attribute.
     return models.create(config.model.name, num_classes, dtype=config.model.dtype,
                          mean=tuple(config.model.mean) or None, std=tuple(config.model.std) or None, **options)
 
 
-def pgd(section):
+def pgd(section: ConfigDict) -> attacks.PGD:
     """The PGD attack of ``config.attack`` or ``config.validation``, its numbers as float32 leaves."""
     return attacks.PGD(epsilon=np.float32(section.epsilon), step_size=np.float32(section.step_size),
                        num_steps=section.num_steps, start=section.start, loss=section.loss)
 
 
-def _path(config, name):
+def _path(config: ConfigDict, name: str) -> Path | None:
     """A path of ``config.data``, or None where it is empty."""
     value = getattr(config.data, name)
     return local_path(value, f"config.data.{name}") if value else None
 
 
-def dataset(config):
+def dataset(config: ConfigDict) -> Dataset:
     """The data set as it is on disk: data.Dataset."""
     return data.load(config.data.name, data_dir=_path(config, "data_dir"), archive_dir=_path(config, "archive_dir"),
                      cache_dir=_path(config, "cache_dir"), test_split=config.data.test_split or None)
 
 
-def blank_dataset(config):
+def blank_dataset(config: ConfigDict) -> Dataset:
     """A data.Dataset of the shapes that :func:`dataset` would give, for which nothing is downloaded or decoded."""
     return data.blank(config.data.name, data_dir=_path(config, "data_dir"), test_split=config.data.test_split or None)
 
@@ -42,13 +47,13 @@ def blank_dataset(config):
 SPLITS_REVISION = 2
 
 
-def _rows(split, rows):
+def _rows(split: Split, rows: Int[np.ndarray, " m"]) -> Split:
     # What `blank_dataset` gives is one repeated entry, whose copies would take the memory that it saves.
     return Split(*(array[:len(rows)] if array.strides[0] == 0 else array[rows]
                    for array in (split.images, split.labels)))
 
 
-def splits(config, dataset):
+def splits(config: ConfigDict, dataset: Dataset) -> tuple[Split, Split]:
     """(training Split, validation Split) as ``config.validation`` says.
 
     A part of a split has each class in proportion, and its rows in the split's order; see
@@ -85,7 +90,7 @@ def splits(config, dataset):
     return train, validation
 
 
-def check_images(config, dataset=None):
+def check_images(config: ConfigDict, dataset: Dataset | None = None) -> None:
     """Raises as :func:`splits` does, from what is known of the images before they are read.
 
     Args:
@@ -96,7 +101,7 @@ def check_images(config, dataset=None):
         splits(config, blank_dataset(config) if dataset is None else dataset)
 
 
-def with_extra(config, train, num_classes):
+def with_extra(config: ConfigDict, train: Split, num_classes: int) -> Split:
     """The training Split with the images of ``config.data.extra`` behind its own; as it is where there are none."""
     if not config.data.extra:
         return train

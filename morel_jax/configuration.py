@@ -8,16 +8,19 @@ import importlib.machinery
 import importlib.util
 import os
 import types
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import ml_collections
+from ml_collections import ConfigDict
 
 from morel_jax import models, optimizer
 from morel_jax.attacks.linf import STARTS
 from morel_jax.attacks.pgd import FROM_CLEAN, LOSSES
 from morel_jax.files import local_path
 from morel_jax.methods import KINDS, METHODS
+from morel_jax.methods.types import Rates
 from morel_jax.schema import (
     AT_LEAST_1,
     NOT_NEGATIVE,
@@ -36,7 +39,8 @@ VARIANTS = ("paper", "reference")
 SHIPPED_CONFIGS = Path(__file__).parent / "configs"
 
 
-def _pgd(section, whose, source, swept, epsilon, step_size, num_steps):
+def _pgd(section: str, whose: str, source: str, swept: bool, epsilon: float, step_size: float,
+         num_steps: int) -> dict[str, Field]:
     """The fields of a PGD attack."""
     return {
         f"{section}.epsilon": Field(epsilon, f"Radius of {whose}, in units of images in [0, 1].", RADIUS, source,
@@ -121,7 +125,7 @@ FIELDS = types.MappingProxyType({
 })
 
 
-def defaults():
+def defaults() -> ConfigDict:
     """Every field's default: MOREL(<-MART) as the paper has it, ResNet18, CIFAR-10.
 
     Returns:
@@ -130,7 +134,7 @@ def defaults():
     return nested({name: field.default for name, field in FIELDS.items()})
 
 
-def flatten(config):
+def flatten(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
     """Nested ConfigDict (or dict) -> {"section.field": value}, lists as tuples."""
     flat: dict[str, Any] = {}
     for name, value in config.items():
@@ -141,7 +145,7 @@ def flatten(config):
     return flat
 
 
-def nested(flat):
+def nested(flat: Mapping[str, Any]) -> ConfigDict:
     """The inverse of :func:`flatten`: a ConfigDict, locked. Fields of earlier versions get their present names."""
     present = {field.formerly: name for name, field in FIELDS.items() if field.formerly}
     tree: dict[str, Any] = {}
@@ -151,14 +155,14 @@ def nested(flat):
     return ml_collections.ConfigDict(tree).lock()
 
 
-def unknown_field(field):
+def unknown_field(field: str) -> str:
     """What to say of a field that no config has, with the fields that were probably meant."""
     for known, declared in FIELDS.items():
         if declared.formerly and field == declared.formerly:
             return f"config.{field} is config.{known} in this version."
     section, _, name = field.rpartition(".")
 
-    def likeness(known):
+    def likeness(known: str) -> float:
         known_section, _, known_name = known.rpartition(".")
         # People shorten learning_rate to lr.
         shortened = name == "".join(word[0] for word in known_name.split("_"))
@@ -171,7 +175,7 @@ def unknown_field(field):
             f"{', '.join(f'config.{known}' for known in likely)}.")
 
 
-def config_file(name):
+def config_file(name: str) -> str:
     """Path of a config's file.
 
     Args:
@@ -190,7 +194,7 @@ def config_file(name):
     return str(shipped[name])
 
 
-def load_file(path, *spec):
+def load_file(path: str | os.PathLike, *spec: str) -> Any:
     """What ``get_config(*spec)`` of a Python file returns; whatever the file raises comes through."""
     loader = importlib.machinery.SourceFileLoader("morel_jax_config", str(path))
     spec_of_file = importlib.util.spec_from_loader(loader.name, loader)
@@ -202,7 +206,7 @@ def load_file(path, *spec):
     return module.get_config(*spec)
 
 
-def recipe(spec, architectures=None):
+def recipe(spec: str | None, architectures: Rates | None = None) -> ConfigDict:
     """Settings for "architecture,method,variant", such as ``resnet18,morel_mart,paper``.
 
     Args:
@@ -236,7 +240,7 @@ def recipe(spec, architectures=None):
     return config
 
 
-def check(config, own_model=None):
+def check(config: Any, own_model: Any = None) -> None:
     """Raises ValueError, naming field, rule and value, for the first thing wrong with ``config``.
 
     No ConfigDict, unknown or missing fields, wrong types, numbers that float32 or int32 does not hold, impossible
@@ -268,7 +272,7 @@ def check(config, own_model=None):
         models.create(config.model.name, num_classes=1)
 
 
-def _check_batch(config):
+def _check_batch(config: ConfigDict) -> None:
     method = METHODS[config.method]
     if method.coupling and config.accumulate > 1:
         raise error("accumulate", f"be 1 for {method.name}, whose {method.coupling} need the whole batch at once",
@@ -291,7 +295,7 @@ def _check_batch(config):
                     "through the network", config.batch_norm.statistics_from)
 
 
-def _check_images(config):
+def _check_images(config: ConfigDict) -> None:
     method, data = METHODS[config.method], config.data
     attack_needs_labels = len(method.passes) > 1 and config.attack.loss not in FROM_CLEAN
     if data.cutmix and (attack_needs_labels or not method.mixes_labels):

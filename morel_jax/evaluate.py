@@ -1,9 +1,19 @@
 """Command: ``python -m morel_jax.evaluate --workdir=runs/a --which=best,last --attacks=paper,autoattack``."""
 import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from morel_jax import attack_names, checks, command
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float32, Int32
+
+    from morel_jax.attacks.types import LogitsFn
+    from morel_jax.data import Dataset, Split
+    from morel_jax.evaluation.report_card import ReportCard
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.")
 _CHECKPOINTS = ["best", "last"]
@@ -33,7 +43,7 @@ _PROGRESS = flags.DEFINE_bool("progress", True, "Show a progress bar.")
 _SHOWN_CLASSES, _DRAWN_FROM = 8, 200
 
 
-def _sample(split, count):
+def _sample(split: "Split", count: int) -> "tuple[Float32[np.ndarray, 'n h w c'], Int32[np.ndarray, ' n']]":
     """At most ``count`` images of a split, float32 in [0, 1], and their labels; the classes in proportion."""
     import numpy as np
 
@@ -43,7 +53,7 @@ def _sample(split, count):
     return np.asarray(to_float(split.images[rows])), split.labels[rows]
 
 
-def _draw(folder, logits_fn, dataset, card):
+def _draw(folder: Path, logits_fn: "LogitsFn", dataset: "Dataset", card: "ReportCard") -> None:
     """The figures: curves of the report card, and images that an attack breaks."""
     import jax
     import numpy as np
@@ -72,7 +82,7 @@ def _draw(folder, logits_fn, dataset, card):
     figures.save(figure, folder / "adversarial.png")
 
 
-def _evaluate(which, network, folder, surrogate):
+def _evaluate(which: str, network: tuple[Any, ...], folder: Path, surrogate: "LogitsFn | None") -> None:
     """Evaluates one checkpoint, ``network`` as load_variables returns it, into ``folder``."""
     import jax
 
@@ -103,7 +113,7 @@ def _evaluate(which, network, folder, surrogate):
     print(f"results: {folder}")
 
 
-def _main():
+def _main() -> None:
     from morel_jax.evaluation.trained import load, load_variables  # Here: --help and a wrong flag answer at once.
     from morel_jax.files import local_path
 
@@ -121,13 +131,13 @@ def _main():
         _evaluate(which, network, output / which, surrogate)
 
 
-def main(argv):
+def main(argv: list[str]) -> int:
     """Evaluates each checkpoint. Exit status: see :func:`morel_jax.command.exit_status`."""
     del argv
     return command.exit_status(_main)
 
 
-def run():
+def run() -> None:
     """Entry point of the console script."""
     command.run(main, required=["workdir"])
 

@@ -1,10 +1,16 @@
 """Command: ``python -m morel_jax.export --workdir=runs/a --which=best --format=stablehlo --out=exported``."""
 import json
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from morel_jax import command
+
+if TYPE_CHECKING:
+    from morel_jax.evaluation.trained import Trained
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.")
 _WHICH = flags.DEFINE_enum("which", "best", ["best", "last"], "The checkpoint.")
@@ -16,7 +22,7 @@ _GRADIENTS = flags.DEFINE_bool("gradients", False, "Make the StableHLO different
 _SUB_BLOCK1 = flags.DEFINE_bool("sub_block1", False, "For a wide_resnet: write TRADES' unused sub_block1 too.")
 
 
-def _summary(folder, trained):
+def _summary(folder: Path, trained: "Trained") -> dict[str, Any] | None:
     """The checkpoint's summary.json, or None where there is none, or one of another network."""
     from morel_jax.evaluation.identity import network_digests
     from morel_jax.evaluation.summary import read_summary
@@ -35,7 +41,7 @@ def _summary(folder, trained):
     return None
 
 
-def _load(workdir, which):
+def _load(workdir: Path, which: str) -> "tuple[Trained, dict[str, Any]]":
     """(Trained, the checkpoint's record), both of one checkpoint."""
     from morel_jax.evaluation.trained import load_trained
     from morel_jax.training.saved import load_record
@@ -46,7 +52,7 @@ def _load(workdir, which):
     return trained, record
 
 
-def _main():
+def _main() -> None:
     import jax
 
     from morel_jax.files import local_path, write_atomically
@@ -64,10 +70,12 @@ def _main():
         raise ValueError(f"{workdir} was trained on its caller's own data set, which its config.json does not "
                          "describe; export it with the functions of morel_jax.interop.")
     out.mkdir(parents=True, exist_ok=True)
-    files = {}
+    files: dict[str, str] = {}
+    write: Callable[[Path, Any], None]
+    content: Any
     for form in dict.fromkeys(_FORMAT.value):
         if form == "stablehlo":
-            name, write = "model.stablehlo", write_atomically
+            name = "model.stablehlo"
             files[name] = (f"for `jax.export.deserialize`, on {', '.join(_PLATFORMS.value)}, batches of any size, "
                            f"weights inside{', differentiable once' if _GRADIENTS.value else ''}")
             content = stablehlo.serialise(trained.logits_fn, data["image_shape"], _PLATFORMS.value, _GRADIENTS.value)
@@ -76,8 +84,8 @@ def _main():
             files[name] = "state dict of the network in PyTorch's layout"
             content = export_state_dict(trained.variables, trained.config.model.name, mean=model.mean, std=model.std,
                                         sub_block1=_SUB_BLOCK1.value)
-        for card in ("model_card.json", "model_card.md"):  # Of an earlier export: it must not stand beside new weights.
-            (out / card).unlink(missing_ok=True)
+        for stale in ("model_card.json", "model_card.md"):  # An earlier export's: not beside new weights.
+            (out / stale).unlink(missing_ok=True)
         write(out / name, content)
     card = model_card(
         run, which, record, _summary(workdir / "evaluation" / which, trained),
@@ -89,13 +97,13 @@ def _main():
     print(f"exported: {', '.join(str(out / name) for name in [*files, 'model_card.md'])}")
 
 
-def main(argv):
+def main(argv: list[str]) -> int:
     """Exports. Exit status: see :func:`morel_jax.command.exit_status`."""
     del argv
     return command.exit_status(_main)
 
 
-def run():
+def run() -> None:
     """Entry point of the console script."""
     command.run(main, required=["workdir"])
 

@@ -1,14 +1,16 @@
 """How far a training or an evaluation is, on standard error: a bar on a terminal, elsewhere a line now and then."""
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
 MODES = (True, "epochs", False)
 
 
-def _clock(seconds):
+def _clock(seconds: float) -> str:
     return tqdm.format_interval(int(seconds))
 
 
@@ -20,21 +22,21 @@ class _Progress:
     """
     seconds_per_line = 60.0
 
-    def __init__(self, shown):
+    def __init__(self, shown: bool) -> None:
         self._shown = shown
         self._bar: Any = None
         self._terminal = sys.stderr.isatty()
         self._last_line = time.monotonic()
 
-    def _open(self, description, total, done, **options):
+    def _open(self, description: str, total: int, done: int, **options: Any) -> None:
         self._bar = tqdm(total=total, initial=done, desc=description, unit="img", leave=False, file=sys.stderr,
                          disable=not (self._shown and self._terminal), **options)
 
-    def _is_due(self):
+    def _is_due(self) -> bool:
         """Whether there is a bar to move, or a line to write."""
         return self._shown and (self._terminal or time.monotonic() - self._last_line >= self.seconds_per_line)
 
-    def _show(self, done, beside, line, at_once=False):
+    def _show(self, done: int, beside: Mapping[str, str | int], line: str, at_once: bool = False) -> None:
         """Moves the bar to ``done``, with the dict ``beside`` beside it; or writes the line."""
         if self._terminal:
             self._bar.set_postfix(beside, refresh=at_once)
@@ -42,12 +44,12 @@ class _Progress:
         else:
             self._write(line)
 
-    def _close(self):
+    def _close(self) -> None:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
-    def _write(self, text):
+    def _write(self, text: str) -> None:
         tqdm.write(text, file=sys.stderr)
         sys.stderr.flush()
         self._last_line = time.monotonic()
@@ -65,7 +67,7 @@ class TrainingProgress(_Progress):
         ValueError: ``shown`` is none of these.
     """
 
-    def __init__(self, config, shown, runs=1):
+    def __init__(self, config: ConfigDict, shown: bool | str, runs: int = 1) -> None:
         if shown not in MODES:
             raise ValueError(f"progress must be one of {', '.join(map(repr, MODES))}; got {shown!r}.")
         super().__init__(shown not in (False, "epochs"))
@@ -73,24 +75,25 @@ class TrainingProgress(_Progress):
         self._images_per_step = config.batch_size * runs
         self._whose = f", mean of {runs}" if runs > 1 else ""
         self.steps_per_epoch = 0
-        self._began = self._steps_then = None
+        self._began: float | None = None
+        self._steps_then = 0
 
-    def __enter__(self):
+    def __enter__(self) -> "TrainingProgress":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: Any) -> None:
         self._close()
 
-    def _title(self, epoch):
+    def _title(self, epoch: int) -> str:
         return f"epoch {epoch}/{self._config.epochs}"
 
-    def start_epoch(self, epoch, done):
+    def start_epoch(self, epoch: int, done: int) -> None:
         """Opens the bar of an epoch, ``done`` steps of which are done."""
         self._epoch = epoch
         self._open(self._title(epoch), self.steps_per_epoch * self._images_per_step, done * self._images_per_step,
                    unit_scale=True)
 
-    def steps(self, done, totals):
+    def steps(self, done: int, totals: Any) -> None:
         """Says that ``done`` steps of the epoch are done."""
         overall = (self._epoch - 1) * self.steps_per_epoch + done
         if self._began is None:  # The first dispatch compiled: it says nothing of the speed.
@@ -108,13 +111,13 @@ class TrainingProgress(_Progress):
         self._show(images, losses | {"run left": left}, f"{self._title(self._epoch)}{self._whose}  {images}/{of} img  "
                    + "  ".join(f"{name} {value}" for name, value in losses.items()) + f"  run left {left}")
 
-    def validation(self, images, total):
+    def validation(self, images: int, total: int) -> None:
         """Says how far the validation is."""
         if self._is_due():
             self._show(self._bar.n, {"validated": f"{images}/{total}"},
                        f"{self._title(self._epoch)}{self._whose}  validated {images}/{total}", at_once=True)
 
-    def end_epoch(self, line, best):
+    def end_epoch(self, line: Mapping[str, Any], best: bool) -> None:
         """Replaces the bar by the epoch's line."""
         self._close()
         if not self._epochs_shown:
@@ -134,16 +137,16 @@ class AttackProgress(_Progress):
     """
     seconds_per_line = 30.0
 
-    def __init__(self, shown=True):
+    def __init__(self, shown: bool = True) -> None:
         super().__init__(shown)
 
-    def begin(self, name, done, total):
+    def begin(self, name: str, done: int, total: int) -> None:
         """An attack begins, ``done`` of whose ``total`` examples were done before."""
         self._name, self._broken, self._new, self._done, self._total = name, 0, 0, done, total
         self._began = self._last_line = time.monotonic()
         self._open(name, total, done)
 
-    def advance(self, examples, broken):
+    def advance(self, examples: int, broken: int) -> None:
         """So many more examples are done, and so many of them broken."""
         self._broken += broken
         self._new += examples
@@ -152,11 +155,11 @@ class AttackProgress(_Progress):
             self._show(done, {"broken": self._broken},
                        self._line(f"{done} of {self._total} images done, {self._broken} of {self._new} broken"))
 
-    def end(self):
+    def end(self) -> None:
         """The attack is over."""
         self._close()
         if self._shown:
             self._write(self._line(f"{self._broken} of {self._new} images broken"))
 
-    def _line(self, text):
+    def _line(self, text: str) -> str:
         return f"{self._name}: {text}, {_clock(time.monotonic() - self._began)}"

@@ -25,14 +25,14 @@ _EXPLAIN = flags.DEFINE_string(
 _PROGRESS = flags.DEFINE_bool("progress", True, "Show progress bars.")
 
 
-def _shard():
+def _shard() -> tuple[int, int]:
     number, _, count = _SHARD.value.partition("/")
     if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
         raise ValueError(f"--shard must be I/N with 1 <= I <= N; got {_SHARD.value!r}.")
     return int(number), int(count)
 
 
-def _main():
+def _main() -> None:
     from morel_jax.files import local_path
     from morel_jax.reproduction import page, report, work
     from morel_jax.reproduction.grid import FIGURES, Grid, scale
@@ -65,13 +65,13 @@ def _main():
     print(json.dumps({"report": str(folder / "report.html"), "waiting": len(waiting)}))
 
 
-def main(argv):
+def main(argv: list[str]) -> int:
     """Trains, evaluates and reports. Exit status: see :func:`morel_jax.command.exit_status`."""
     del argv
     return command.exit_status(_main)
 
 
-def run():
+def run() -> None:
     """Entry point of the console script."""
     command.run(main, required=["root"])
 

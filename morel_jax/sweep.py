@@ -1,5 +1,6 @@
 """Command: ``python -m morel_jax.sweep --config=configs/cifar10.py --sweep=preference:0.1..0.9:9 --workdir=runs/k``."""
 import sys
+from typing import Any
 
 from absl import flags
 
@@ -16,14 +17,14 @@ _MODE = flags.DEFINE_enum("mode", None, ["sequential", "vmapped"],
 _PROGRESS = flags.DEFINE_bool("progress", True, "Show how far the epoch is; each epoch's line is shown anyway.")
 
 
-def _settings():
+def _settings() -> list[dict[str, Any]]:
     from morel_jax.training.members import parse_sweeps, read_settings
     if bool(_SWEEP.value) == (_SWEEP_FILE.value is not None):
         raise ValueError("a sweep must be given by --sweep or by --sweep_file, and not by both.")
     return parse_sweeps(_SWEEP.value) if _SWEEP.value else read_settings(_SWEEP_FILE.value)
 
 
-def _main():
+def _main() -> int:
     # Imported here: --help and a wrong flag answer at once.
     from morel_jax.files import local_path, write_atomically
     from morel_jax.training import fit_population
@@ -44,13 +45,13 @@ def _main():
     return 0
 
 
-def main(argv):
+def main(argv: list[str]) -> int:
     """Trains as the flags say. Exit status: see :func:`morel_jax.command.exit_status`; 3 if any member diverged."""
     del argv
     return command.exit_status(_main)
 
 
-def run():
+def run() -> None:
     """Entry point of the console script."""
     command.run(main, required=["config", "workdir"])
 

@@ -46,7 +46,7 @@ class Ascent(NamedTuple):
     x_adv: Points
 
 
-def nondeterministic(logits_fn: LogitsFn, x: Points, repeats: int = 5) -> Repeats:
+def nondeterministic(logits_fn: LogitsFn, x: Float[np.ndarray, "n ..."], repeats: int = 5) -> Repeats:
     """How far repeated passes over the same images differ.
 
     The network runs operation by operation, its own `jax.jit` switched off: compiled, a random number that it draws
@@ -73,7 +73,7 @@ def nondeterministic(logits_fn: LogitsFn, x: Points, repeats: int = 5) -> Repeat
     return Repeats(float(difference), int(changed))
 
 
-def looks_like_probabilities(logits: Logits) -> bool:
+def looks_like_probabilities(logits: Float[np.ndarray, "n classes"]) -> bool:
     """Whether all rows of ``logits`` are in [0, 1] and sum to 1, within 1e-5.
 
     Source: ``check_range_output`` of AutoAttack's code.

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, Float, PyTree
 
 from morel_jax.attacks.types import Images, Labels, Logits, LogitsFn, Mask, Points
 
@@ -62,7 +62,8 @@ def check_logits(logits: Any, count: int) -> None:
                          f"got {logits.dtype}{list(logits.shape)}.")
 
 
-def check_finite(logits: Logits, name: str = "logits_fn", index: np.ndarray | None = None) -> None:
+def check_finite(logits: Float[Array | np.ndarray, "n classes"], name: str = "logits_fn",
+                 index: np.ndarray | None = None) -> None:
     """Raises ValueError if logits on clean images are known and not all finite: no attack could say anything.
 
     The message names the network and the first such image, by its place in ``index`` int[n] where that is given.

@@ -3,6 +3,8 @@ import zlib
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
 
 from morel_jax.attacks.types import Counts, KeyOrKeys, Keys
 
@@ -30,7 +32,7 @@ def example_keys(key: KeyOrKeys, count: int) -> Keys:
     return key
 
 
-def fold_in_each(key: KeyOrKeys, indices: Counts) -> Keys:
+def fold_in_each(key: KeyOrKeys, indices: Int[Array | np.ndarray, " n"]) -> Keys:
     """Keys that depend on ``key`` and on ``indices`` alone."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, indices)
 

@@ -69,7 +69,7 @@ def cutmix(keys: Keys, images: Images, alpha: ArrayLike) -> tuple[Images, Int32[
     return mixed, partner, share
 
 
-def to_float(images: UInt8[Array, "..."]) -> Float32[Array, "..."]:
+def to_float(images: UInt8[Array | np.ndarray, "..."]) -> Float32[Array, "..."]:
     """From 0 .. 255 to [0, 1], bit for bit NumPy's x / 255 on every device."""
     # A table, because compilers turn a division by a constant into a product that rounds differently.
     return jnp.asarray(_FLOATS)[images]

@@ -1,14 +1,20 @@
 """A network on a data set, evaluated in blocks of one shape."""
 import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Float32, Int, Int32, UInt8
 
 from morel_jax.attacks.inputs import check_logits
+from morel_jax.attacks.types import Images, Logits, LogitsFn
 from morel_jax.data.augment import to_float
 from morel_jax.targets.flops import count_flops
+
+Index = Int[np.ndarray, " m"]   # Places of examples in the data set.
+Flags = Bool[np.ndarray, " m"]  # One per example.
 
 # Rows of a block. A CPU core works best on what stays in its cache, and is full with fewer rows of a large network; an
 # accelerator wants to be filled.
@@ -16,12 +22,12 @@ _CPU_WIDTH, _CPU_WIDTH_LARGE, _LARGE_FLOPS = 16, 8, 1e8
 _ACCELERATOR_WIDTH = 256
 
 
-def as_argument(logits_fn):
+def as_argument(logits_fn: LogitsFn) -> jax.tree_util.Partial:
     """``logits_fn`` in a form that compiled functions take as an argument, its weights as leaves where it has any."""
     return logits_fn if isinstance(logits_fn, jax.tree_util.Partial) else jax.tree_util.Partial(logits_fn)
 
 
-def block_width(logits_fn, image_shape):
+def block_width(logits_fn: LogitsFn, image_shape: Sequence[int]) -> int:
     """Rows of a block on the default backend, for a network on images of shape (h, w, c)."""
     if jax.default_backend() != "cpu":
         return _ACCELERATOR_WIDTH
@@ -29,7 +35,7 @@ def block_width(logits_fn, image_shape):
     return _CPU_WIDTH if flops < _LARGE_FLOPS else _CPU_WIDTH_LARGE
 
 
-def count_classes(logits_fn, image_shape):
+def count_classes(logits_fn: LogitsFn, image_shape: Sequence[int]) -> int:
     """Classes of a network on images of shape (h, w, c); ValueError if it does not return logits."""
     logits = jax.eval_shape(logits_fn, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
     check_logits(logits, 1)
@@ -37,7 +43,7 @@ def count_classes(logits_fn, image_shape):
 
 
 @jax.jit
-def _logits(logits_fn, x):
+def _logits(logits_fn: LogitsFn, x: Images) -> Logits:
     return logits_fn(x)
 
 
@@ -55,16 +61,17 @@ class Evaluator:
         width: rows of a block; another width may round differently.
     """
     logits_fn: Any
-    images: np.ndarray
-    labels: np.ndarray
+    images: UInt8[np.ndarray, "n h w c"] | Float[np.ndarray, "n h w c"]
+    labels: Int32[np.ndarray, " n"]
     width: int
 
-    def x(self, index):
+    def x(self, index: Index) -> Float32[np.ndarray, "m h w c"]:
         """float32[m, h, w, c] in [0, 1], the images ``index`` int[m]."""
         rows = self.images[index]
         return np.asarray(to_float(rows)) if self.images.dtype == np.uint8 else rows.astype(np.float32)
 
-    def map(self, function, index, on_progress=None):
+    def map(self, function: Callable[[Index], Any], index: Index,
+            on_progress: Callable[[int], None] | None = None) -> Any:
         """What ``function`` returns for the examples ``index``.
 
         Args:
@@ -82,7 +89,7 @@ class Evaluator:
                 on_progress(min(first + self.width, len(index)))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:len(index)], *parts)
 
-    def logits(self, index, compiled=True):
+    def logits(self, index: Index, compiled: bool = True) -> Float[np.ndarray, "m classes"]:
         """Logits [m, classes] on the images ``index``; ``compiled`` is False for a network that JAX cannot trace."""
         call = jax.tree_util.Partial(_logits, self.logits_fn) if compiled else self.logits_fn
         return self.map(lambda rows: call(self.x(rows)), index)

@@ -1,35 +1,43 @@
 """Figures: adversarial examples beside their images, the course of a training, robustness by radius and step."""
 import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
+from jaxtyping import Float, Int
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, FigureBase
 from matplotlib.ticker import MaxNLocator
 
+from morel_jax.evaluation.report_card import ReportCard
 from morel_jax.files import write_atomically
 
 _GOOD, _BAD = "#1a7f37", "#c0392b"
 
 
-def _show(axis, image, title="", good=None):
+def _show(axis: Axes, image: Float[np.ndarray, "h w c"], title: str = "", good: bool | None = None) -> None:
     axis.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=1)
     axis.set_xticks([])
     axis.set_yticks([])
     axis.set_title(title, fontsize=8, pad=3, color="black" if good is None else _GOOD if good else _BAD)
 
 
-def png(figure):
+def png(figure: Figure) -> bytes:
     """A figure as bytes, the same for the same figure: the name of the program that drew it is left out."""
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=110, metadata={"Software": None})
     return content.getvalue()
 
 
-def save(figure, path):
+def save(figure: Figure, path: Path) -> None:
     """Writes a figure as a PNG file, all of it or nothing."""
     write_atomically(path, png(figure))
 
 
-def adversarial_examples(figure, images, labels, attacked, epsilon, class_names):
+def adversarial_examples(figure: FigureBase, images: Float[np.ndarray, "n h w c"], labels: Int[np.ndarray, " n"],
+                         attacked: Mapping[str, tuple[np.ndarray, np.ndarray]], epsilon: float,
+                         class_names: Sequence[str]) -> None:
     """Draws, for each network, how an attack changes images and predictions.
 
     Args:
@@ -56,7 +64,7 @@ def adversarial_examples(figure, images, labels, attacked, epsilon, class_names)
         seen[0].set_ylabel(f"{name}\nsees, and says", fontsize=8)
 
 
-def training_curves(figure, histories):
+def training_curves(figure: FigureBase, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     """Draws loss and accuracies by epoch.
 
     Args:
@@ -80,7 +88,7 @@ def training_curves(figure, histories):
     loss.legend(fontsize=8)
 
 
-def robustness_curves(figure, card):
+def robustness_curves(figure: FigureBase, card: ReportCard) -> None:
     """Draws robust accuracy against the radius, and accuracy and margin along an attack.
 
     Args:
@@ -111,6 +119,6 @@ def robustness_curves(figure, card):
         axis.grid(alpha=0.3)
 
 
-def new_figure(width, height):
+def new_figure(width: float, height: float) -> Any:
     """A figure of that many inches, laid out to fit its texts; not one of pyplot's, whose backend is the caller's."""
-    return Figure(figsize=(width, height), layout="constrained")
+    return Figure(figsize=(width, height), layout="constrained")  # Any: its types know no array of subfigures.

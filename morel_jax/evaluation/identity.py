@@ -2,13 +2,17 @@
 import dataclasses
 import hashlib
 import re
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
+from morel_jax.attacks.types import Images, Logits, LogitsFn
 from morel_jax.data.subset import stratified_order
-from morel_jax.evaluation.evaluator import as_argument
+from morel_jax.evaluation.evaluator import Evaluator, as_argument
 
 # An object's place in memory is no part of what it is.
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
@@ -19,7 +23,7 @@ _PROBES, _NOISE = 4, 0.25
 _ROUNDING = 1e-3
 
 
-def fingerprint(tree):
+def fingerprint(tree: PyTree) -> str:
     """SHA-256 of a pytree of arrays: their places, shapes, types and bytes."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
@@ -28,7 +32,7 @@ def fingerprint(tree):
     return digest.hexdigest()
 
 
-def network_record(evaluator, prefix="network"):
+def network_record(evaluator: Evaluator, prefix: str = "network") -> dict[str, Any]:
     """A network, on a data set, in plain values: records differ where the networks do, and agree on any machine.
 
     Returns:
@@ -41,7 +45,7 @@ def network_record(evaluator, prefix="network"):
             | {f"{prefix}_answers": _answers(evaluator)})
 
 
-def network_digests(logits_fn, image_shape, prefix="network"):
+def network_digests(logits_fn: LogitsFn, image_shape: Sequence[int], prefix: str = "network") -> dict[str, str]:
     """The part of :func:`network_record` that needs the images' shape (h, w, c) alone."""
     logits_fn = as_argument(logits_fn)
     digest = hashlib.sha256(_ADDRESS.sub("", repr(logits_fn.func)).encode())
@@ -50,7 +54,7 @@ def network_digests(logits_fn, image_shape, prefix="network"):
     return {prefix: digest.hexdigest(), f"{prefix}_program_jax_{jax.__version__}": _program(logits_fn, image)}
 
 
-def _answers(evaluator):
+def _answers(evaluator: Evaluator) -> list[float]:
     x = evaluator.x(stratified_order(evaluator.labels)[:_PROBES])
     noise = _NOISE * np.asarray(jax.random.uniform(jax.random.key(0), x.shape, jnp.float32, -1))
     x = np.concatenate([x, np.clip(x + noise, 0, 1)])
@@ -59,8 +63,8 @@ def _answers(evaluator):
     return (logits @ np.cos(np.arange(1, logits.shape[1] + 1))).tolist()
 
 
-def _program(logits_fn, image):
-    def with_gradient(logits_fn, x):
+def _program(logits_fn: jax.tree_util.Partial, image: jax.ShapeDtypeStruct) -> str:
+    def with_gradient(logits_fn: LogitsFn, x: Images) -> tuple[Logits, PyTree]:
         logits, pull_back = jax.vjp(logits_fn, x)
         return logits, pull_back(logits)
 
@@ -73,7 +77,7 @@ def _program(logits_fn, image):
     return digest.hexdigest()
 
 
-def agree(name, one, other):
+def agree(name: str, one: Any, other: Any) -> bool:
     """Whether two values of a record, or of other plain settings, are the same: answers up to rounding."""
     if not name.endswith("_answers") or not isinstance(one, list) or not isinstance(other, list):
         return one == other

@@ -2,10 +2,13 @@
 import dataclasses
 import hashlib
 import json
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from morel_jax.evaluation.identity import agree
+from morel_jax.evaluation.pool import Finished
 from morel_jax.evaluation.recheck import VIOLATIONS
 from morel_jax.files import DamagedFileError, read_json, write_atomically
 
@@ -38,7 +41,7 @@ class Row:
     violation: str = ""
 
     @classmethod
-    def attacked(cls, attack, label, clean_prediction, finished):
+    def attacked(cls, attack: str, label: int, clean_prediction: int, finished: Finished) -> "Row":
         """The row of a :class:`~morel_jax.evaluation.pool.Finished` example."""
         found = finished.rechecked
         return cls(attack, finished.index, int(label), int(clean_prediction), int(found["broken"]),
@@ -46,7 +49,7 @@ class Row:
                    int(found["rounded_broken"]), VIOLATIONS[int(found["violation"])])
 
     @classmethod
-    def misclassified(cls, attack, index, label, clean_prediction):
+    def misclassified(cls, attack: str, index: int, label: int, clean_prediction: int) -> "Row":
         """The row of an example that needed no attack."""
         return cls(attack, int(index), int(label), int(clean_prediction), 1, int(clean_prediction), 0.0, 0, 1)
 
@@ -58,12 +61,12 @@ _DIGITS = 8
 _HEADER = ",".join([*_FIELDS, "check"])
 
 
-def _may_come_later(setting):
+def _may_come_later(setting: str) -> bool:
     """Whether a later evaluation in the same folder may add the setting, or leave it out."""
     return setting.startswith("surrogate") or "_program_" in setting
 
 
-def _shown(value):
+def _shown(value: Any) -> str:
     return f"[{value[0]:.6g}, …]" if isinstance(value, list) and value and isinstance(value[0], float) else repr(value)
 
 
@@ -83,7 +86,7 @@ class Ledger:
         DamagedFileError: rows without settings, without checksums, or not as they were written; it names the line.
     """
 
-    def __init__(self, folder, settings):
+    def __init__(self, folder: str | os.PathLike, settings: dict[str, Any]) -> None:
         self.folder = Path(folder)
         self._path, kept = self.folder / "ledger.csv", self.folder / "settings.json"
         lines = self._lines()
@@ -115,7 +118,7 @@ class Ledger:
         write_atomically(kept, json.dumps(settings, indent=1))
         self._write_all()
 
-    def _lines(self):
+    def _lines(self) -> list[bytes]:
         """The file's whole rows, as bytes."""
         if not self._path.exists():
             return []
@@ -129,7 +132,7 @@ class Ledger:
                                    "Put that line back, or give another folder.")
         return lines
 
-    def _parse(self, line, number):
+    def _parse(self, line: bytes, number: int) -> Row:
         text, _, check = line.rpartition(b",")
         if check != self._check(text):
             attack, index = (line.decode(errors="replace") + ",").split(",")[:2]
@@ -140,29 +143,29 @@ class Ledger:
         values = text.decode().split(",")
         return Row(**{name: _TYPES[name](value) for name, value in zip(_FIELDS, values, strict=True)})
 
-    def _check(self, text):
+    def _check(self, text: bytes) -> bytes:
         return hashlib.blake2b(text, key=self._key, digest_size=_DIGITS // 2).hexdigest().encode()
 
-    def _line(self, row):
+    def _line(self, row: Row) -> bytes:
         text = ",".join(str(getattr(row, name)) for name in _FIELDS).encode()
         return text + b"," + self._check(text) + b"\n"
 
-    def _write_all(self):
+    def _write_all(self) -> None:
         write_atomically(self._path, _HEADER.encode() + b"\n" + b"".join(map(self._line, self._rows.values())))
         self._file = open(self._path, "ab")
 
-    def add(self, rows):
+    def add(self, rows: Iterable[Row]) -> None:
         """Appends rows, which a kill of the program then does not lose."""
         for row in rows:
             self._rows[row.attack, row.index] = row
             self._file.write(self._line(row))
         self._file.flush()
 
-    def rows(self, attack):
+    def rows(self, attack: str) -> dict[int, Row]:
         """{index: Row} of an attack."""
         return {index: row for (name, index), row in self._rows.items() if name == attack}
 
-    def sort(self, attacks):
+    def sort(self, attacks: Iterable[str]) -> None:
         """Sorts the rows: by the order of ``attacks``, those not named there last and by name, and by index."""
         place = {name: number for number, name in enumerate(attacks)}
         order = sorted(self._rows, key=lambda key: (place.get(key[0], len(place)), key[0], key[1]))
@@ -170,6 +173,6 @@ class Ledger:
         self._file.close()
         self._write_all()
 
-    def close(self):
+    def close(self) -> None:
         """Closes the file."""
         self._file.close()

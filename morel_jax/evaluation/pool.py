@@ -8,6 +8,7 @@ import dataclasses
 import os
 import threading
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,10 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jaxtyping import Array, Bool, Int
 
 from morel_jax.attacks.iterative import AttackState, IterativeAttack, begin, select
 from morel_jax.attacks.keys import fold_in_each
-from morel_jax.evaluation.evaluator import Evaluator
+from morel_jax.attacks.types import Images, KeyOrKeys, Keys, Labels, Logits, LogitsFn
+from morel_jax.evaluation.evaluator import Evaluator, Index
 from morel_jax.evaluation.recheck import recheck_jit
 from morel_jax.evaluation.scheduler import Scheduler
 
@@ -38,17 +41,16 @@ class OneCall(IterativeAttack):
     attack: Any
     passes: int = struct.field(pytree_node=False, default=1)
 
-    def start(self, keys, x, y, clean_logits):
+    def start(self, keys: Keys, x: Images, y: Labels, clean_logits: Logits) -> AttackState:
         """See :class:`IterativeAttack`."""
         return AttackState(**begin(x, clean_logits, y))
 
-    def step(self, logits_fn, keys, x, y, state):
+    def step(self, logits_fn: LogitsFn, keys: Keys, x: Images, y: Labels, state: AttackState) -> AttackState:
         """See :class:`IterativeAttack`."""
         return state.replace(done=jnp.ones_like(state.done), x_adv=self.attack(logits_fn, keys, x, y))
 
 
-@struct.dataclass
-class _Block:
+class _Block(struct.PyTreeNode):
     keys: Any
     x: Any
     y: Any
@@ -69,7 +71,10 @@ class Finished:
     rechecked: dict
 
 
-def _workers():
+Report = Callable[[list[Finished]], None]
+
+
+def _workers() -> list[jax.Device]:
     """The device of each block that is worked on at a time."""
     devices = jax.local_devices()
     if len(devices) == 1 and devices[0].platform == "cpu":
@@ -80,33 +85,35 @@ def _workers():
 
 
 @jax.jit
-def _begin(attack, logits_fn, key, index, x, y):
+def _begin(attack: IterativeAttack, logits_fn: LogitsFn, key: KeyOrKeys, index: Int[Array, " n"], x: Images,
+           y: Labels) -> _Block:
     """A block of new examples."""
     keys = fold_in_each(key, index)
     return _Block(keys, x, y, attack.first(logits_fn, keys, x, y))
 
 
 @jax.jit
-def _put(block, new, taken, empty):
+def _put(block: _Block, new: _Block, taken: Bool[Array, " n"], empty: Bool[Array, " n"]) -> _Block:
     """The block with new examples in the rows ``taken``; those that are ``empty`` are done."""
     block = select(taken, new, block)
     return block.replace(state=block.state.replace(done=block.state.done | empty))
 
 
 @jax.jit
-def _join(block, other, source, taken):
+def _join(block: _Block, other: _Block, source: Int[Array, " n"], taken: Bool[Array, " n"]) -> _Block:
     """The block with the rows ``source`` of another one in its own rows ``taken``."""
     return select(taken, jax.tree.map(lambda leaf: leaf[source], other), block)
 
 
 @jax.jit
-def _advance(attack, logits_fn, block, max_steps, want):
+def _advance(attack: IterativeAttack, logits_fn: LogitsFn, block: _Block, max_steps: int,
+             want: int) -> tuple[_Block, int]:
     """Moves the rows on until ``want`` of them are done, or ``max_steps`` steps; returns (block, steps taken)."""
-    def more(carry):
+    def more(carry: tuple[_Block, int]) -> Array:
         block, taken = carry
         return (taken < max_steps) & (jnp.sum(block.state.done) < want)
 
-    def step(carry):
+    def step(carry: tuple[_Block, int]) -> tuple[_Block, int]:
         block, taken = carry
         return block.replace(state=attack.advance(logits_fn, block.keys, block.x, block.y, block.state)), taken + 1
 
@@ -132,7 +139,7 @@ class Pool:
     radius: float
     norm: str = "linf"
 
-    def run(self, indices, report, batch_size=None):
+    def run(self, indices: Index | Sequence[int], report: Report, batch_size: int | None = None) -> None:
         """Attacks the examples ``indices``.
 
         Args:
@@ -146,7 +153,7 @@ class Pool:
         slots = [min(width, batch_size - first) for first in range(0, batch_size, width)]
         scheduler = Scheduler(np.asarray(indices), [workers[number % len(workers)] for number in range(len(slots))])
 
-        def report_one_at_a_time(finished):
+        def report_one_at_a_time(finished: list[Finished]) -> None:
             with lock:
                 report(finished)
 
@@ -162,7 +169,7 @@ class Pool:
 class _Worker:
     """One block and its device."""
 
-    def __init__(self, pool, scheduler, report, number, slots):
+    def __init__(self, pool: Pool, scheduler: Scheduler, report: Report, number: int, slots: int) -> None:
         self._pool, self._scheduler, self._report, self._number, self._slots = pool, scheduler, report, number, slots
         self._evaluator, self._device = pool.evaluator, scheduler.devices[number]
         self._attack, self._crafted_on, self._network = jax.device_put(
@@ -171,7 +178,7 @@ class _Worker:
         self._block: Any = None
         self._max_steps = 4
 
-    def work(self):
+    def work(self) -> None:
         with jax.default_device(self._device):
             while not self._scheduler.stop.is_set():
                 for block, rows, index in self._scheduler.receive(self._number):
@@ -189,16 +196,16 @@ class _Worker:
                 self._advance()
                 self._collect()
 
-    def _free(self):
+    def _free(self) -> Index:
         return np.flatnonzero(self._index[:self._slots] < 0)
 
-    def _receive(self, block, rows, index):
+    def _receive(self, block: _Block, rows: Index, index: Index) -> None:
         places = self._free()[:len(rows)]
         source, taken = np.zeros(len(self._index), int), np.zeros(len(self._index), bool)
         source[places], taken[places], self._index[places] = rows, True, index
         self._block = _join(self._block, block, source, taken)
 
-    def _fill(self):
+    def _fill(self) -> None:
         free = self._free()
         taken = self._scheduler.take(len(free))
         if len(taken) == 0:
@@ -213,7 +220,7 @@ class _Worker:
             (self._pool.key, index, self._evaluator.x(index), self._evaluator.labels[index]), self._device))
         self._block = _put(new if self._block is None else self._block, new, mask, self._index < 0)
 
-    def _advance(self):
+    def _advance(self) -> None:
         occupied = int(np.sum(self._index >= 0))
         enough = max(1, int(self._slots * _REFILL_FRACTION)) if self._scheduler.has_waiting() else occupied
         began = time.monotonic()
@@ -223,7 +230,7 @@ class _Worker:
             seconds = time.monotonic() - began
             self._max_steps = max(1, int(self._max_steps * min(2, _SECONDS / max(seconds, 1e-3))))
 
-    def _collect(self):
+    def _collect(self) -> None:
         state = self._block.state
         rows = np.flatnonzero(np.asarray(state.done) & (self._index >= 0))
         if len(rows) == 0:

@@ -1,29 +1,33 @@
 """An evaluation: attacks by name, run on what is left of a data set; their results checked, kept and summed up."""
 import dataclasses
 import json
+import os
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int, UInt8
 
 from morel_jax import checks
 from morel_jax.attacks.inputs import check_finite, check_images, check_labels
 from morel_jax.attacks.keys import fold_in_name
+from morel_jax.attacks.types import Images, Logits, LogitsFn
 from morel_jax.data.dataset import check_arrays
 from morel_jax.data.subset import stratified_rows
-from morel_jax.evaluation.evaluator import Evaluator, as_argument, block_width, count_classes
+from morel_jax.evaluation.evaluator import Evaluator, Flags, Index, as_argument, block_width, count_classes
 from morel_jax.evaluation.identity import fingerprint, network_record
 from morel_jax.evaluation.ledger import Ledger, Row
-from morel_jax.evaluation.pool import Pool
+from morel_jax.evaluation.pool import Finished, Pool
 from morel_jax.evaluation.saved_images import SavedImages
-from morel_jax.evaluation.suite import build_suite, checked_threat
+from morel_jax.evaluation.suite import SuiteAttack, build_suite, checked_threat
 from morel_jax.evaluation.summary import summarise
 from morel_jax.files import local_path, write_atomically
 from morel_jax.progress import AttackProgress
 
 
-def _check_attacks(suite, image_shape, classes):
+def _check_attacks(suite: Mapping[str, SuiteAttack], image_shape: Sequence[int], classes: int) -> None:
     """Raises ValueError, naming the attack, if one cannot work on such a network.
 
     A step of each is traced on a constant network, so that no attack fails after hours of others.
@@ -31,7 +35,7 @@ def _check_attacks(suite, image_shape, classes):
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
     image, label = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
 
-    def logits_fn(x):
+    def logits_fn(x: Images) -> Logits:
         return jnp.zeros((x.shape[0], classes), x.dtype)
 
     for one in suite.values():
@@ -42,8 +46,12 @@ def _check_attacks(suite, image_shape, classes):
             raise ValueError(f"attack {one.name}, on {classes} classes: {error}") from error
 
 
-def evaluate(logits_fn, images, labels, attacks, folder, *, epsilon, step_size=None, norm="linf", variant="paper",
-             seed=0, examples=0, surrogate=None, batch_size=None, width=None, save_images=False, progress=None):
+def evaluate(logits_fn: LogitsFn, images: UInt8[np.ndarray, "n h w c"] | Float[np.ndarray, "n h w c"],
+             labels: Int[np.ndarray, " n"], attacks: Sequence[str | tuple[str, Callable]], folder: str | os.PathLike, *,
+             epsilon: float, step_size: float | None = None, norm: str = "linf", variant: str = "paper", seed: int = 0,
+             examples: int = 0, surrogate: LogitsFn | None = None, batch_size: int | None = None,
+             width: int | None = None, save_images: bool = False,
+             progress: AttackProgress | None = None) -> dict[str, Any]:
     """Runs attacks on a network and sums up its robust accuracy.
 
     Everything goes into ``folder``: ``settings.json``, ``ledger.csv`` (one row per example and attack) and
@@ -109,10 +117,10 @@ def evaluate(logits_fn, images, labels, attacks, folder, *, epsilon, step_size=N
                 "seed": seed, "width": network.width, "platform": jax.default_backend(),
                 "data": fingerprint([images, labels])} | network_record(network)
     if surrogate is not None:
-        surrogate = dataclasses.replace(network, logits_fn=as_argument(surrogate))
-        check_finite(surrogate.logits(index), "surrogate", index)
-        settings |= network_record(surrogate, "surrogate")
-        surrogate = surrogate.logits_fn
+        surrogate = as_argument(surrogate)
+        other = dataclasses.replace(network, logits_fn=surrogate)
+        check_finite(other.logits(index), "surrogate", index)
+        settings |= network_record(other, "surrogate")
     saved = SavedImages(folder / "adversarial", images.shape) if save_images else None
     run = _Evaluation(network, surrogate, index, logits.argmax(-1).astype(np.int32), norm, jax.random.key(seed),
                       batch_size, Ledger(folder, settings), saved, progress or AttackProgress(shown=False))
@@ -127,8 +135,8 @@ class _Evaluation:
     """What the attacks of one call share: its arguments, checked, and what they are about."""
     network: Evaluator
     surrogate: Any
-    index: np.ndarray
-    predictions: np.ndarray
+    index: Index
+    predictions: Int[np.ndarray, " m"]
     norm: str
     key: Any
     batch_size: int | None
@@ -137,11 +145,11 @@ class _Evaluation:
     progress: Any
 
     @property
-    def right(self):
+    def right(self) -> Flags:
         """bool[n], which of the examples are classified right unattacked."""
         return self.predictions == self.network.labels[self.index]
 
-    def attack_all(self, columns, suite):
+    def attack_all(self, columns: Mapping[str, Sequence[str]], suite: Mapping[str, SuiteAttack]) -> None:
         """Completes the ledger for what :func:`build_suite` returned."""
         # Ensembles last: they find the rows of members that are attacks of their own.
         for names in sorted(columns.values(), key=len):
@@ -155,7 +163,7 @@ class _Evaluation:
         if self.saved:
             self.saved.finish()
 
-    def _attack(self, attack, alive):
+    def _attack(self, attack: SuiteAttack, alive: Flags) -> None:
         known, clean = self.ledger.rows(attack.name), dict(zip(self.index, self.predictions, strict=True))
         labels = self.network.labels
         self.ledger.add([Row.misclassified(attack.name, one, labels[one], clean[one])
@@ -166,7 +174,7 @@ class _Evaluation:
         save = self.saved.writer(attack.name) if self.saved else None
         self.progress.begin(attack.name, int(alive.sum()) - len(waiting), int(alive.sum()))
 
-        def report(finished):
+        def report(finished: list[Finished]) -> None:
             if save:
                 save(finished)
             rows = [Row.attacked(attack.name, labels[one.index], clean[one.index], one) for one in finished]

@@ -4,8 +4,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.typing import ArrayLike
 
 from morel_jax.attacks.norms import norm
+from morel_jax.attacks.types import Images, Labels, LogitsFn
 from morel_jax.training.validation import predicted
 
 # What float32 arithmetic on values in [0, 1] explains: in Linf an image may be outside box or ball by this. In L2 a sum
@@ -38,7 +40,8 @@ class Rechecked:
     rounded_broken: Any
 
 
-def recheck(logits_fn, x, x_adv, y, epsilon, norm_name="linf"):
+def recheck(logits_fn: LogitsFn, x: Images, x_adv: Images, y: Labels, epsilon: ArrayLike,
+            norm_name: str = "linf") -> Rechecked:
     """Checks, projects and classifies images that an attack returned.
 
     Args:

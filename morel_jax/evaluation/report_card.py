@@ -5,16 +5,19 @@ symptoms are those of Athalye et al. (arXiv:1802.00420), Carlini et al. (arXiv:1
 (github.com/fra31/auto-attack, flags_doc.md). A line that fails says that the evaluation, or the network, needs a closer
 look; ten that pass prove nothing, but find the usual mistakes.
 """
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int
 
 from morel_jax import checks
 from morel_jax.attacks.checks import nondeterministic
 from morel_jax.attacks.inputs import check_finite, check_images, check_labels, check_logits
 from morel_jax.attacks.norms import norm as known_norm
+from morel_jax.attacks.types import KeyOrKeys, LogitsFn
 from morel_jax.data.dataset import check_arrays
 from morel_jax.evaluation import symptoms
 from morel_jax.evaluation.evaluator import Evaluator, as_argument
@@ -48,17 +51,19 @@ class ReportCard(NamedTuple):
     iteration_accuracies: list[float]
     iteration_margins: list[float | None]
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """The card in plain values, fit for JSON."""
         return self._asdict() | {"lines": [line._asdict() for line in self.lines]}
 
-    def to_markdown(self):
+    def to_markdown(self) -> str:
         """The card as a Markdown list."""
         return "\n".join(f"- **{line.verdict}** `{line.name}`: {line.text}" for line in self.lines)
 
 
-def report_card(logits_fn, key, x, y, epsilon, norm="linf", *, batch_size=100, progress=None, square_queries=1000,
-                square_gain=None):
+def report_card(logits_fn: LogitsFn, key: KeyOrKeys, x: Float[np.ndarray, "n h w c"], y: Int[np.ndarray, " n"],
+                epsilon: float, norm: str = "linf", *, batch_size: int = 100,
+                progress: Callable[[str, int, int], None] | None = None, square_queries: int = 1000,
+                square_gain: tuple[int, int] | None = None) -> ReportCard:
     """Looks for gradient masking and weak evaluation, one line per symptom.
 
     Images that are classified right are attacked; the others count as broken in every robust accuracy. PGD begins at a
@@ -142,7 +147,8 @@ def report_card(logits_fn, key, x, y, epsilon, norm="linf", *, batch_size=100, p
                       **curves)
 
 
-def _attacked_lines(measurements, tally, epsilon, largest, classes):
+def _attacked_lines(measurements: Measurements, tally: Tally, epsilon: float, largest: float,
+                    classes: int) -> tuple[list[Line], dict[str, Any]]:
     """The lines for which images are attacked, except Square's; and the curves."""
     epsilons = radii(epsilon, largest)
     by_epsilon = [measurements.pgd(one, STEPS)[1][:, -1] for one in epsilons]

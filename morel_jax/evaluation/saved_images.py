@@ -1,9 +1,12 @@
 """The adversarial images that an evaluation keeps on disk."""
 import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from morel_jax import manifest
+from morel_jax.evaluation.pool import Finished
 from morel_jax.files import DamagedFileError, sync
 
 
@@ -21,14 +24,14 @@ class SavedImages:
         DamagedFileError: a file is not as the checksums say.
     """
 
-    def __init__(self, folder, shape):
+    def __init__(self, folder: Path, shape: Sequence[int]) -> None:
         self._folder, self._shape, self._checksums = folder, tuple(shape), folder / manifest.NAME
         self._remedy = f"Put back a copy of it, or move {folder.parent} away and evaluate anew."
         if self._checksums.exists() and (fault := manifest.problem(folder)):
             place = fault if fault.startswith(str(folder)) else f"{folder}/{fault}"
             raise DamagedFileError(f"{place}. {self._remedy} Without saved images the evaluation continues as it is.")
 
-    def writer(self, attack):
+    def writer(self, attack: str) -> Callable[[list[Finished]], None]:
         """A function that writes the images of a list of :class:`~morel_jax.evaluation.pool.Finished`.
 
         Raises:
@@ -41,7 +44,7 @@ class SavedImages:
         arrays = {field: self._mapped(self._folder / f"{attack}{ending}.npy", dtype) for field, ending, dtype in (
             ("projected", "", np.float32), ("rounded", "_uint8", np.uint8))}
 
-        def write(finished):
+        def write(finished: list[Finished]) -> None:
             # Mapped from the files: a kill of the program loses nothing that was written here.
             for one in finished:
                 for field, array in arrays.items():
@@ -49,12 +52,12 @@ class SavedImages:
 
         return write
 
-    def finish(self):
+    def finish(self) -> None:
         """Writes the checksums, once no more images come."""
         if self._folder.exists() and not self._checksums.exists():
             manifest.write(self._folder)
 
-    def _mapped(self, path, dtype):
+    def _mapped(self, path: Path, dtype: type) -> np.ndarray:
         if not path.exists():
             temporary = path.with_name(path.name + ".tmp")
             np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=self._shape).flush()

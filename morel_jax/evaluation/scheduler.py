@@ -1,5 +1,10 @@
 """Which block works on which examples: hands out those that wait, and merges half-empty blocks once none do."""
 import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
 
 
 class Scheduler:
@@ -12,29 +17,29 @@ class Scheduler:
         devices: the device of each block.
     """
 
-    def __init__(self, indices, devices):
+    def __init__(self, indices: Int[np.ndarray, " m"], devices: Sequence[Any]) -> None:
         self.devices, self.stop = devices, threading.Event()
         self._indices, self._next, self._lock = indices, 0, threading.Lock()
         self._room = [0] * len(devices)  # Rows that each block can still be given; 0 while examples wait.
         self._parcels: list[list] = [[] for _ in devices]
 
-    def take(self, count):
+    def take(self, count: int) -> Int[np.ndarray, " k"]:
         """At most ``count`` of the waiting examples, which then wait no more."""
         with self._lock:
             taken = self._indices[self._next:self._next + count]
             self._next += len(taken)
             return taken
 
-    def has_waiting(self):
+    def has_waiting(self) -> bool:
         """Whether examples wait."""
         return self._next < len(self._indices)
 
-    def announce(self, block, free):
+    def announce(self, block: int, free: int) -> None:
         """Says that ``block`` has ``free`` rows and no more waiting examples to fill them with."""
         with self._lock:
             self._room[block] = max(0, free - sum(count for count, _ in self._parcels[block]))
 
-    def give(self, block, parcel, count):
+    def give(self, block: int, parcel: Any, count: int) -> bool:
         """Gives the ``count`` examples of ``block`` to the fullest block of its device that has room for them.
 
         Args:
@@ -56,13 +61,13 @@ class Scheduler:
             self._parcels[receiver].append((count, parcel))
             return True
 
-    def receive(self, block):
+    def receive(self, block: int) -> list[Any]:
         """The parcels given to ``block`` since it last asked, as a list."""
         with self._lock:
             parcels, self._parcels[block] = self._parcels[block], []
         return [parcel for _, parcel in parcels]
 
-    def leave(self, block):
+    def leave(self, block: int) -> bool:
         """Whether ``block``, which holds no examples, may end; False if it has just been given some."""
         with self._lock:
             self._room[block] = 0

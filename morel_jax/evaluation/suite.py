@@ -1,6 +1,7 @@
 """What an evaluation runs: the attacks that the caller named, built for one threat model."""
 import dataclasses
 import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,12 +36,13 @@ class Threat:
     variant: str = "paper"
 
 
-def largest_epsilon(shape, norm_name):
+def largest_epsilon(shape: Sequence[int], norm_name: str) -> float:
     """Radius at which the ball around any image of ``shape`` (h, w, c) holds the whole box."""
     return 1.0 if norm_name == "linf" else float(np.sqrt(np.prod(shape)))
 
 
-def checked_threat(epsilon, step_size, norm, variant, image_shape):
+def checked_threat(epsilon: float, step_size: float | None, norm: str, variant: str,
+                   image_shape: Sequence[int]) -> Threat:
     """A :class:`Threat` for images of shape (h, w, c); a step of None is epsilon / 10, as in the paper.
 
     Raises:
@@ -71,7 +73,8 @@ class SuiteAttack:
     on_surrogate: bool = False
 
 
-def build_suite(names, threat, classes=np.inf):
+def build_suite(names: Sequence[str | tuple[str, Callable]], threat: Threat,
+                classes: float = np.inf) -> tuple[dict[str, tuple[str, ...]], dict[str, SuiteAttack]]:
     """The attacks that ``names`` stand for.
 
     Args:
@@ -108,7 +111,7 @@ def build_suite(names, threat, classes=np.inf):
     return columns, {name: _build(name, threat, classes, custom.get(name)) for name in order}
 
 
-def _custom(pair):
+def _custom(pair: Any) -> tuple[str, Callable]:
     """The name and the attack of a caller's pair, checked."""
     if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and callable(pair[1])):
         raise ValueError(f"attacks must be names, or pairs of a name and an attack; got {pair!r}.")
@@ -120,7 +123,7 @@ def _custom(pair):
     return name, as_pytree(attack)
 
 
-def _build(name, threat, classes, custom):
+def _build(name: str, threat: Threat, classes: float, custom: Callable | None) -> SuiteAttack:
     """The :class:`SuiteAttack` of a name, or of the caller's own attack ``custom``."""
     if custom is None:
         attack, radius = _named(name.removeprefix(TRANSFER), threat, classes)
@@ -131,7 +134,7 @@ def _build(name, threat, classes, custom):
     return SuiteAttack(name, attack, radius, name.startswith(TRANSFER))
 
 
-def _named(name, threat, classes):
+def _named(name: str, threat: Threat, classes: float) -> tuple[Any, float]:
     """(attack, radius that its images must keep to)."""
     if name in VERSIONS["rand"]:
         raise ValueError(f"attack {name} is for networks that answer at random; "

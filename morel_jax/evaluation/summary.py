@@ -1,34 +1,40 @@
 """What a ledger says: accuracies with confidence intervals, as numbers and as a table."""
 import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy
+from jaxtyping import Bool, Int
 from tabulate import tabulate
 
 from morel_jax.attack_names import PAPER, TRANSFER
+from morel_jax.evaluation.ledger import Ledger
 from morel_jax.files import DamagedFileError, read_json
 
 _CONFIDENCE = 0.95
 
 
-def wilson_interval(count, total):
+def wilson_interval(count: int, total: int) -> list[float]:
     """95 % confidence interval of a share, [low, high] (Wilson, 1927), which stays within [0, 1]."""
     return [float(end) for end in scipy.stats.binomtest(count, total).proportion_ci(_CONFIDENCE, method="wilson")]
 
 
-def _share(flags):
+def _share(flags: Bool[np.ndarray, " n"]) -> dict[str, Any]:
     count = int(np.sum(flags))
     return {"accuracy": count / len(flags), "correct": count, "interval": wilson_interval(count, len(flags))}
 
 
-def _mean(values):
+def _mean(values: np.ndarray) -> dict[str, Any]:
     """Mean of one number per example with its 95 % interval by the normal approximation."""
     mean, z = float(np.mean(values)), float(scipy.stats.norm.ppf((1 + _CONFIDENCE) / 2))
     half = z * float(np.std(values)) / math.sqrt(len(values))
     return {"accuracy": mean, "interval": [mean - half, mean + half]}
 
 
-def summarise(ledger, columns, index, clean_right):
+def summarise(ledger: Ledger, columns: Mapping[str, Sequence[str]], index: Int[np.ndarray, " n"],
+              clean_right: Bool[np.ndarray, " n"]) -> dict[str, Any]:
     """Accuracies of a complete evaluation.
 
     Args:
@@ -77,7 +83,7 @@ def summarise(ledger, columns, index, clean_right):
     return result
 
 
-def read_summary(path):
+def read_summary(path: Path) -> dict[str, Any]:
     """What :func:`~morel_jax.evaluation.evaluate` wrote to ``summary.json``.
 
     Raises:
@@ -93,12 +99,12 @@ def read_summary(path):
     return summary
 
 
-def _cells(name, entry, note=""):
+def _cells(name: str, entry: Mapping[str, Any], note: str = "") -> tuple[str, str, str, str]:
     low, high = entry["interval"]
     return name, f"{100 * entry['accuracy']:.2f}", f"{100 * low:.2f} to {100 * high:.2f}", note
 
 
-def to_markdown(summary, title):
+def to_markdown(summary: Mapping[str, Any], title: str) -> str:
     """The table of a summary, as Markdown that reads well as plain text too.
 
     Args:

@@ -4,13 +4,17 @@ Each function takes what was measured and returns one :class:`Line`, under the f
 accuracies over all images, those included that are misclassified without any attack.
 """
 import functools
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy
+from jaxtyping import Float, Float32
 
-from morel_jax.attacks.checks import looks_like_probabilities
+from morel_jax.attacks.checks import Repeats, looks_like_probabilities
+from morel_jax.evaluation.evaluator import Flags
 
+Found = tuple[bool | str, str, dict[str, Any]]
 PASS, FAIL, NOT_JUDGED = "pass", "fail", "not judged"
 # The symptoms, in the order of a card's lines.
 NAMES: list[str] = []
@@ -57,7 +61,7 @@ class Line(NamedTuple):
     figures: dict
 
 
-def _percent(share):
+def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
@@ -66,22 +70,22 @@ class Tally(NamedTuple):
     images: int
     right: int
 
-    def accuracy(self, broken):
+    def accuracy(self, broken: Flags) -> float:
         """Robust accuracy in [0, 1] if the attacked images bool[right] are broken."""
         return (self.right - int(np.sum(broken))) / self.images
 
-    def percent(self, broken):
+    def percent(self, broken: Flags) -> str:
         """The same in words."""
         return _percent(self.accuracy(broken))
 
 
-def sign_test(ahead, behind):
+def sign_test(ahead: int, behind: int) -> float:
     """Probability that, of ``ahead + behind`` fair coins, ``ahead`` or more show heads."""
     tosses = ahead + behind
     return float(scipy.stats.binomtest(ahead, tosses, alternative="greater").pvalue) if tosses else 1.0
 
 
-def clearly_more(ahead, behind, images, points):
+def clearly_more(ahead: int, behind: int, images: int, points: float) -> bool:
     """Whether an attack beats another beyond chance and by more than ``points`` of robust accuracy.
 
     Of all ``images``, it alone breaks ``ahead`` and the other alone ``behind``.
@@ -89,15 +93,15 @@ def clearly_more(ahead, behind, images, points):
     return 100 * (ahead - behind) > points * images and sign_test(ahead, behind) <= SIGNIFICANCE
 
 
-def _only(one, other):
+def _only(one: Flags, other: Flags) -> tuple[int, int]:
     """How many images bool[m] only the one attack breaks, and only the other."""
     return int(np.sum(one & ~other)), int(np.sum(other & ~one))
 
 
-def _symptom(function):
+def _symptom(function: Callable[..., Found]) -> Callable[..., Line]:
     """Has a function that returns (verdict or whether it fails, text, figures) return a :class:`Line` of its name."""
     @functools.wraps(function)
-    def line(*measured):
+    def line(*measured: Any) -> Line:
         verdict, text, figures = function(*measured)
         if not isinstance(verdict, str):
             verdict = FAIL if verdict else PASS
@@ -108,7 +112,7 @@ def _symptom(function):
 
 
 @_symptom
-def one_step_beats_iterative(tally, one_step, pgd):
+def one_step_beats_iterative(tally: Tally, one_step: Flags, pgd: Flags) -> Found:
     """Fails if FGSM breaks clearly more than PGD-20; both bool[m]."""
     ahead, behind = _only(one_step, pgd)
     text = (f"FGSM leaves {tally.percent(one_step)}, PGD-{STEPS} {tally.percent(pgd)} ({tally.images} images; "
@@ -118,7 +122,7 @@ def one_step_beats_iterative(tally, one_step, pgd):
 
 
 @_symptom
-def black_box_beats_white_box(gained, images, what):
+def black_box_beats_white_box(gained: int, images: int, what: str) -> Found:
     """Fails if Square breaks more than 0.2 points, and three images, of what white-box attacks left."""
     clear, enough = 100 * gained > SQUARE_POINTS * images, gained >= SQUARE_IMAGES
     text = (f"{what}: {100 * gained / images:.1f} points lost to Square ({gained} of {images} images"
@@ -127,7 +131,7 @@ def black_box_beats_white_box(gained, images, what):
 
 
 @_symptom
-def largest_epsilon_at_chance(tally, epsilon, pgd, classes):
+def largest_epsilon_at_chance(tally: Tally, epsilon: float, pgd: Flags, classes: int) -> Found:
     """Fails if PGD-20, bool[m], leaves more than chance although it may turn any image into any other."""
     text = (f"at epsilon {epsilon:.4g}, the whole box, PGD-{STEPS} leaves {tally.percent(pgd)} "
             f"(chance is {_percent(1 / classes)}; {tally.images} images)")
@@ -136,7 +140,7 @@ def largest_epsilon_at_chance(tally, epsilon, pgd, classes):
 
 
 @_symptom
-def monotone_in_epsilon(tally, epsilons, broken):
+def monotone_in_epsilon(tally: Tally, epsilons: Sequence[float], broken: Sequence[Flags]) -> Found:
     """Fails if PGD-20 breaks clearly fewer at one radius than at a smaller one; bool[m] each, in order of radius."""
     failed, falls = False, []
     for place in range(1, len(epsilons)):
@@ -153,7 +157,7 @@ def monotone_in_epsilon(tally, epsilons, broken):
 
 
 @_symptom
-def more_effort_helps(tally, pgd, more):
+def more_effort_helps(tally: Tally, pgd: Flags, more: Flags) -> Found:
     """Fails if PGD-100 with 5 restarts breaks clearly more than PGD-20, by more than a point; both bool[m]."""
     ahead, behind = _only(more, pgd)
     text = (f"PGD-{STEPS} leaves {tally.percent(pgd)}, PGD-{MORE_STEPS} with {RESTARTS} restarts {tally.percent(more)} "
@@ -163,7 +167,7 @@ def more_effort_helps(tally, pgd, more):
 
 
 @_symptom
-def gradients_usable(ce, margin):
+def gradients_usable(ce: Float32[np.ndarray, "m 2"], margin: Float32[np.ndarray, "m 2"]) -> Found:
     """Fails if a gradient is NaN or infinite, or has vanished at more than 1 % of the points.
 
     Both are float[m, 2], the largest entries of the gradients of cross-entropy and margin, at images and starts.
@@ -178,7 +182,7 @@ def gradients_usable(ce, margin):
 
 
 @_symptom
-def deterministic(repeats, images):
+def deterministic(repeats: Repeats, images: int) -> Found:
     """Fails if a second pass gives other logits or another class; the other lines then saw one draw, or noise."""
     failed = repeats.difference > SAME_LOGITS or repeats.changed > 0
     text = (f"repeated passes differ by {repeats.difference:.1e} of the logits' length and change {repeats.changed} of "
@@ -189,7 +193,7 @@ def deterministic(repeats, images):
 
 
 @_symptom
-def logits_not_probabilities(logits):
+def logits_not_probabilities(logits: Float[np.ndarray, "n classes"]) -> Found:
     """Fails if the network's outputs float[n, classes] are probabilities: a softmax of them hides the gradient."""
     failed = looks_like_probabilities(logits)
     low, high, sums = float(logits.min()), float(logits.max()), logits.sum(-1)
@@ -200,7 +204,7 @@ def logits_not_probabilities(logits):
 
 
 @_symptom
-def loss_rises(margins):
+def loss_rises(margins: Float32[np.ndarray, "m steps+1"]) -> Found:
     """Fails unless PGD raises the margin of the best wrong class, float[m, steps + 1], and keeps it raised.
 
     It is the margin because a saturated softmax would hide a change of the cross-entropy.
@@ -219,7 +223,7 @@ def loss_rises(margins):
 
 
 @_symptom
-def noise_breaks_less(tally, noise, pgd):
+def noise_breaks_less(tally: Tally, noise: Flags, pgd: Flags) -> Found:
     """Fails if random noise breaks about as many as PGD-20; both bool[m]."""
     ahead, behind = _only(pgd, noise)
     attacked, random = int(pgd.sum()), int(noise.sum())

@@ -1,11 +1,16 @@
 """Trained networks, read back from a run's folder."""
 import dataclasses
+import os
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
+from ml_collections import ConfigDict
 
 from morel_jax import builders
+from morel_jax.attacks.types import Images, Logits
 from morel_jax.files import local_path
 from morel_jax.models.outputs import in_float32
 from morel_jax.training.custom import CustomParts
@@ -32,12 +37,12 @@ class Trained:
     is_custom_data: bool = False
 
     @property
-    def logits_fn(self):
+    def logits_fn(self) -> jax.tree_util.Partial:
         """The network as a function of images alone; see :func:`as_logits_fn`."""
         return as_logits_fn(self.model, self.variables)
 
 
-def load_trained(workdir, which="best", model=None):
+def load_trained(workdir: str | os.PathLike, which: str = "best", model: nn.Module | None = None) -> Trained:
     """The plain classifier that a run saved, without its data set.
 
     Args:
@@ -68,7 +73,8 @@ def load_trained(workdir, which="best", model=None):
     return Trained(model, load_classifier(workdir, which, shapes), config, data, is_custom_data="dataset" in own)
 
 
-def load_variables(workdir, which="best", model=None):
+def load_variables(workdir: str | os.PathLike, which: str = "best",
+                   model: nn.Module | None = None) -> tuple[nn.Module, PyTree, ConfigDict, Any]:
     """:func:`load_trained` together with the data set.
 
     Returns:
@@ -85,11 +91,11 @@ class _Logits:
     """Equal for equal models, so that networks of one architecture share compiled programs."""
     model: Any
 
-    def __call__(self, variables, images):
+    def __call__(self, variables: PyTree, images: Images) -> Logits:
         return self.model.apply(variables, images).logits
 
 
-def as_logits_fn(model, variables):
+def as_logits_fn(model: nn.Module, variables: PyTree) -> jax.tree_util.Partial:
     """A Flax classifier as a function of images alone, in float32 and with running BatchNorm statistics.
 
     Returns:
@@ -99,7 +105,8 @@ def as_logits_fn(model, variables):
     return jax.tree_util.Partial(_Logits(in_float32(model)), variables)
 
 
-def load(workdir, which="best", model=None):
+def load(workdir: str | os.PathLike, which: str = "best",
+         model: nn.Module | None = None) -> tuple[jax.tree_util.Partial, ConfigDict]:
     """A trained network as a function; arguments and errors as in :func:`load_trained`.
 
     Returns:

@@ -1,7 +1,11 @@
 """Lengths and angles of the gradients of several objectives, over all parameters and layer by layer."""
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jaxtyping import Array, Float, PyTree
 
 
 @struct.dataclass
@@ -22,7 +26,8 @@ class Conflict:
     norm_ratio: jax.Array
 
 
-def objective_gradients(objectives, params):
+def objective_gradients(objectives: Callable[[PyTree], Float[Array, " m"]],
+                        params: PyTree) -> tuple[Float[Array, " m"], PyTree]:
     """The gradient of every objective, by one forward pass and one vmapped backward pass.
 
     Args:
@@ -44,7 +49,7 @@ def objective_gradients(objectives, params):
     return values, gradients
 
 
-def gram(gradients):
+def gram(gradients: PyTree) -> Float[Array, "m m"]:
     """Inner products of the objectives' gradients over all parameters.
 
     Args:
@@ -55,10 +60,11 @@ def gram(gradients):
     """
     rows = (leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(gradients))
     # Small differences of large products matter, so an accelerator must not shorten them.
-    return sum(jnp.matmul(leaf, leaf.T, precision=jax.lax.Precision.HIGHEST) for leaf in rows)
+    products: Any = (jnp.matmul(leaf, leaf.T, precision=jax.lax.Precision.HIGHEST) for leaf in rows)
+    return sum(products)
 
 
-def gram_per_layer(gradients, depth=1):
+def gram_per_layer(gradients: PyTree, depth: int | None = 1) -> dict[str, Float[Array, "m m"]]:
     """:func:`gram` of each group of parameters.
 
     Args:
@@ -81,7 +87,7 @@ def gram_per_layer(gradients, depth=1):
     return {name: gram(leaves) for name, leaves in groups.items()}
 
 
-def compare(products):
+def compare(products: Float[Array, "... m m"]) -> Conflict:
     """Lengths and angles from a Gram matrix.
 
     Args:
@@ -99,7 +105,7 @@ def compare(products):
     return Conflict(norms, cosine, jnp.arccos(cosine), ratio)
 
 
-def conflict(objectives, params):
+def conflict(objectives: Callable[[PyTree], Float[Array, " m"]], params: PyTree) -> Conflict:
     """Compares the objectives' gradients over all parameters.
 
     Args:
@@ -114,7 +120,8 @@ def conflict(objectives, params):
     return compare(gram(objective_gradients(objectives, params)[1]))
 
 
-def conflict_per_layer(objectives, params, depth=1):
+def conflict_per_layer(objectives: Callable[[PyTree], Float[Array, " m"]], params: PyTree,
+                       depth: int | None = 1) -> dict[str, Conflict]:
     """Compares the objectives' gradients group by group.
 
     Args:

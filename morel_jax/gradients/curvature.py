@@ -2,15 +2,20 @@
 
 A relu network is linear in its images piece by piece, so all input curvature comes from the loss on the logits.
 """
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, PyTree
 
 from morel_jax.attacks.keys import example_keys
-from morel_jax.gradients.lanczos import lanczos, power_iteration
+from morel_jax.attacks.types import KeyOrKeys, Labels, LogitsFn, Points
+from morel_jax.gradients.lanczos import Eigenpairs, lanczos, power_iteration
+from morel_jax.gradients.per_example import Loss
 from morel_jax.losses import cross_entropy
 
 
-def hessian_vector_product(loss, params, vector):
+def hessian_vector_product(loss: Callable[[PyTree], Float[Array, ""]], params: PyTree, vector: PyTree) -> PyTree:
     """The Hessian of ``loss`` at ``params`` times a vector, forward over reverse.
 
     Args:
@@ -26,7 +31,8 @@ def hessian_vector_product(loss, params, vector):
     return jax.jvp(jax.grad(loss), (params,), (vector,))[1]
 
 
-def hessian_eigenpairs(loss, params, key, count=1, num_steps=20, which="largest"):
+def hessian_eigenpairs(loss: Callable[[PyTree], Float[Array, ""]], params: PyTree, key: Key[Array, ""], count: int = 1,
+                       num_steps: int = 20, which: str = "largest") -> Eigenpairs:
     """Extreme eigenvalues of the Hessian in the parameters, by Lanczos's method.
 
     Args:
@@ -41,7 +47,8 @@ def hessian_eigenpairs(loss, params, key, count=1, num_steps=20, which="largest"
     return lanczos(lambda vector: hessian_vector_product(loss, params, vector), key, params, num_steps, count, which)
 
 
-def sharpness(loss, params, key, num_steps=20):
+def sharpness(loss: Callable[[PyTree], Float[Array, ""]], params: PyTree, key: Key[Array, ""],
+              num_steps: int = 20) -> Eigenpairs:
     """The eigenvalue of the Hessian in the parameters that is largest in magnitude, by power iteration.
 
     Args:
@@ -55,7 +62,8 @@ def sharpness(loss, params, key, num_steps=20):
     return power_iteration(lambda vector: hessian_vector_product(loss, params, vector), key, params, num_steps)
 
 
-def input_hessian_vector_product(logits_fn, x, y, vector, loss=cross_entropy):
+def input_hessian_vector_product(logits_fn: LogitsFn, x: Points, y: Labels, vector: Points,
+                                 loss: Loss = cross_entropy) -> Points:
     """Each example's Hessian in its image times a vector, for the whole batch at once.
 
     Args:
@@ -68,7 +76,8 @@ def input_hessian_vector_product(logits_fn, x, y, vector, loss=cross_entropy):
     return hessian_vector_product(lambda x: jnp.sum(loss(logits_fn(x), y)), x, vector)
 
 
-def input_hessian_eigenpairs(logits_fn, key, x, y, count=1, num_steps=10, which="largest", loss=cross_entropy):
+def input_hessian_eigenpairs(logits_fn: LogitsFn, key: KeyOrKeys, x: Points, y: Labels, count: int = 1,
+                             num_steps: int = 10, which: str = "largest", loss: Loss = cross_entropy) -> Eigenpairs:
     """Extreme eigenvalues of each example's Hessian in its image.
 
     Args:
@@ -82,8 +91,8 @@ def input_hessian_eigenpairs(logits_fn, key, x, y, count=1, num_steps=10, which=
 
     Reference: Moosavi-Dezfooli et al., arXiv:1811.09716, who find that adversarial training makes them smaller.
     """
-    def single(key, image, label):
-        def product(vector):
+    def single(key: Key[Array, ""], image: Array, label: Array) -> Eigenpairs:
+        def product(vector: Array) -> Array:
             return input_hessian_vector_product(logits_fn, image[None], label[None], vector[None], loss)[0]
 
         return lanczos(product, key, image, num_steps, count, which)

@@ -4,19 +4,23 @@ Input gradients of a confident network are tiny, down to 1e-30 and exact zeros; 
 """
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+Rows = Float[Array, "n d"]
+PerRow = Float[Array, "n 1"]
 
 
-def flatten(values):
+def flatten(values: Float[Array, "n ..."]) -> Rows:
     """float[n, ...] -> float[n, d]."""
     return values.reshape(values.shape[0], -1)
 
 
-def column(numbers, like):
+def column(numbers: Float[Array, " n"], like: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
     """float[n] -> float[n, 1, ...] with as many axes as ``like``."""
     return numbers.reshape(-1, *(1,) * (like.ndim - 1))
 
 
-def _scaled(rows):
+def _scaled(rows: Rows) -> tuple[Rows, PerRow, PerRow, Bool[Array, "n 1"]]:
     """Rows over their largest entry; as columns, their lengths then, that entry, and whether it is not zero."""
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(rows), axis=-1, keepdims=True))
     present = largest != 0  # True for NaN, which stays NaN.
@@ -26,7 +30,7 @@ def _scaled(rows):
     return scaled, jnp.sqrt(jnp.where(present, jnp.sum(scaled**2, axis=-1, keepdims=True), 1)), largest, present
 
 
-def _l2(rows):
+def _l2(rows: Rows) -> Float[Array, " n"]:
     _, lengths, largest, present = _scaled(rows)
     return jnp.where(present, largest * lengths, 0)[:, 0]
 
@@ -38,7 +42,7 @@ _NORMS = {
 }
 
 
-def norms(values, norm="l2"):
+def norms(values: Float[Array, "n ..."], norm: str = "l2") -> Float[Array, " n"]:
     """Norm of each row.
 
     Args:
@@ -56,13 +60,13 @@ def norms(values, norm="l2"):
     return _NORMS[norm](flatten(values))
 
 
-def unit(values):
+def unit(values: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
     """Rows divided by their L2 norms, float[n, ...]; a zero row stays zero, and its gradient finite."""
     scaled, lengths, *_ = _scaled(flatten(values))
     return (scaled / lengths).reshape(values.shape)
 
 
-def cosines(a, b):
+def cosines(a: Float[Array, "n ..."], b: Float[Array, "n ..."]) -> Float[Array, " n"]:
     """Cosine of the angle between rows.
 
     Args:

@@ -1,8 +1,12 @@
 """Eigenvalues of a symmetric operator that is known only by its products with vectors, which are pytrees."""
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from jaxtyping import Array, Float, Key, PyTree
 
 
 @struct.dataclass
@@ -27,34 +31,35 @@ ORDERS = {
 }
 
 
-def _random_unit(key, like):
+def _random_unit(key: Key[Array, ""], like: PyTree) -> PyTree:
     """A random pytree like ``like``, of length 1 and uniform over directions."""
     vector = optax.tree.random_like(key, like)
     return optax.tree.scale(1 / optax.tree.norm(vector), vector)
 
 
-def _coefficients(basis, vector):
+def _coefficients(basis: PyTree, vector: PyTree) -> Float[Array, " rows"]:
     """Inner products of the rows of ``basis`` (leading axis) with ``vector``, float[rows]."""
-    products = jax.tree.map(
+    products: Any = jax.tree.leaves(jax.tree.map(
         lambda rows, v: jnp.tensordot(rows.reshape(rows.shape[0], -1), v.ravel(), axes=1,
-                                      precision=jax.lax.Precision.HIGHEST), basis, vector)
-    return sum(jax.tree.leaves(products))
+                                      precision=jax.lax.Precision.HIGHEST), basis, vector))
+    return sum(products)
 
 
-def _combine(coefficients, basis):
+def _combine(coefficients: Float[Array, "... rows"], basis: PyTree) -> PyTree:
     """Sums of the rows of ``basis``, weighted by coefficients float[..., rows]."""
     return jax.tree.map(
         lambda rows: jnp.tensordot(coefficients, rows, axes=1, precision=jax.lax.Precision.HIGHEST), basis)
 
 
-def _orthogonalise(vector, basis):
+def _orthogonalise(vector: PyTree, basis: PyTree) -> PyTree:
     # Twice is enough: the second pass removes what rounding left in the first.
     for _ in range(2):
         vector = optax.tree.sub(vector, _combine(_coefficients(basis, vector), basis))
     return vector
 
 
-def lanczos(operator, key, like, num_steps, count=1, which="largest"):
+def lanczos(operator: Callable[[PyTree], PyTree], key: Key[Array, ""], like: PyTree, num_steps: int, count: int = 1,
+            which: str = "largest") -> Eigenpairs:
     """Lanczos's method with full reorthogonalisation.
 
     Where the Krylov space of the start is exhausted (few distinct eigenvalues, low rank), it continues from a new
@@ -88,7 +93,7 @@ def lanczos(operator, key, like, num_steps, count=1, which="largest"):
     dtype = jax.tree.leaves(start)[0].dtype
     basis = jax.tree.map(lambda leaf: jnp.zeros((num_steps, *leaf.shape), leaf.dtype), start)
 
-    def step(i, carry):
+    def step(i: Array, carry: tuple[PyTree, PyTree, Array, Array]) -> tuple[PyTree, PyTree, Array, Array]:
         basis, vector, alphas, betas = carry
         basis = jax.tree.map(lambda rows, row: rows.at[i].set(row), basis, vector)
         image = operator(vector)
@@ -113,7 +118,8 @@ def lanczos(operator, key, like, num_steps, count=1, which="largest"):
     return Eigenpairs(values, _combine(rotation.T, basis), jnp.abs(betas[-1] * rotation[-1]))
 
 
-def power_iteration(operator, key, like, num_steps):
+def power_iteration(operator: Callable[[PyTree], PyTree], key: Key[Array, ""], like: PyTree,
+                    num_steps: int) -> Eigenpairs:
     """Power iteration: the eigenvalue of largest magnitude, in the memory of three vectors.
 
     Args:
@@ -124,7 +130,7 @@ def power_iteration(operator, key, like, num_steps):
     Returns:
         :class:`Eigenpairs` with one entry. A start that the operator maps to zero has eigenvalue 0.
     """
-    def step(_, vector):
+    def step(_: Array, vector: PyTree) -> PyTree:
         image = operator(vector)
         length = optax.tree.norm(image)
         # Where the image is zero, the previous vector is an eigenvector already.

@@ -1,15 +1,21 @@
 """Losses along lines and on planes through weights or through images."""
+from collections.abc import Callable, Sequence
+
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Key, PyTree
 
 from morel_jax.attacks.keys import example_keys
+from morel_jax.attacks.types import KeyOrKeys, Labels, LogitsFn, Points
 from morel_jax.gradients.geometry import column, flatten
-from morel_jax.gradients.per_example import input_gradients
+from morel_jax.gradients.per_example import Loss, input_gradients
 from morel_jax.losses import cross_entropy
 
 
-def surface(function, origin, directions, coordinates, batch_size=None):
+def surface(function: Callable[[PyTree], PyTree], origin: PyTree, directions: Sequence[PyTree],
+            coordinates: Sequence[ArrayLike], batch_size: int | None = None) -> PyTree:
     """A function's values on a grid with one axis per direction.
 
         values[i, j] = function(origin + s_i d_1 + t_j d_2)
@@ -32,7 +38,7 @@ def surface(function, origin, directions, coordinates, batch_size=None):
                          f"got {len(directions)} and {len(coordinates)}.")
     coordinates = [jnp.asarray(along) for along in coordinates]
 
-    def at(position):
+    def at(position: tuple[Array, ...]) -> PyTree:
         point = origin
         for length, direction in zip(position, directions, strict=True):
             point = jax.tree.map(lambda p, d, length=length: p + (length * d).astype(p.dtype), point, direction)
@@ -43,7 +49,7 @@ def surface(function, origin, directions, coordinates, batch_size=None):
     return jax.tree.map(lambda leaf: leaf.reshape(*grid[0].shape, *leaf.shape[1:]), values)
 
 
-def filter_normalised_direction(key, params, ignore="biasbn"):
+def filter_normalised_direction(key: Key[Array, ""], params: PyTree, ignore: str | None = "biasbn") -> PyTree:
     """A random direction in which each filter is as long as that of the weights.
 
     A filter makes one output: all axes of a kernel but the last. Before BatchNorm the length of weights means nothing;
@@ -66,7 +72,7 @@ def filter_normalised_direction(key, params, ignore="biasbn"):
     if ignore not in ("biasbn", None):
         raise ValueError(f"ignore must be 'biasbn' or None; got {ignore!r}.")
 
-    def rescale(direction, weights):
+    def rescale(direction: Array, weights: Array) -> Array:
         if weights.ndim <= 1:
             return jnp.zeros_like(weights) if ignore == "biasbn" else weights
         axes = tuple(range(weights.ndim - 1))
@@ -76,7 +82,8 @@ def filter_normalised_direction(key, params, ignore="biasbn"):
     return jax.tree.map(rescale, optax.tree.random_like(key, params), params)
 
 
-def input_directions(logits_fn, key, x, y, loss=cross_entropy):
+def input_directions(logits_fn: LogitsFn, key: KeyOrKeys, x: Points, y: Labels,
+                     loss: Loss = cross_entropy) -> tuple[Points, Points]:
     """Two directions for a surface of the loss around images: the steepest in Linf, and a random one across it.
 
     Args:

@@ -2,10 +2,12 @@
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jaxtyping import Array
 
 from morel_jax.attacks.keys import example_keys
+from morel_jax.attacks.types import KeyOrKeys, Labels, LogitsFn, Points, Values
 from morel_jax.gradients.geometry import column, cosines, flatten
-from morel_jax.gradients.per_example import input_gradients
+from morel_jax.gradients.per_example import Loss, input_gradients
 from morel_jax.losses import cross_entropy
 
 
@@ -19,12 +21,13 @@ class LinearityError:
     delta: jax.Array
 
 
-def _uniform(key, x, epsilon):
+def _uniform(key: KeyOrKeys, x: Points, epsilon: float | Array) -> Points:
     keys = example_keys(key, x.shape[0])
     return epsilon * jax.vmap(lambda key: jax.random.uniform(key, x.shape[1:], x.dtype, -1.0, 1.0))(keys)
 
 
-def linearity_error(logits_fn, key, x, y, epsilon, step_size, num_steps=10, loss=cross_entropy):
+def linearity_error(logits_fn: LogitsFn, key: KeyOrKeys, x: Points, y: Labels, epsilon: float | Array,
+                    step_size: float | Array, num_steps: int = 10, loss: Loss = cross_entropy) -> LinearityError:
     """Local linearity: how far the loss departs from its tangent in the Linf ball.
 
         gamma = max_{|delta|_inf <= epsilon} |l(x + delta) - l(x) - <delta, grad l(x)>|
@@ -46,11 +49,11 @@ def linearity_error(logits_fn, key, x, y, epsilon, step_size, num_steps=10, loss
     value = loss(logits_fn(x), y)
     slope = input_gradients(logits_fn, x, y, loss)
 
-    def gap(delta):
+    def gap(delta: Points) -> Values:
         linear = jnp.sum(flatten(delta * slope), axis=-1)
         return jnp.abs(loss(logits_fn(x + delta), y) - value - linear)
 
-    def climb(_, carry):
+    def climb(_: Array, carry: tuple[Points, LinearityError]) -> tuple[Points, LinearityError]:
         delta, best = carry
         gaps, pull_back = jax.vjp(gap, delta)
         (gradient,) = pull_back(jnp.ones_like(gaps))
@@ -63,12 +66,13 @@ def linearity_error(logits_fn, key, x, y, epsilon, step_size, num_steps=10, loss
     return _better(best, gap(delta), delta)
 
 
-def _better(best, gaps, delta):
+def _better(best: LinearityError, gaps: Values, delta: Points) -> LinearityError:
     wider = ~(gaps <= best.error)  # A loss that is NaN is not linear.
     return LinearityError(jnp.where(wider, gaps, best.error), jnp.where(column(wider, delta), delta, best.delta))
 
 
-def gradient_alignment(logits_fn, key, x, y, epsilon, loss=cross_entropy):
+def gradient_alignment(logits_fn: LogitsFn, key: KeyOrKeys, x: Points, y: Labels, epsilon: float | Array,
+                       loss: Loss = cross_entropy) -> Values:
     """Cosine between the input gradients at an image and at a random point near it.
 
         cos(grad l(x), grad l(x + eta)),   eta ~ U([-epsilon, epsilon]^d)

@@ -2,9 +2,11 @@
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jaxtyping import Array, Float, Int
 
 from morel_jax.attacks.keys import example_keys, fold_in_name
 from morel_jax.attacks.norms import norm as norm_named
+from morel_jax.attacks.types import KeyOrKeys, Labels, Logits, LogitsFn, Points, Values
 from morel_jax.gradients.geometry import column
 from morel_jax.losses.classification import label_mask, pick
 
@@ -19,24 +21,24 @@ class Margins:
     nearest: jax.Array
 
 
-def _leads(logits, y):
+def _leads(logits: Logits, y: Labels) -> Logits:
     """By how much the label's logit exceeds each class's, float[n, classes]."""
     return pick(logits, label_mask(logits, y))[:, None] - logits
 
 
-def _lead_and_slope(logits_fn, x, y, rival):
+def _lead_and_slope(logits_fn: LogitsFn, x: Points, y: Labels, rival: Int[Array, ""]) -> tuple[Values, Points]:
     """(lead float[n] over one class, its input gradient float[n, ...])."""
     lead, pull_back = jax.vjp(lambda x: _leads(logits_fn(x), y)[:, rival], x)
     return lead, pull_back(jnp.ones_like(lead))[0]
 
 
-def _ratio(lead, slope):
+def _ratio(lead: Array, slope: Array) -> Array:
     """lead / slope; where the slope is zero, infinite with the lead's sign, or 0 if both are zero; NaN stays NaN."""
     flat = jnp.where((lead == 0) | jnp.isnan(lead), lead, jnp.copysign(jnp.inf, lead))
     return jnp.where(slope == 0, flat, lead / jnp.where(slope == 0, 1, slope))
 
 
-def _nearest(ratios, y):
+def _nearest(ratios: Float[Array, "classes n"], y: Labels) -> Margins:
     """:class:`Margins` of ratios float[classes, n], without the label's own."""
     own = jnp.arange(ratios.shape[0])[:, None] == y
     # Finite, so that an infinitely far rival still comes before the label itself.
@@ -44,14 +46,14 @@ def _nearest(ratios, y):
     return Margins(jnp.min(jnp.where(own, jnp.inf, ratios), axis=0), jnp.argmin(order, axis=0).astype(jnp.int32))
 
 
-def _classes(logits_fn, x):
+def _classes(logits_fn: LogitsFn, x: Points) -> Int[Array, " classes"]:
     classes = jax.eval_shape(logits_fn, x).shape[-1]
     if classes < 2:
         raise ValueError(f"logits_fn must give at least two classes; got {classes}.")
     return jnp.arange(classes)
 
 
-def linearised_margins(logits_fn, x, y, norm="linf"):
+def linearised_margins(logits_fn: LogitsFn, x: Points, y: Labels, norm: str = "linf") -> Margins:
     """First-order distance to the decision boundary: the nearest of the linearised boundaries.
 
         min_{j != y} (z_y - z_j) / |grad_x (z_y - z_j)|_*
@@ -73,14 +75,15 @@ def linearised_margins(logits_fn, x, y, norm="linf"):
     """
     dual = norm_named(norm).dual
 
-    def ratio(rival):
+    def ratio(rival: Int[Array, ""]) -> Values:
         lead, slope = _lead_and_slope(logits_fn, x, y, rival)
         return _ratio(lead, dual(slope))
 
     return _nearest(jax.lax.map(ratio, _classes(logits_fn, x)), y)
 
 
-def lipschitz_bounds(logits_fn, key, x, y, epsilon, step_size, num_steps=10, norm="linf"):
+def lipschitz_bounds(logits_fn: LogitsFn, key: KeyOrKeys, x: Points, y: Labels, epsilon: float | Array,
+                     step_size: float | Array, num_steps: int = 10, norm: str = "linf") -> Logits:
     """Local Lipschitz constants of the label's lead over every class, from below.
 
     The largest dual norm of grad_x (z_y - z_j) at the image and at all points of two searches in the ball and in
@@ -105,13 +108,13 @@ def lipschitz_bounds(logits_fn, key, x, y, epsilon, step_size, num_steps=10, nor
     radii = jax.vmap(lambda key: jax.random.uniform(key, (), x.dtype))(fold_in_name(keys, "radius"))
     start = x + column(radii, x) * (ball.random_boundary(keys, x, epsilon) - x)
 
-    def bound(rival):
-        def size(point):
+    def bound(rival: Int[Array, ""]) -> Values:
+        def size(point: Points) -> tuple[Values, Points]:
             slope = _lead_and_slope(logits_fn, point, y, rival)[1]
             return ball.dual(slope), slope
 
-        def search(way):
-            def step(_, carry):
+        def search(way: Array) -> Values:
+            def step(_: Array, carry: tuple[Points, Values]) -> tuple[Points, Values]:
                 point, largest = carry
                 steepness, slope = size(point)
                 further = ball.project(point + way * step_size * ball.direction(slope), x, epsilon)
@@ -126,7 +129,8 @@ def lipschitz_bounds(logits_fn, key, x, y, epsilon, step_size, num_steps=10, nor
     return jax.lax.map(bound, _classes(logits_fn, x)).T
 
 
-def lipschitz_margins(logits_fn, key, x, y, epsilon, step_size, num_steps=10, norm="linf"):
+def lipschitz_margins(logits_fn: LogitsFn, key: KeyOrKeys, x: Points, y: Labels, epsilon: float | Array,
+                      step_size: float | Array, num_steps: int = 10, norm: str = "linf") -> Margins:
     """Distance to the decision boundary by local Lipschitz constants.
 
         min_{j != y} (z_y - z_j) / L_j,   at most epsilon, as L_j holds within that radius
@@ -148,4 +152,4 @@ def lipschitz_margins(logits_fn, key, x, y, epsilon, step_size, num_steps=10, no
     """
     slopes = lipschitz_bounds(logits_fn, key, x, y, epsilon, step_size, num_steps, norm)
     margins = _nearest(_ratio(_leads(logits_fn(x), y), slopes).T, y)
-    return margins.replace(margin=jnp.clip(margins.margin, -epsilon, epsilon))
+    return Margins(jnp.clip(margins.margin, -epsilon, epsilon), margins.nearest)

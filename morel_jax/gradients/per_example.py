@@ -1,21 +1,27 @@
 """Gradients of every example of a batch, with respect to parameters and to images."""
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, PyTree
 
+from morel_jax.attacks.types import Labels, Logits, LogitsFn, Points, Values
 from morel_jax.gradients.geometry import norms
 from morel_jax.losses import cross_entropy
 
+Loss = Callable[[Logits, Labels], Values]
 
-def _single(loss_fn):
+
+def _single(loss_fn: Callable[..., Values]) -> Callable[..., Array]:
     """The loss of one example, from one of a batch."""
-    def loss(params, *example):
+    def loss(params: PyTree, *example: Array) -> Array:
         return loss_fn(params, *(part[None] for part in example))[0]
 
     return loss
 
 
-def parameter_gradients(loss_fn, params, *batch):
+def parameter_gradients(loss_fn: Callable[..., Values], params: PyTree, *batch: Array) -> PyTree:
     """The gradient of each example's loss with respect to the parameters.
 
     Args:
@@ -30,7 +36,8 @@ def parameter_gradients(loss_fn, params, *batch):
     return jax.vmap(jax.grad(_single(loss_fn)), in_axes=(None, *(0 for _ in batch)))(params, *batch)
 
 
-def parameter_gradient_norms(loss_fn, params, *batch, batch_size=8):
+def parameter_gradient_norms(loss_fn: Callable[..., Values], params: PyTree, *batch: Array,
+                             batch_size: int = 8) -> Values:
     """L2 norm, over all parameters, of each example's gradient.
 
     Args:
@@ -44,7 +51,7 @@ def parameter_gradient_norms(loss_fn, params, *batch, batch_size=8):
     return jax.lax.map(lambda example: optax.tree.norm(gradient(params, *example)), batch, batch_size=batch_size)
 
 
-def input_gradients(logits_fn, x, y, loss=cross_entropy):
+def input_gradients(logits_fn: LogitsFn, x: Points, y: Labels, loss: Loss = cross_entropy) -> Points:
     """The gradient of each example's loss with respect to its image, in one pass backwards.
 
     Args:
@@ -60,7 +67,8 @@ def input_gradients(logits_fn, x, y, loss=cross_entropy):
     return jax.grad(lambda x: jnp.sum(loss(logits_fn(x), y)))(x)
 
 
-def input_gradient_norms(logits_fn, x, y, loss=cross_entropy, norm="l1"):
+def input_gradient_norms(logits_fn: LogitsFn, x: Points, y: Labels, loss: Loss = cross_entropy,
+                         norm: str = "l1") -> Values:
     """Norm of each example's input gradient: to first order, the loss gained by moving the image by one unit.
 
     Args:

@@ -1,10 +1,16 @@
 """How the preference of conic scalarisation turns the update."""
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, PyTree
 
 from morel_jax.gradients.conflict import gram, objective_gradients
 from morel_jax.losses import conic
+
+Objectives = Float[Array, " m"]
 
 
 @struct.dataclass
@@ -22,12 +28,15 @@ class PreferenceInfluence:
     rates: jax.Array
 
 
-def _weights(values, preference, reference_point, augmentation):
+def _weights(values: Objectives, preference: Objectives, reference_point: Objectives,
+             augmentation: ArrayLike) -> Objectives:
     """d CS / d L, float[m]: the weights of the objectives' gradients in that of CS."""
     return jax.grad(conic)(values, preference, reference_point, augmentation)
 
 
-def update_directions(objectives, params, preferences, reference_point, augmentation):
+def update_directions(objectives: Callable[[PyTree], Objectives], params: PyTree,
+                      preferences: Float[Array, "p m"], reference_point: Objectives,
+                      augmentation: ArrayLike) -> PyTree:
     """The directions -d CS(k, gamma, a) / d params of plain gradient descent, one per preference.
 
     Args:
@@ -48,7 +57,9 @@ def update_directions(objectives, params, preferences, reference_point, augmenta
                         gradients)
 
 
-def preference_influence(objectives, params, preferences, reference, reference_point, augmentation):
+def preference_influence(objectives: Callable[[PyTree], Objectives], params: PyTree,
+                         preferences: Float[Array, "p m"], reference: Objectives,
+                         reference_point: Objectives, augmentation: ArrayLike) -> PreferenceInfluence:
     """Compares the update directions of many preferences with that of a reference.
 
     Args:
@@ -61,23 +72,23 @@ def preference_influence(objectives, params, preferences, reference, reference_p
     values, gradients = objective_gradients(objectives, params)
     products = gram(gradients)
 
-    def weights(k):
+    def weights(k: Objectives) -> Objectives:
         return _weights(values, jnp.asarray(k), reference_point, augmentation)
 
-    def along(w):
+    def along(w: Objectives) -> Objectives:
         """The inner products of the m gradients with their combination w."""
         return jnp.sum(products * w, axis=-1)
 
-    def length(w):
+    def length(w: Objectives) -> Float[Array, ""]:
         return jnp.sqrt(jnp.maximum(jnp.sum(w * along(w)), 0))
 
-    def unit(w):
+    def unit(w: Objectives) -> Objectives:
         size = length(w)
         return jnp.where(size == 0, 0, w / jnp.where(size == 0, 1, size))
 
     toward = unit(weights(reference))
 
-    def influence(k):
+    def influence(k: Objectives) -> PreferenceInfluence:
         w = weights(k)
         gains = along(unit(w))
         return PreferenceInfluence(jnp.clip(jnp.sum(toward * gains), -1, 1), length(w), -gains)

@@ -1,18 +1,20 @@
 """Which pixels a class score depends on: maps made of input gradients, with one value per pixel and channel."""
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from morel_jax.attacks.keys import example_keys, fold_in_rows
-from morel_jax.gradients.per_example import input_gradients
+from morel_jax.attacks.types import KeyOrKeys, Labels, Logits, LogitsFn, Points, Values
+from morel_jax.gradients.per_example import Loss, input_gradients
 from morel_jax.losses.classification import label_mask, pick
 
 
-def label_logit(logits, y):
+def label_logit(logits: Logits, y: Labels) -> Values:
     """The default score: the label's logit, float[n]."""
     return pick(logits, label_mask(logits, y))
 
 
-def gradient_saliency(logits_fn, x, y, score=label_logit):
+def gradient_saliency(logits_fn: LogitsFn, x: Points, y: Labels, score: Loss = label_logit) -> Points:
     """The size of the score's gradient at each pixel.
 
     Args:
@@ -28,7 +30,7 @@ def gradient_saliency(logits_fn, x, y, score=label_logit):
     return jnp.abs(input_gradients(logits_fn, x, y, score))
 
 
-def gradient_times_input(logits_fn, x, y, score=label_logit):
+def gradient_times_input(logits_fn: LogitsFn, x: Points, y: Labels, score: Loss = label_logit) -> Points:
     """The score's gradient times the image: each pixel's share of a linear score.
 
     Args:
@@ -42,7 +44,8 @@ def gradient_times_input(logits_fn, x, y, score=label_logit):
     return x * input_gradients(logits_fn, x, y, score)
 
 
-def smooth_grad(logits_fn, key, x, y, noise_scale=0.15, num_samples=50, score=label_logit):
+def smooth_grad(logits_fn: LogitsFn, key: KeyOrKeys, x: Points, y: Labels, noise_scale: float | Array = 0.15,
+                num_samples: int = 50, score: Loss = label_logit) -> Points:
     """SmoothGrad: the score's gradient, averaged over noisy copies of the image.
 
     Args:
@@ -59,7 +62,7 @@ def smooth_grad(logits_fn, key, x, y, noise_scale=0.15, num_samples=50, score=la
     """
     keys = example_keys(key, x.shape[0])
 
-    def add(sample, total):
+    def add(sample: Array, total: Points) -> Points:
         noise = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(
             fold_in_rows(keys, jnp.full(keys.shape, sample)))
         return total + input_gradients(logits_fn, x + noise_scale * noise, y, score)
@@ -67,7 +70,8 @@ def smooth_grad(logits_fn, key, x, y, noise_scale=0.15, num_samples=50, score=la
     return jax.lax.fori_loop(0, num_samples, add, jnp.zeros_like(x)) / num_samples
 
 
-def integrated_gradients(logits_fn, x, y, baseline=0.0, num_steps=50, score=label_logit):
+def integrated_gradients(logits_fn: LogitsFn, x: Points, y: Labels, baseline: float | Array = 0.0, num_steps: int = 50,
+                         score: Loss = label_logit) -> Points:
     """Integrated gradients: what each pixel adds to the score along the straight line from a baseline to the image.
 
         IG = (x - b) * integral_0^1 grad score(b + t (x - b)) dt
@@ -85,7 +89,7 @@ def integrated_gradients(logits_fn, x, y, baseline=0.0, num_steps=50, score=labe
     """
     way = x - baseline
 
-    def add(step, total):
+    def add(step: Array, total: Points) -> Points:
         return total + input_gradients(logits_fn, baseline + (step + 0.5) / num_steps * way, y, score)
 
     return way * jax.lax.fori_loop(0, num_steps, add, jnp.zeros_like(x)) / num_steps

@@ -2,6 +2,7 @@
 
 Importing this imports ART (the extra ``parity``), which closes all of the process's log handlers.
 """
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -9,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from art.estimators.classification.classifier import ClassGradientsMixin, ClassifierMixin
 from art.estimators.estimator import BaseEstimator, LossGradientsMixin, NeuralNetworkMixin
+from jaxtyping import Array, Float, Float32, Int
 
+from morel_jax.attacks.types import Images, Labels, Logits, LogitsFn, Values
 from morel_jax.losses import cross_entropy
 
 # Attacks and smoothing may ask a little outside [0, 1]; images in 0 .. 255 are far outside.
@@ -17,22 +20,22 @@ _FAR = 16.0
 
 
 @jax.jit
-def _logits(logits_fn, x):
+def _logits(logits_fn: LogitsFn, x: Images) -> Logits:
     return logits_fn(x)
 
 
 @jax.jit
-def _losses(logits_fn, x, y):
+def _losses(logits_fn: LogitsFn, x: Images, y: Labels) -> Values:
     return cross_entropy(logits_fn(x), y)
 
 
 @jax.jit
-def _loss_gradients(logits_fn, x, y):
+def _loss_gradients(logits_fn: LogitsFn, x: Images, y: Labels) -> Images:
     return jax.grad(lambda x: cross_entropy(logits_fn(x), y).sum())(x)
 
 
 @jax.jit
-def _logit_gradients(logits_fn, x, labels):
+def _logit_gradients(logits_fn: LogitsFn, x: Images, labels: Int[Array, "n k"]) -> Float[Array, "n k h w c"]:
     """float[n, k, h, w, c]: gradients of the logits int[n, k] of each image."""
     logits, transpose = jax.vjp(logits_fn, x)
     chosen = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
@@ -58,7 +61,8 @@ class JAXClassifier(ClassGradientsMixin, ClassifierMixin, LossGradientsMixin, Ne
     estimator_params = (*BaseEstimator.estimator_params, *NeuralNetworkMixin.estimator_params,
                         *ClassifierMixin.estimator_params)
 
-    def __init__(self, logits_fn, image_shape, num_classes, batch_size=128):
+    def __init__(self, logits_fn: LogitsFn, image_shape: Sequence[int], num_classes: int,
+                 batch_size: int = 128) -> None:
         if len(image_shape) != 3:
             raise ValueError(f"image_shape must be (height, width, channels); got {tuple(image_shape)}.")
         if batch_size < 1:
@@ -78,15 +82,17 @@ class JAXClassifier(ClassGradientsMixin, ClassifierMixin, LossGradientsMixin, Ne
         self._layer_names = None
 
     @property
-    def input_shape(self):
+    def input_shape(self) -> tuple[int, ...]:
         """(h, w, c)."""
         return self._input_shape
 
-    def predict(self, x, batch_size=None, **_):
+    def predict(self, x: Float[np.ndarray, "n h w c"], batch_size: int | None = None,
+                **_: Any) -> Float32[np.ndarray, "n classes"]:
         """Logits float32[n, num_classes] of float[n, h, w, c]; ``batch_size`` is ART's and changes nothing."""
         return self._in_blocks(_logits, x)
 
-    def compute_loss(self, x, y, reduction="none", **_):
+    def compute_loss(self, x: Float[np.ndarray, "n h w c"], y: Int[np.ndarray, "..."], reduction: str = "none",
+                     **_: Any) -> Float32[np.ndarray, "..."]:
         """Cross-entropy, float32[n].
 
         Args:
@@ -102,14 +108,16 @@ class JAXClassifier(ClassGradientsMixin, ClassifierMixin, LossGradientsMixin, Ne
             raise ValueError(f"reduction must be one of {', '.join(reductions)}; got {reduction!r}.")
         return reductions[reduction](self._in_blocks(_losses, x, self._labels(y, len(x))))
 
-    def loss_gradient(self, x, y, **_):
+    def loss_gradient(self, x: Float[np.ndarray, "n h w c"], y: Int[np.ndarray, "..."],
+                      **_: Any) -> Float32[np.ndarray, "n h w c"]:
         """Gradient of each image's own cross-entropy, float32[n, h, w, c].
 
         ART's own classifiers differentiate the batch's mean: theirs is this divided by n.
         """
         return self._in_blocks(_loss_gradients, x, self._labels(y, len(x)))
 
-    def class_gradient(self, x, label=None, **_):
+    def class_gradient(self, x: Float[np.ndarray, "n h w c"], label: int | Int[np.ndarray, " n"] | None = None,
+                       **_: Any) -> Float32[np.ndarray, "n k h w c"]:
         """Gradients of logits with respect to images.
 
         Args:
@@ -133,19 +141,20 @@ class JAXClassifier(ClassGradientsMixin, ClassifierMixin, LossGradientsMixin, Ne
             labels = np.broadcast_to(labels, (count,))[:, None]
         return self._in_blocks(_logit_gradients, x, labels)
 
-    def fit(self, x, y, **_):
+    def fit(self, x: np.ndarray, y: np.ndarray, **_: Any) -> None:
         """Raises NotImplementedError: networks are trained by ``morel_jax.training.fit``."""
         raise NotImplementedError("this classifier's weights are fixed; train with morel_jax.training.fit.")
 
-    def get_activations(self, x, layer, batch_size=None, framework=False):
+    def get_activations(self, x: np.ndarray, layer: Any, batch_size: int | None = None,
+                        framework: bool = False) -> None:
         """Raises NotImplementedError: a logits_fn shows no layers."""
         raise NotImplementedError("this classifier knows its network's logits only, not its layers.")
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (f"JAXClassifier(image_shape={self._input_shape}, num_classes={self.nb_classes}, "
                 f"batch_size={self._block})")
 
-    def _labels(self, y, count):
+    def _labels(self, y: Any, count: int) -> Int[np.ndarray, " n"]:
         """int32[count] of classes or of one-hot rows."""
         y = np.asarray(y)
         if y.shape == (count, self.nb_classes):
@@ -156,7 +165,7 @@ class JAXClassifier(ClassGradientsMixin, ClassifierMixin, LossGradientsMixin, Ne
                              f"[{count}, {self.nb_classes}]; got {y.dtype}{list(y.shape)}, such as {y.ravel()[:8]}.")
         return y.reshape(count).astype(np.int32)
 
-    def _in_blocks(self, function, x, *rows):
+    def _in_blocks(self, function: Callable, x: Any, *rows: np.ndarray) -> np.ndarray:
         """``function(logits_fn, x, *rows)`` with all arrays cut into blocks along their first axis."""
         arrays = [np.asarray(x, np.float32), *rows]
         if arrays[0].shape[1:] != self._input_shape:

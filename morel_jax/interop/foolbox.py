@@ -2,13 +2,15 @@
 import foolbox
 import jax
 
+from morel_jax.attacks.types import Images, Logits, LogitsFn
+
 
 @jax.jit
-def _logits(logits_fn, images):
+def _logits(logits_fn: LogitsFn, images: Images) -> Logits:
     return logits_fn(images)
 
 
-def model(logits_fn):
+def model(logits_fn: LogitsFn) -> foolbox.models.JAXModel:
     """A network for Foolbox's attacks.
 
     Foolbox recognises a framework by its arrays: give its attacks images and labels of ``jax.numpy``, not of numpy.

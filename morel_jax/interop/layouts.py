@@ -8,13 +8,19 @@ is ours: ``conv1.weight``, ``bn1.*``, ``conv2.weight``, ``bn2.*``, ``hidden.*``,
 """
 import dataclasses
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
+from jaxtyping import Array, Float32, PyTree
 
 from morel_jax import models
+
+Shapes = Mapping[str, tuple[int, ...]]
+Numbers = tuple[float, ...]
 
 # Kernels: HWIO or [inputs, outputs] here, OIHW or [outputs, inputs] there. Everything else is a vector.
 _TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
@@ -34,7 +40,7 @@ _RESNETS = ("resnet8", "resnet8_half", "resnet14", "resnet20", "resnet18", "resn
             "resnet152")
 
 
-def split(state_dict):
+def split(state_dict: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[Numbers | None, Numbers | None]]:
     """The network's own tensors and the normalisation of its images.
 
     Args:
@@ -63,7 +69,7 @@ def split(state_dict):
     return own, (mean, std)
 
 
-def _numbers(key, value):
+def _numbers(key: str, value: Any) -> Numbers:
     value = np.asarray(value)
     if value.dtype.kind not in "fiu" or value.size > _MOST_CHANNELS:
         raise ValueError(f"state dict: {key!r} must have a real number for each channel; got {value.dtype} of shape "
@@ -71,13 +77,13 @@ def _numbers(key, value):
     return tuple(map(float, value.ravel()))
 
 
-def _shared_prefix(tensors):
+def _shared_prefix(tensors: Mapping[str, Any]) -> str | None:
     names = [key for key in tensors if key not in _NORMALISATION]
     return next((prefix for prefix in _PREFIXES if any(key.startswith(prefix) for key in tensors)
                  and all(key.startswith(prefix) for key in names)), None)
 
 
-def detect(state_dict):
+def detect(state_dict: Mapping[str, Any]) -> str:
     """Which of our networks a state dict is of.
 
     Args:
@@ -105,7 +111,7 @@ def detect(state_dict):
                      f"tensors here: {', '.join(sorted(shapes)[:4]) or 'none'}.")
 
 
-def _detect_resnet(shapes):
+def _detect_resnet(shapes: Shapes) -> str:
     if "bn1.weight" not in shapes:
         raise ValueError("state dict: this is a PreActResNet (there is no 'bn1.weight' after the first convolution), "
                          "which morel_jax.models does not have.")
@@ -123,7 +129,7 @@ def _detect_resnet(shapes):
                      f"are {', '.join(_RESNETS)}.")
 
 
-def _count(shapes, pattern):
+def _count(shapes: Shapes, pattern: str) -> int:
     return sum(re.fullmatch(pattern, key) is not None for key in shapes)
 
 
@@ -140,14 +146,14 @@ class Tensor:
     shape: tuple[int, ...]
     channels: int = 0
 
-    def to_torch(self, value):
+    def to_torch(self, value: Any) -> np.ndarray:
         """Our array as PyTorch has it: numpy, contiguous, in memory of its own."""
         value = np.asarray(value)
         if self.channels:
             value = value.reshape(-1, self.channels, self.shape[0]).swapaxes(0, 1).reshape(-1, self.shape[0])
         return np.array(value.transpose(_TO_TORCH[value.ndim]), order="C")
 
-    def from_torch(self, value):
+    def from_torch(self, value: Any) -> Float32[Array, "..."]:
         """The inverse of :meth:`to_torch`: a float32 JAX array, copied."""
         value = np.asarray(value).transpose(_FROM_TORCH[len(self.shape)])
         if self.channels:
@@ -155,7 +161,7 @@ class Tensor:
         return jnp.array(value, jnp.float32)
 
 
-def _head(name):
+def _head(name: str) -> str:
     """The last layer's name in PyTorch."""
     if name.startswith("wide_resnet"):
         return "fc"
@@ -164,7 +170,7 @@ def _head(name):
     raise ValueError(f"only convnet_small, resnet… and wide_resnet… have a PyTorch layout; got {name!r}.")
 
 
-def torch_shapes(variables, name):
+def torch_shapes(variables: PyTree, name: str) -> dict[tuple[str, ...], tuple[str, tuple[int, ...]]]:
     """{path in the variables: (name, shape)} of each tensor in PyTorch.
 
     Args:
@@ -188,7 +194,7 @@ def torch_shapes(variables, name):
     return found
 
 
-def create_options(name, shapes, num_classes=None):
+def create_options(name: str, shapes: Shapes, num_classes: int | None = None) -> dict[str, Any]:
     """Keyword arguments of ``morel_jax.models.create`` that the tensors' shapes tell.
 
     Args:
@@ -202,7 +208,7 @@ def create_options(name, shapes, num_classes=None):
     return found
 
 
-def layout(name, shapes, num_classes=None):
+def layout(name: str, shapes: Shapes, num_classes: int | None = None) -> dict[str, Tensor]:
     """Every tensor of the network ``name``, in the sizes that its first and last layers say.
 
     Args:
@@ -223,7 +229,7 @@ def layout(name, shapes, num_classes=None):
             for path, (key, shape) in torch_shapes(variables, name).items()}
 
 
-def check_same(shapes, tensors, what, name):
+def check_same(shapes: Shapes, tensors: Mapping[str, Tensor], what: str, name: str) -> None:
     """Raises ValueError naming the first tensor that is missing, unexpected or of another shape, and the shapes.
 
     Args:
@@ -243,7 +249,7 @@ def check_same(shapes, tensors, what, name):
             raise ValueError(f"{what}: {tensor!r} must have shape {expected.shape} in {name}; got {shapes[tensor]}.")
 
 
-def _axis(shapes, tensor, axis):
+def _axis(shapes: Shapes, tensor: str, axis: int) -> int:
     """Size of one axis, or 1 where there is none: the tensor is then reported."""
     shape = shapes.get(tensor, ())
     return shape[axis] if len(shape) > axis else 1

@@ -1,10 +1,13 @@
 """What an exported network is: its config, data and size, and its accuracies with how each was measured."""
+from collections.abc import Mapping
 from pathlib import PurePath
+from typing import Any
 
 _PLACES = ("data_dir", "archive_dir", "cache_dir")
 
 
-def model_card(run, which, record, summary, parameters, dataset, files):
+def model_card(run: Mapping[str, Any], which: str, record: Mapping[str, Any], summary: Mapping[str, Any] | None,
+               parameters: int, dataset: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, Any]:
     """The facts about a network, as plain values for JSON.
 
     Args:
@@ -46,7 +49,7 @@ def model_card(run, which, record, summary, parameters, dataset, files):
     return card
 
 
-def _validation_images(validation, dataset):
+def _validation_images(validation: Mapping[str, Any], dataset: Mapping[str, Any]) -> str:
     if validation["split"] == "holdout":
         count, name = validation["holdout"], "training images held out"
     else:
@@ -54,11 +57,11 @@ def _validation_images(validation, dataset):
     return f"{min(validation['examples'] or count, count)} {name}"
 
 
-def _accuracy(entry):
+def _accuracy(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {"accuracy": entry["accuracy"], "interval": entry["interval"]}
 
 
-def to_markdown(card):
+def to_markdown(card: Mapping[str, Any]) -> str:
     """The text of ``model_card.md``, from what :func:`model_card` returned."""
     data = card["data"]
     height, width, channels = data["image_shape"]
@@ -98,5 +101,5 @@ def to_markdown(card):
     return "\n".join(lines) + "\n"
 
 
-def _normalisation(model):
+def _normalisation(model: Mapping[str, Any]) -> str:
     return f", normalised inside with mean {model['mean']} and std {model['std']}" if model["mean"] else ""

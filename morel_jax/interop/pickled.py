@@ -9,7 +9,8 @@ import math
 import pickle
 import zipfile
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from pathlib import Path
+from typing import IO, Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -56,6 +57,9 @@ class Lazy(NamedTuple):
     strides: tuple
 
 
+Values = Callable[[Lazy], np.ndarray]
+
+
 class _Global(str):
     """The full name of a class or function."""
     __slots__ = ()
@@ -68,17 +72,17 @@ class _Unpickler(pickle._Unpickler):
     append: Callable
     pop_mark: Callable
 
-    def __init__(self, file, **options):
+    def __init__(self, file: IO[bytes], **options: Any) -> None:
         super().__init__(file, **options)
-        self.storages = {}
+        self.storages: dict[str, _Storage] = {}
 
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str) -> _Global:
         full = f"{module}.{name}".replace("__builtin__", "builtins")  # Of Python 2.
         if full == "collections.OrderedDict" or full in _HARMLESS or module.partition(".")[0] == "torch":
             return _Global(full)
         raise pickle.UnpicklingError(f"Unsupported global: {_short(full)}")
 
-    def persistent_load(self, saved):
+    def persistent_load(self, saved: Any) -> _Storage:
         kind, of_type, key, _, _, *view = saved
         if kind != "storage" or not isinstance(of_type, _Global) or not isinstance(key, str):
             raise pickle.UnpicklingError("a storage that is not PyTorch's")
@@ -88,7 +92,7 @@ class _Unpickler(pickle._Unpickler):
         self.storages[key] = _Storage(of_type.removeprefix("torch.").removesuffix("Storage"), key, start)
         return self.storages[key]
 
-    def load_reduce(self):
+    def load_reduce(self) -> None:
         arguments, called = self.stack.pop(), self.stack[-1]
         if not isinstance(called, _Global):
             raise pickle.UnpicklingError("a call of something that is no function")
@@ -104,32 +108,32 @@ class _Unpickler(pickle._Unpickler):
             made = Opaque(kind, called in _ODD_TENSORS or called.startswith("torch._utils._rebuild"))
         self.stack[-1] = made
 
-    def load_build(self):
+    def load_build(self) -> None:
         self.stack.pop()  # Attributes, such as a state dict's ``_metadata``: not read.
 
-    def load_setitem(self):
+    def load_setitem(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
         self._set(self.stack[-1], [key, value])
 
-    def load_setitems(self):
+    def load_setitems(self) -> None:
         items = self.pop_mark()
         self._set(self.stack[-1], items)
 
-    def load_dict(self):
+    def load_dict(self) -> None:
         items, made = self.pop_mark(), dict[Any, Any]()
         self._set(made, items)
         self.append(made)
 
-    def load_empty_set(self):
+    def load_empty_set(self) -> None:
         self.append(Opaque("a set"))
 
-    def load_additems(self):
+    def load_additems(self) -> None:
         self.pop_mark()
 
-    def load_refused(self):
+    def load_refused(self) -> None:
         raise pickle.UnpicklingError("an object that is no tensor and no plain value")
 
-    def _set(self, made, items):
+    def _set(self, made: Any, items: list) -> None:
         for key, value in zip(items[::2], items[1::2], strict=True):
             # A tuple of tuples of tuples, each twice in the next, would take forever to hash.
             if type(made) is not dict or not isinstance(key, (str, bytes, int, float, type(None))):
@@ -145,7 +149,7 @@ class _Unpickler(pickle._Unpickler):
         pickle.FROZENSET, pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.PERSID)], load_refused)
 
 
-def load(path):
+def load(path: Path) -> tuple[Any, Values]:
     """What a file holds, and a function for the values of its tensors.
 
     Returns:
@@ -174,10 +178,10 @@ def load(path):
     return content, lambda lazy: _values(lazy, storage(lazy.storage.key))
 
 
-def _load_legacy(content):
+def _load_legacy(content: bytes) -> tuple[Any, Values]:
     stream = io.BytesIO(content[:_MOST_PICKLE])
 
-    def next_pickle():
+    def next_pickle() -> tuple[Any, dict[str, _Storage]]:
         unpickler = _Unpickler(stream, encoding="latin1")  # Of Python 2, where strings were bytes.
         return unpickler.load(), unpickler.storages
 
@@ -192,13 +196,13 @@ def _load_legacy(content):
     return loaded, lambda lazy: _values(lazy, places[lazy.storage.key])
 
 
-def _element(storage):
+def _element(storage: _Storage) -> np.dtype:
     if storage.type not in _STORAGES:
         raise ValueError(f"its tensors of type {_short(storage.type)} cannot be read")
     return np.dtype(_STORAGES[storage.type])
 
 
-def _values(lazy, content):
+def _values(lazy: Lazy, content: bytes) -> np.ndarray:
     """A view of a storage's bytes; sizes are trusted only as far as there are bytes."""
     stored = np.frombuffer(content, _element(lazy.storage))
     numbers = (lazy.offset, lazy.storage.start, *lazy.shape, *lazy.strides)
@@ -211,5 +215,5 @@ def _values(lazy, content):
     return np.lib.stride_tricks.as_strided(stored[start:], lazy.shape, [stored.itemsize * one for one in lazy.strides])
 
 
-def _short(text):
+def _short(text: str) -> str:
     return repr(text if len(text) < 80 else f"{text[:80]}…")

@@ -2,14 +2,19 @@
 
 The weights are constants inside. ``jax.export.deserialize(bytearray(content)).call`` runs it.
 """
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jax import export
 
+from morel_jax.attacks.types import LogitsFn
+
 _KNOWN = ("cpu", "cuda", "rocm", "tpu")
 
 
-def serialise(logits_fn, image_shape, platforms=("cpu", "cuda"), gradients=False):
+def serialise(logits_fn: LogitsFn, image_shape: Sequence[int], platforms: Sequence[str] = ("cpu", "cuda"),
+              gradients: bool = False) -> bytearray:
     """A network's bytes, for batches of any size.
 
     Args:

@@ -2,12 +2,15 @@
 
 PyTorch is needed only to write its own files. `morel_jax.interop.layouts` says which tensor belongs where.
 """
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import PyTree
 
 from morel_jax import models
 from morel_jax.files import local_path, reading
@@ -32,7 +35,8 @@ class Imported(NamedTuple):
     variables: Any
 
 
-def import_model(state_dict, name=None, num_classes=None, *, mean=None, std=None):
+def import_model(state_dict: Mapping[str, Any], name: str | None = None, num_classes: int | None = None, *,
+                 mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> Imported:
     """A PyTorch state dict as a network.
 
     Args:
@@ -70,7 +74,7 @@ def import_model(state_dict, name=None, num_classes=None, *, mean=None, std=None
         place.path: place.from_torch(tensors[tensor]) for tensor, place in expected.items()}))
 
 
-def _as_numpy(tensor, value):
+def _as_numpy(tensor: str, value: Any) -> np.ndarray:
     try:
         return np.asarray(value)
     except Exception as error:  # PyTorch's own, for sparse tensors and the like.
@@ -78,7 +82,7 @@ def _as_numpy(tensor, value):
                          f"{type(value).__name__} ({str(error).partition(chr(10))[0]}).") from error
 
 
-def _check_values(tensor, value):
+def _check_values(tensor: str, value: np.ndarray) -> None:
     if not jnp.issubdtype(value.dtype, jnp.floating):
         raise ValueError(f"state dict: {tensor!r} must be of a real floating type; got {value.dtype}.")
     with np.errstate(over="ignore"):
@@ -87,7 +91,7 @@ def _check_values(tensor, value):
         raise ValueError(f"state dict: {tensor!r} must be finite in float32; it holds NaN or infinite values.")
 
 
-def import_state_dict(state_dict, name=None, num_classes=None):
+def import_state_dict(state_dict: Mapping[str, Any], name: str | None = None, num_classes: int | None = None) -> PyTree:
     """The variables of :func:`import_model` alone, for networks that take images as they are.
 
     Raises:
@@ -100,7 +104,9 @@ def import_state_dict(state_dict, name=None, num_classes=None):
     return import_model(state_dict, name, num_classes).variables
 
 
-def load_checkpoint(path, name=None, num_classes=None, key=None, *, mean=None, std=None):
+def load_checkpoint(path: str | os.PathLike, name: str | None = None, num_classes: int | None = None,
+                    key: str | None = None, *, mean: Sequence[float] | None = None,
+                    std: Sequence[float] | None = None) -> Imported:
     """A network from a file; nothing in the file is run.
 
     Args:
@@ -122,7 +128,8 @@ def load_checkpoint(path, name=None, num_classes=None, key=None, *, mean=None, s
         return import_model(state_dict, name, num_classes, mean=mean, std=std)
 
 
-def export_state_dict(variables, name, *, mean=None, std=None, sub_block1=False):
+def export_state_dict(variables: PyTree, name: str, *, mean: Sequence[float] | None = None,
+                      std: Sequence[float] | None = None, sub_block1: bool = False) -> dict[str, np.ndarray]:
     """Variables of a model as a PyTorch state dict; the inverse of `import_state_dict`, bit for bit.
 
     Each BatchNorm's ``num_batches_tracked`` is int64 zero.
@@ -160,7 +167,7 @@ def export_state_dict(variables, name, *, mean=None, std=None, sub_block1=False)
     return tensors
 
 
-def save_checkpoint(path, variables, name, **options):
+def save_checkpoint(path: str | os.PathLike, variables: PyTree, name: str, **options: Any) -> None:
     """Writes what :func:`export_state_dict` gives: loads with ``weights_only=True`` into plain PyTorch.
 
     Args:

@@ -1,8 +1,11 @@
 """Tensors in files: PyTorch's, read without running what is in them, and safetensors. Only writing needs PyTorch."""
 import io
 import itertools
+import os
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +21,7 @@ _LONGEST_NAME = 128
 _MOST_TENSORS = 5_000  # ResNet-152 has a thousand.
 
 
-def read(path, key=None):
+def read(path: str | os.PathLike, key: str | None = None) -> dict[str, np.ndarray]:
     """The state dict in a file.
 
     Args:
@@ -36,9 +39,10 @@ def read(path, key=None):
         FileNotFoundError: no such file.
     """
     path = _checked(path)
+    values: Callable[[Any], np.ndarray] = np.asarray
     if path.suffix == ".safetensors":
         with reading(path, "is not a whole safetensors file"):
-            content, values = load_file(path), np.asarray
+            content: Any = load_file(path)
     else:
         with reading(path, "cannot be read as tensors and plain values, and nothing else in it is run"):
             content, values = pickled.load(path)
@@ -56,7 +60,7 @@ def read(path, key=None):
     return arrays
 
 
-def write(path, tensors):
+def write(path: str | os.PathLike, tensors: dict[str, np.ndarray]) -> None:
     """Writes a state dict, all of it or nothing.
 
     Args:
@@ -78,14 +82,14 @@ def write(path, tensors):
     write_atomically(path, content)
 
 
-def _checked(path):
+def _checked(path: str | os.PathLike) -> Path:
     path = local_path(path, "path")
     if path.suffix not in _SUFFIXES:
         raise ValueError(f"a file of weights must end in {', '.join(_SUFFIXES)}; got {str(path)!r}.")
     return path
 
 
-def _unwrapped(content, key, path):
+def _unwrapped(content: Any, key: str | None, path: Path) -> Mapping[str, Any]:
     for part in key.split(".") if key else ():
         if not isinstance(content, Mapping) or part not in content:
             raise ValueError(f"{path}: key must name an entry of the file; got {key!r}, and there "
@@ -114,11 +118,11 @@ def _unwrapped(content, key, path):
     return content
 
 
-def _is_tensor(value):
+def _is_tensor(value: Any) -> bool:
     return isinstance(value, np.ndarray | pickled.Lazy) or (isinstance(value, pickled.Opaque) and value.tensor)
 
 
-def _entries(content):
+def _entries(content: Any) -> str:
     if isinstance(content, pickled.Opaque):
         return f"is {content.kind}"
     if not isinstance(content, Mapping):
@@ -126,12 +130,12 @@ def _entries(content):
     return "are " + (", ".join(map(_shown, itertools.islice(content, 8))) or "none")
 
 
-def _shown(key):
+def _shown(key: Any) -> str:
     text = key if isinstance(key, str) else reprlib.repr(key)
     return text if text.isprintable() and len(text) <= _LONGEST_NAME else reprlib.repr(text)
 
 
-def _widened(value):
+def _widened(value: np.ndarray) -> np.ndarray:
     if value.dtype in (np.float16, jnp.bfloat16):
         return value.astype(np.float32)  # Exact.
     if value.dtype.kind == "V":

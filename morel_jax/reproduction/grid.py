@@ -1,14 +1,17 @@
 """What stands for the paper's networks at each scale, and which of them one compiled program trains together."""
 import dataclasses
 import functools
+import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+from ml_collections import ConfigDict
 
 from morel_jax.configuration import flatten, load_file
-from morel_jax.reproduction.paper import printed
-from morel_jax.training.members import SWEEPABLE, build_members
+from morel_jax.reproduction.paper import Cell, printed
+from morel_jax.training.members import SWEEPABLE, Member, build_members
 
 FIGURES = (2, 3, 4)
 SCALES = ("paper", "small", "smoke")
@@ -58,7 +61,7 @@ class Scale:
     heat_map_images: int = 48  # Paper, App. A.
 
 
-def scale(name):
+def scale(name: str) -> Scale:
     """The Scale of a name; ``small`` is what the machine at hand can do.
 
     Raises:
@@ -97,11 +100,11 @@ class Network:
     changes: tuple = ()
 
     @property
-    def name(self):
+    def name(self) -> str:
         changes = [f"{field.rpartition('.')[2]}={value}" for field, value in self.changes]
         return "-".join([self.source, self.architecture, self.method, *changes])
 
-    def unswept(self):
+    def unswept(self) -> "Network":
         """The network without the changes that a sweep may make: one compiled program for each."""
         return dataclasses.replace(self, changes=tuple(one for one in self.changes if one[0] not in SWEEPABLE))
 
@@ -139,15 +142,16 @@ class Grid:
         data: {field of ``config.data``: value}, where the data are.
     """
 
-    def __init__(self, scale: Scale, variant="paper", configs="configs", data=None):
+    def __init__(self, scale: Scale, variant: str = "paper", configs: str | os.PathLike = "configs",
+                 data: Mapping[str, str] | None = None) -> None:
         self.scale, self.variant, self.configs, self.data = scale, variant, configs, data or {}
         self.families = self._all_families()
 
-    def spec(self, network):
+    def spec(self, network: Network) -> str:
         """What its file in ``configs/`` takes: "architecture,method,variant"."""
         return f"{network.architecture},{network.method},{self.variant}"
 
-    def config(self, network):
+    def config(self, network: Network) -> ConfigDict:
         """The network's config, seed 0.
 
         Raises:
@@ -163,13 +167,13 @@ class Grid:
             (config[section] if section else config)[name] = value
         return config
 
-    def network(self, cell):
+    def network(self, cell: Cell) -> Network | None:
         """What stands for a cell's network at this scale, or None."""
         method, changes = _ABLATIONS.get(cell.method, (cell.method, ()))
         source, architecture = self.scale.sources.get(cell.dataset), self.scale.architectures.get(cell.architecture)
         return Network(source, architecture, method, changes) if source and architecture else None
 
-    def figures_network(self, method=FIGURE_METHOD, **changes):
+    def figures_network(self, method: str = FIGURE_METHOD, **changes: Any) -> Network:
         """A network of the figures and the study, which are all on CIFAR-10 with ResNet18 (paper, 4.4 and App. B).
 
         Changes are {field, with two underscores for a dot: value}; those that change nothing are dropped.
@@ -179,29 +183,29 @@ class Grid:
         by_field = sorted((name.replace("__", "."), value) for name, value in changes.items())
         return dataclasses.replace(network, changes=tuple(one for one in by_field if known[one[0]] != one[1]))
 
-    def surrogate(self, network):
+    def surrogate(self, network: Network) -> Network:
         """The network on which a network's transferred attacks are crafted."""
         return Network(network.source, self.scale.surrogate, SURROGATE_METHOD)
 
     @functools.cached_property
-    def preferences(self):
+    def preferences(self) -> dict[str, dict[float, Network]]:
         """{scalarization: {k1: Network}} of Figures 2 and 4."""
         return {scalarization: {k1: self.figures_network(morel__preference=(k1, round(1 - k1, 12)),
                                                          morel__scalarization=scalarization)
                                 for k1 in self.scale.preferences} for scalarization in ("conic", "weighted_sum")}
 
     @functools.cached_property
-    def batch_sizes(self):
+    def batch_sizes(self) -> dict[int, Network]:
         """{batch size: Network} of Figure 2c; the learning rate stays, as the paper says nothing of it."""
         return {size: self.figures_network(batch_size=size) for size in self.scale.batch_sizes}
 
     @functools.cached_property
-    def heat_maps(self):
+    def heat_maps(self) -> dict[str, Network]:
         """{method: Network} of Figure 3."""
         return {method: self.figures_network(method) for method in MOREL_METHODS}
 
     @functools.cached_property
-    def study(self):
+    def study(self) -> dict[str, dict[str, Compared]]:
         """{question: {label: Compared}}: what the paper leaves open."""
         made, baseline = self.figures_network, FIGURE_METHOD.removeprefix("morel_")
         pairs, sizes = {}, {}
@@ -224,7 +228,7 @@ class Grid:
             "scalarization": {"conic": Compared(made())} | _all_against("conic", joined),
         }
 
-    def _all_families(self):
+    def _all_families(self) -> tuple[Family, ...]:
         alone: dict = {}
         for cell in printed():
             network = self.network(cell)
@@ -248,15 +252,15 @@ class Grid:
                          for program, members in by_program.items()]
         return tuple(families)
 
-    def family(self, network):
+    def family(self, network: Network) -> Family:
         """The family that trains a network."""
         return next(family for family in self.families if network in family.networks)
 
-    def base(self, family):
+    def base(self, family: Family) -> ConfigDict:
         """The config that a family's members share, without what may be swept."""
         return self.config(family.networks[0].unswept())
 
-    def members(self, family):
+    def members(self, family: Family) -> dict[tuple[Network, int], Member]:
         """{(Network, seed): Member} of a family, whose configs and folder names are those of its runs."""
         # The paper has one surrogate per data set.
         keys = [(network, seed) for network in family.networks
@@ -266,11 +270,11 @@ class Grid:
         return dict(zip(keys, build_members(self.base(family), settings), strict=True))
 
 
-def _all_against(label, networks):
+def _all_against(label: str, networks: Mapping[str, Network]) -> dict[str, Compared]:
     return {name: Compared(network, label) for name, network in networks.items()}
 
 
-def protocol(cell):
+def protocol(cell: Cell) -> tuple[str, str]:
     """The protocol that evaluates a cell, and the attack's name in its summary: ``clean``, ``average``, or a column."""
     name = {"avg_robust": "average", "cw_linf": "cw"}.get(cell.attack, cell.attack)
     if cell.threat == "transfer":

@@ -1,21 +1,28 @@
 """The report as one HTML page that needs no other file, as Markdown, and its figures."""
 import base64
 import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import jinja2
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from morel_jax.evaluation.figures import new_figure, png
 from morel_jax.files import write_atomically
 from morel_jax.reproduction.report import QUESTIONS, STUDY_LOSSES
 
+Plain = Mapping[str, Any]  # A part of the report.
+
 # App. B: WS red, CS black.
-_STYLES = {"conic": dict(color="black", label="conic scalarization"),
-           "weighted_sum": dict(color="#c0392b", label="weighted sum")}
+_STYLES: dict[str, dict[str, Any]] = {"conic": dict(color="black", label="conic scalarization"),
+                                      "weighted_sum": dict(color="#c0392b", label="weighted sum")}
 _SIZE = 8
 
 
-def _axis(axis, title, x, y):
+def _axis(axis: Axes, title: str, x: str, y: str) -> None:
     axis.set_title(title, fontsize=_SIZE + 1)
     axis.set_xlabel(x, fontsize=_SIZE)
     axis.set_ylabel(y, fontsize=_SIZE)
@@ -23,13 +30,13 @@ def _axis(axis, title, x, y):
     axis.grid(alpha=0.3)
 
 
-def _column(curve, name, factor=1.0):
+def _column(curve: Sequence[Plain], name: str, factor: float = 1.0) -> tuple[list[float], list[float]]:
     """(means, half intervals) of a curve; no interval counts as zero width."""
     return ([factor * point[name]["mean"] for point in curve],
             [factor * (point[name]["half"] or 0.0) for point in curve])
 
 
-def _front(axis, curves):
+def _front(axis: Axes, curves: Mapping[str, Sequence[Plain]]) -> None:
     for name, curve in curves.items():
         (first, first_half), (second, second_half) = (_column(curve, loss) for loss in
                                                       ("representation_loss", "classification_loss"))
@@ -40,27 +47,27 @@ def _front(axis, curves):
     _axis(axis, "losses at the end of training, by $k_1$", "$L_1$, representation", "$L_2$, classification")
 
 
-def _draw_accuracies(axis, at, curve, color, prefix=""):
+def _draw_accuracies(axis: Axes, at: Sequence[float], curve: Sequence[Plain], color: str, prefix: str = "") -> None:
     for which, line in (("best", "o-"), ("last", "o:")):
         mean, half = _column(curve, which, 100)
         axis.errorbar(at, mean, half, fmt=line, ms=3, lw=1, color=color, label=prefix + which)
 
 
-def _label_accuracies(axis, x):
+def _label_accuracies(axis: Axes, x: str) -> None:
     _axis(axis, "accuracy under PGD-20, %", x, "")
     low, high = axis.get_ylim()
     axis.set_ylim(max(low, 0), min(high, 100))  # Intervals of few seeds reach further.
     axis.legend(fontsize=_SIZE - 2)
 
 
-def _robust_by_preference(axis, curves):
+def _robust_by_preference(axis: Axes, curves: Mapping[str, Sequence[Plain]]) -> None:
     for name, curve in curves.items():
         style = _STYLES[name]
         _draw_accuracies(axis, [point["at"] for point in curve], curve, style["color"], f"{style['label']}, ")
     _label_accuracies(axis, "$k_1$")
 
 
-def _figure_2(data):
+def _figure_2(data: Plain) -> Figure:
     """Pareto front, robust accuracy by k1, robust accuracy by batch size."""
     figure, curve = new_figure(10, 3.2), data["batch_sizes"]
     front, by_preference, by_batch = figure.subplots(1, 3)
@@ -72,7 +79,7 @@ def _figure_2(data):
     return figure
 
 
-def _figure_3(data):
+def _figure_3(data: Plain) -> Figure:
     """Similarities between features of attacked and of natural images; one map per method."""
     figure = new_figure(3.4 * len(data), 3.4)
     axes = figure.subplots(1, len(data), squeeze=False)[0]
@@ -92,7 +99,7 @@ def _figure_3(data):
     return figure
 
 
-def _figure_4(data):
+def _figure_4(data: Plain) -> Figure:
     """Conic scalarization against the weighted sum."""
     figure = new_figure(7.5, 3.2)
     front, by_preference = figure.subplots(1, 2)
@@ -102,7 +109,7 @@ def _figure_4(data):
     return figure
 
 
-def _figure_of_study(rows):
+def _figure_of_study(rows: Sequence[Plain]) -> Figure:
     """Accuracy under AutoAttack of a question's networks, one line each: every seed, their mean, its interval."""
     figure = new_figure(6.5, 0.8 + 0.26 * len(rows))
     axis = figure.subplots()
@@ -117,18 +124,18 @@ def _figure_of_study(rows):
     return figure
 
 
-def draw(report):
+def draw(report: Plain) -> dict[str, Figure]:
     """{figure's number as text, or question of the study: matplotlib figure} of all figures in a report."""
     functions = {"2": _figure_2, "3": _figure_3, "4": _figure_4}
     return ({number: functions[number](data) for number, data in report["figures"].items()}
             | {question: _figure_of_study(rows) for question, rows in report["study"].items()})
 
 
-def _captions(figures):
+def _captions(figures: Plain) -> dict[str, str]:
     """{figure's number: what it shows, and what of it was measured}."""
     found = {}
 
-    def volumes(data):
+    def volumes(data: Plain) -> str:
         return "; ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in data["hypervolume"].items())
 
     if "2" in figures:
@@ -149,14 +156,14 @@ def _captions(figures):
     return found
 
 
-def _with_interval(number, style=".2f"):
+def _with_interval(number: Plain | None, style: str = ".2f") -> str:
     """Text of an estimate as a report has it; empty for None."""
     if not number:
         return ""
     return f"{number['mean']:{style}}" + ("" if number["half"] is None else f" ± {number['half']:.2f}")
 
 
-def _cell_text(cell):
+def _cell_text(cell: Plain) -> str:
     missing = "diverged" if cell["diverged"] else "not yet" if cell["at_this_scale"] else "none"
     paper = "?" if cell["paper"] is None else f"{cell['paper']:.2f}"
     difference = "" if cell["difference"] is None else f", {cell['difference']:+.2f}"
@@ -167,24 +174,24 @@ STUDY_HEADS = ("clean, %", "AutoAttack, %", "difference under AutoAttack, points
                *(name.replace("_", " ") for name in STUDY_LOSSES))
 
 
-def study_texts(row):
+def study_texts(row: Plain) -> list[str]:
     """What a row of the study has under STUDY_HEADS."""
     return [_with_interval(row["clean"]), _with_interval(row["autoattack"]), _with_interval(row["difference"], "+.2f"),
             row["against"] or "", *(f"{row[name]['mean']:.4g}" if row[name] else "" for name in STUDY_LOSSES)]
 
 
-def _claim_texts(claim):
+def _claim_texts(claim: Plain) -> list[str]:
     held = [f"{one['verdict']}, {one['met']} of {one['measured']}" for one in (claim["paper"], claim["ours"])]
     return [claim["text"], claim["place"], *held, claim["ours"]["beyond_chance"]]
 
 
-def _table(heads, rows):
+def _table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
     """Lines of a Markdown table, cells as short as they are: some of the tables have fourteen columns."""
     lines = [f"| {' | '.join(map(str, row))} |" for row in [heads, *rows]]
     return ["", lines[0], "|---" * len(heads) + "|", *lines[1:]]
 
 
-def to_markdown(report):
+def to_markdown(report: Plain) -> str:
     """The report as Markdown; figures are links to the files beside it."""
     lines = [f"# MOREL, reproduced: {report['scale']}, {report['variant']}", "",
              f"{report['title']}. Seeds {', '.join(map(str, report['seeds']))}. Each cell: ours, mean over seeds ± "
@@ -211,7 +218,7 @@ def to_markdown(report):
     return "\n".join(lines) + "\n"
 
 
-def to_html(report, images):
+def to_html(report: Plain, images: Mapping[str, bytes]) -> str:
     """The page.
 
     Args:
@@ -226,11 +233,11 @@ def to_html(report, images):
         captions=_captions(report["figures"]), questions=QUESTIONS, study_heads=STUDY_HEADS, study_texts=study_texts)
 
 
-def write(report, folder):
+def write(report: Plain, folder: Path) -> None:
     """Writes ``report.json``, ``report.md``, ``report.html`` and the figures into ``folder``, a Path."""
     folder.mkdir(parents=True, exist_ok=True)
     images = {number: png(figure) for number, figure in draw(report).items()}
-    files = {f"figure_{number}.png": content for number, content in images.items()}
+    files: dict[str, str | bytes] = {f"figure_{number}.png": content for number, content in images.items()}
     files |= {"report.json": json.dumps(report, indent=1), "report.md": to_markdown(report),
               "report.html": to_html(report, images)}
     for name, content in files.items():

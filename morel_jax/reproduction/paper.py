@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import math
 import statistics
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 
 from scipy import stats
@@ -49,27 +50,27 @@ class Cell:
     checkpoint: str
 
     @property
-    def name(self):
+    def name(self) -> str:
         """All of it, as the command takes it: ``1/cifar10/resnet18/white-box/morel_mart/pgd20/best``."""
         return "/".join(map(str, dataclasses.astuple(self)))
 
 
-def _rows(name):
+def _rows(name: str) -> list[dict[str, str]]:
     with (resources.files(__package__) / name).open() as file:
         return list(csv.DictReader(file))
 
 
 @functools.cache
-def printed():
+def printed() -> dict[Cell, float | None]:
     """{Cell: accuracy in percent as printed}, in the tables' order; None where the text at hand is illegible."""
     found = {}
     for row in _rows("tables.csv"):
         accuracy = row.pop("accuracy_pct")
-        found[Cell(**row | {"table": int(row["table"])})] = float(accuracy) if accuracy else None
+        found[Cell(int(row.pop("table")), **row)] = float(accuracy) if accuracy else None
     return found
 
 
-def parse(name):
+def parse(name: str) -> Cell:
     """The Cell of a name like ``1/cifar10/resnet18/white-box/morel_mart/pgd20/best``.
 
     Raises:
@@ -102,12 +103,12 @@ class Estimate:
     count: int
 
     @property
-    def beyond_chance(self):
+    def beyond_chance(self) -> bool:
         """Whether the interval excludes zero; False for a single seed, which says nothing about chance."""
         return self.half is not None and abs(self.mean) > self.half
 
 
-def estimate(values):
+def estimate(values: Sequence[float]) -> Estimate | None:
     """:class:`Estimate` of a list of numbers, one per seed; None where there are none."""
     if not values:
         return None
@@ -118,7 +119,7 @@ def estimate(values):
     return Estimate(statistics.fmean(values), half, count)
 
 
-def paired_difference(values, others):
+def paired_difference(values: Mapping[int, float], others: Mapping[int, float]) -> Estimate | None:
     """:class:`Estimate` of values - others over the seeds that both have; None where they share none.
 
     Args:
@@ -163,7 +164,7 @@ class Claim:
     margin: float = 0.0
     most: bool = False
 
-    def check(self, values):
+    def check(self, values: Callable[[Cell], Mapping[int, float]]) -> Finding:
         """:class:`Finding` of numbers, by their means over seeds.
 
         Args:
@@ -180,13 +181,13 @@ class Claim:
                        min(means, default=None), max(means, default=None))
 
 
-def printed_values(cell):
+def printed_values(cell: Cell) -> dict[int, float]:
     """The paper's own number of a cell, as :meth:`Claim.check` takes it."""
     value = printed().get(cell)
     return {} if value is None else {0: value}
 
 
-def _read_claim(row):
+def _read_claim(row: Mapping[str, str]) -> Claim:
     fields = [field.name for field in dataclasses.fields(Cell) if field.name != "threat"]
     cells = [cell for cell in printed()  # A field that the row leaves empty may be anything.
              if all(not row[field] or str(getattr(cell, field)) in row[field].split() for field in fields)]

@@ -1,14 +1,16 @@
 """The report of a reproduction in plain values: tables, figures' data and claims, ours beside the paper's."""
 import dataclasses
 import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from morel_jax.configuration import flatten
 from morel_jax.reproduction import paper
-from morel_jax.reproduction.grid import FIGURE_METHOD, PROTOCOLS, SURROGATE_METHOD, Grid, Network, protocol
-from morel_jax.reproduction.paper import estimate, paired_difference, printed
-from morel_jax.reproduction.trials import HEAT_MAP, STUDY_CHECKPOINT, SURROGATE_CHECKPOINT
+from morel_jax.reproduction.grid import FIGURE_METHOD, PROTOCOLS, SURROGATE_METHOD, Compared, Grid, Network, protocol
+from morel_jax.reproduction.paper import Cell, Claim, estimate, paired_difference, printed
+from morel_jax.reproduction.trials import HEAT_MAP, STUDY_CHECKPOINT, SURROGATE_CHECKPOINT, Reproduction, Trial
 from morel_jax.training.workdir import load_content
 
 METHOD_NAMES = {
@@ -32,7 +34,7 @@ QUESTIONS = {
 STUDY_LOSSES = ("cosine_loss", "contrastive_loss", "classification_loss")
 
 
-def build(reproduction):
+def build(reproduction: Reproduction) -> dict[str, Any]:
     """What the report shows of the results in a folder; it does not depend on when or where they were made.
 
     Args:
@@ -55,26 +57,26 @@ def build(reproduction):
     }
 
 
-def _stand_ins(grid):
+def _stand_ins(grid: Grid) -> dict[str, str | None]:
     """{the paper's name of a data set or network: what stands for it here, or None}."""
     scale, found = grid.scale, {}
     for dataset, name in DATASET_NAMES.items():
-        network = Network(scale.sources.get(dataset), scale.surrogate, SURROGATE_METHOD)
-        found[name] = grid.config(network).data.name if network.source else None
+        source = scale.sources.get(dataset)
+        found[name] = source and grid.config(Network(source, scale.surrogate, SURROGATE_METHOD)).data.name
     stand_ins = scale.architectures | {"resnet50": scale.surrogate}
     return found | {name: stand_ins.get(architecture) for architecture, name in ARCHITECTURE_NAMES.items()}
 
 
-def _dict(one):
+def _dict(one: Any) -> dict[str, Any] | None:
     """A dataclass as a dict; None stays None."""
     return one and dataclasses.asdict(one)
 
 
-def _distinct(cells, field):
+def _distinct(cells: Iterable[Cell], field: str) -> list[str]:
     return list(dict.fromkeys(getattr(cell, field) for cell in cells))
 
 
-def _tables(number, reproduction):
+def _tables(number: int, reproduction: Reproduction) -> list[dict[str, Any]]:
     """One dict for each data set and network of a table of the paper."""
     tables, own = [], [cell for cell in printed() if cell.table == number]
     for (dataset, architecture), cells in itertools.groupby(own, key=lambda cell: (cell.dataset, cell.architecture)):
@@ -92,7 +94,7 @@ def _tables(number, reproduction):
     return tables
 
 
-def _cell(cell, reproduction):
+def _cell(cell: Cell, reproduction: Reproduction) -> dict[str, Any]:
     ours, theirs = estimate(list(reproduction.values(cell).values())), printed()[cell]
     network = reproduction.grid.network(cell)
     trials = reproduction.trials_of(network) if network else []
@@ -102,21 +104,21 @@ def _cell(cell, reproduction):
             "at_this_scale": network is not None}
 
 
-def _last(trial, field):
+def _last(trial: Trial, field: str) -> float | None:
     history = trial.history()
     return history[-1].get(field) if history and trial.diverged_at() is None else None
 
 
-def _best(trial):
+def _best(trial: Trial) -> float | None:
     return max((line["robust_accuracy"] for line in trial.history() if "robust_accuracy" in line), default=None)
 
 
-def _mean(values):
+def _mean(values: Iterable[float | None]) -> dict[str, Any] | None:
     """Estimate of the values that are there, as a dict; None where there are none."""
     return _dict(estimate([value for value in values if value is not None]))
 
 
-def _curve(reproduction, networks):
+def _curve(reproduction: Reproduction, networks: Mapping[Any, Network]) -> list[dict[str, Any]]:
     """[{"at", "representation_loss", "classification_loss", "best", "last"}], means over seeds; whole points only."""
     points = []
     for at, network in networks.items():
@@ -130,7 +132,7 @@ def _curve(reproduction, networks):
     return points
 
 
-def hypervolume(points, reference):
+def hypervolume(points: Sequence[tuple[float, float]], reference: Sequence[float]) -> float:
     """Area that a front of two losses dominates, both the smaller the better.
 
     Args:
@@ -148,7 +150,7 @@ def hypervolume(points, reference):
     return area
 
 
-def _with_hypervolume(curves):
+def _with_hypervolume(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     """Adds to each curve its hypervolume, all against the worst of both losses that any of them has."""
     points = {name: [(one["representation_loss"]["mean"], one["classification_loss"]["mean"]) for one in curve]
               for name, curve in curves.items()}
@@ -160,7 +162,7 @@ def _with_hypervolume(curves):
             "hypervolume": {name: hypervolume(own, reference) for name, own in points.items()}}
 
 
-def _figures(reproduction):
+def _figures(reproduction: Reproduction) -> dict[str, Any]:
     grid, found = reproduction.grid, {}
     curves = {name: _curve(reproduction, networks) for name, networks in grid.preferences.items()
               if 4 in reproduction.figures or (2 in reproduction.figures and name == "conic")}
@@ -175,7 +177,7 @@ def _figures(reproduction):
     return found
 
 
-def _heat_map(reproduction, network):
+def _heat_map(reproduction: Reproduction, network: Network) -> dict[str, Any] | None:
     """The map and its mean similarities: to the own image, and to others of the same and of other classes."""
     found = reproduction.trials_of(network)[0].evaluation(SURROGATE_CHECKPOINT, HEAT_MAP).heat_map()
     if found is None:
@@ -187,7 +189,7 @@ def _heat_map(reproduction, network):
             "other_class": float(similarity[labels[:, None] != labels].mean())}
 
 
-def _question(reproduction, lines):
+def _question(reproduction: Reproduction, lines: Mapping[str, Compared]) -> list[dict[str, Any]]:
     """Rows of a question: each network's accuracies, clean and under AutoAttack, and how far it is from another's.
 
     A row is {"label", "against", "of_seeds", "clean", "autoattack", "difference"} and STUDY_LOSSES: the difference is
@@ -207,12 +209,12 @@ def _question(reproduction, lines):
     return rows
 
 
-def _claim(claim, reproduction):
+def _claim(claim: Claim, reproduction: Reproduction) -> dict[str, Any]:
     return {"text": claim.text, "place": claim.place, "paper": _dict(claim.check(paper.printed_values)),
             "ours": _dict(claim.check(reproduction.values))}
 
 
-def _variants(grid):
+def _variants(grid: Grid) -> list[dict[str, Any]]:
     """[{"field", "paper", "reference"}]: where the two readings differ, for the network of the figures."""
     readings = [flatten(Grid(grid.scale, name, grid.configs, grid.data).config(grid.heat_maps[FIGURE_METHOD]))
                 for name in ("paper", "reference")]
@@ -220,11 +222,11 @@ def _variants(grid):
             for field, value in readings[0].items() if value != readings[1][field] and field != "variant"]
 
 
-def _percent(value):
+def _percent(value: float | None) -> str:
     return "none" if value is None else f"{value:.2f} %"
 
 
-def explain(reproduction, cell):
+def explain(reproduction: Reproduction, cell: Cell) -> str:
     """Text: a cell's numbers, and for each trial its folder, commit, config and how it was evaluated."""
     grid, (name, column) = reproduction.grid, protocol(cell)
     lines = [f"cell       {cell.name}", f"paper      {_percent(printed()[cell])}"]
@@ -234,7 +236,7 @@ def explain(reproduction, cell):
     found = reproduction.values(cell)
     ours = estimate(list(found.values()))
     interval = f", 95 % interval ± {ours.half:.2f} over {ours.count} seeds" if ours and ours.half is not None else ""
-    lines += [f"ours       {_percent(ours and ours.mean)}{interval}",
+    lines += [f"ours       {_percent(ours.mean if ours else None)}{interval}",
               f"judged by  {', '.join(PROTOCOLS[name])} on {grid.scale.examples[name] or 'all'} test images, "
               f"checkpoint {cell.checkpoint}; the number is {column!r} of summary.json"]
     if cell.threat == "transfer":

@@ -1,15 +1,18 @@
 """What a request for tables and figures takes, and what of it is in the reproduction's folder."""
 import dataclasses
+import os
 import zipfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float32, Int32
 
 from morel_jax.evaluation.summary import read_summary
 from morel_jax.files import DamagedFileError, local_path
-from morel_jax.reproduction.grid import SURROGATE_METHOD, Grid, protocol
-from morel_jax.reproduction.paper import printed
+from morel_jax.reproduction.grid import SURROGATE_METHOD, Family, Grid, Network, protocol
+from morel_jax.reproduction.paper import Cell, printed
 from morel_jax.training.saved import CheckpointError, load_record
 from morel_jax.training.workdir import load_config, load_divergence, open_sweep, write_metrics
 
@@ -32,22 +35,22 @@ class Trial:
     folder: Path
 
     @property
-    def seed(self):
+    def seed(self) -> int:
         return self.member.config.seed
 
-    def history(self):
+    def history(self) -> list[dict[str, Any]]:
         """One dict per epoch, from the newest ``last``; empty where nothing was trained yet."""
         try:
             return load_record(self.folder, "last")["history"]
         except FileNotFoundError:
             return []
 
-    def diverged_at(self):
+    def diverged_at(self) -> int | None:
         """The step at which the run diverged, or None."""
         diverged = load_divergence(self.folder)
         return diverged and diverged["step"]
 
-    def is_trained(self):
+    def is_trained(self) -> bool:
         """Whether nothing is left to train: its ``last`` is that of the last epoch, or it diverged."""
         if self.diverged_at() is not None:
             return True
@@ -56,7 +59,7 @@ class Trial:
         except CheckpointError:
             return False  # The run resumes from the checkpoint before.
 
-    def evaluation(self, checkpoint, name):
+    def evaluation(self, checkpoint: str, name: str) -> "Evaluation":
         """The :class:`Evaluation` of a checkpoint by a protocol."""
         return Evaluation(self, checkpoint, name, self.folder / "evaluation" / checkpoint / name)
 
@@ -77,15 +80,15 @@ class Evaluation:
     folder: Path
 
     @property
-    def path(self):
+    def path(self) -> Path:
         """The file that holds the result once it is there."""
         return self.folder / ("heat_map.npz" if self.protocol == HEAT_MAP else "summary.json")
 
-    def is_done(self):
+    def is_done(self) -> bool:
         """Whether the result is there."""
         return self.path.exists()
 
-    def accuracy(self, column):
+    def accuracy(self, column: str) -> float | None:
         """Accuracy in [0, 1] in a column of the summary, or None where there is no summary."""
         if not self.is_done():
             return None
@@ -95,7 +98,7 @@ class Evaluation:
             raise DamagedFileError(f"{self.path} has no accuracy of {column!r}. {_REMEDY}")
         return entry["accuracy"]
 
-    def heat_map(self):
+    def heat_map(self) -> tuple[Float32[np.ndarray, "n n"], Int32[np.ndarray, " n"]] | None:
         """(similarity, labels) as :func:`~morel_jax.reproduction.work.write_heat_map` wrote them, or None."""
         if not self.is_done():
             return None
@@ -116,7 +119,8 @@ class Reproduction:
         study: whether the questions that the paper leaves open are asked too.
     """
 
-    def __init__(self, grid: Grid, root, tables, figures, study=False):
+    def __init__(self, grid: Grid, root: str | os.PathLike, tables: Iterable[int], figures: Iterable[int],
+                 study: bool = False) -> None:
         self.grid, self.folder = grid, local_path(root, "root") / f"{grid.scale.name}-{grid.variant}"
         self.tables, self.figures, self.study = tuple(tables), tuple(figures), study
         self._wanted = self._find_wanted()
@@ -125,7 +129,7 @@ class Reproduction:
         self.families = sorted(families, key=lambda family: family.networks[0].method != SURROGATE_METHOD)
         self._trials: dict = {}
 
-    def _find_wanted(self):
+    def _find_wanted(self) -> dict[Network, dict[tuple[str, str], None]]:
         """{network: {(checkpoint, protocol): None}}."""
         grid = self.grid
         wanted: dict = {}
@@ -135,7 +139,7 @@ class Reproduction:
                 wanted.setdefault(network, {})[cell.checkpoint, protocol(cell)[0]] = None
                 if cell.threat == "transfer":
                     wanted.setdefault(grid.surrogate(network), {})
-        curves = [grid.preferences["conic"], grid.batch_sizes] if 2 in self.figures else []
+        curves: list[Mapping[Any, Network]] = [grid.preferences["conic"], grid.batch_sizes] if 2 in self.figures else []
         curves += grid.preferences.values() if 4 in self.figures else []
         for network in (network for curve in curves for network in curve.values()):
             wanted.setdefault(network, {})
@@ -146,33 +150,33 @@ class Reproduction:
                 wanted.setdefault(network, {})[STUDY_CHECKPOINT, "autoattack"] = None
         return wanted
 
-    def trials(self, family):
+    def trials(self, family: Family) -> list[Trial]:
         """The trials of a family."""
         if family not in self._trials:
             self._trials[family] = [Trial(network, member, self.folder / family.name / member.name)
                                     for (network, _), member in self.grid.members(family).items()]
         return self._trials[family]
 
-    def trials_of(self, network):
+    def trials_of(self, network: Network) -> list[Trial]:
         """The trials of a network, one per seed."""
         return [trial for trial in self.trials(self.grid.family(network)) if trial.network == network]
 
-    def evaluations(self, family):
+    def evaluations(self, family: Family) -> list[Evaluation]:
         """All evaluations that the request needs of a family's trials, except of those that diverged."""
         first_seed = self.grid.scale.seeds[0]
         return [trial.evaluation(checkpoint, name) for trial in self.trials(family)
                 for checkpoint, name in self._wanted.get(trial.network, ())
                 if trial.diverged_at() is None and (name != HEAT_MAP or trial.seed == first_seed)]
 
-    def surrogate_of(self, network):
+    def surrogate_of(self, network: Network) -> Trial:
         """The trial that a network's transferred attacks are crafted on."""
         return self.trials_of(self.grid.surrogate(network))[0]
 
-    def shard(self, number, count):
+    def shard(self, number: int, count: int) -> list[Family]:
         """The families of shard ``number`` of ``count``, counted from 1."""
         return self.families[number - 1::count]
 
-    def check_trained(self, family):
+    def check_trained(self, family: Family) -> None:
         """Checks the files of a family's trained runs that no later step reads.
 
         Each run's ``metrics.jsonl`` is written again where it differs from the history in the checkpoint.
@@ -191,12 +195,12 @@ class Reproduction:
             if history:  # Not so where the first epoch diverged.
                 write_metrics(trial.folder, history)
 
-    def values(self, cell):
+    def values(self, cell: Cell) -> dict[int, float]:
         """{seed: accuracy in percent} of a cell, of the trials that are evaluated; empty where there are none."""
         network = self.grid.network(cell)
         return self.accuracies(network, cell.checkpoint, *protocol(cell)) if network else {}
 
-    def accuracies(self, network, checkpoint, name, column):
+    def accuracies(self, network: Network, checkpoint: str, name: str, column: str) -> dict[int, float]:
         """{seed: accuracy in percent} in a column of a protocol's summaries, of the trials that are evaluated."""
         found = {trial.seed: trial.evaluation(checkpoint, name).accuracy(column) for trial in self.trials_of(network)}
         return {seed: 100 * accuracy for seed, accuracy in found.items() if accuracy is not None}

@@ -3,24 +3,29 @@ import dataclasses
 import io
 import sys
 import time
+from collections.abc import Iterable, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
+from ml_collections import ConfigDict
 from tabulate import tabulate
 
 from morel_jax import builders, evaluation, training
 from morel_jax.attacks.keys import fold_in_each
+from morel_jax.attacks.types import Images
 from morel_jax.data.augment import to_float
 from morel_jax.evaluation.trained import as_logits_fn, load_variables
 from morel_jax.files import make_folder, write_atomically
 from morel_jax.progress import AttackProgress
-from morel_jax.reproduction.grid import PROTOCOLS
-from morel_jax.reproduction.trials import HEAT_MAP, SURROGATE_CHECKPOINT
+from morel_jax.reproduction.grid import PROTOCOLS, Family
+from morel_jax.reproduction.trials import HEAT_MAP, SURROGATE_CHECKPOINT, Evaluation, Reproduction, Trial
 from morel_jax.targets.flops import count_flops
 from morel_jax.training.placement import Sharded, build_layout
-from morel_jax.training.setup import INITIAL, STEP, setup
+from morel_jax.training.setup import INITIAL, STEP, Setup, setup
 from morel_jax.training.step import train_step
 
 # The images of Figure 3 are drawn with this seed.
@@ -37,7 +42,7 @@ _PASSES = {
 _MEASURED_STEPS = 3
 
 
-def carry_out(reproduction, families, progress=True):
+def carry_out(reproduction: Reproduction, families: Iterable[Family], progress: bool = True) -> list[Evaluation]:
     """Trains and evaluates what ``families`` still miss, in their order.
 
     Returns:
@@ -66,7 +71,7 @@ def carry_out(reproduction, families, progress=True):
     return waiting
 
 
-def _train(reproduction, family, trials, progress):
+def _train(reproduction: Reproduction, family: Family, trials: Sequence[Trial], progress: bool | str) -> None:
     if len(trials) == 1:
         training.fit(trials[0].member.config, trials[0].folder, progress)
     else:
@@ -74,7 +79,7 @@ def _train(reproduction, family, trials, progress):
                                 reproduction.folder / family.name, progress)
 
 
-def _evaluate(reproduction, wanted, progress):
+def _evaluate(reproduction: Reproduction, wanted: Evaluation, progress: bool) -> None:
     trial, scale = wanted.trial, reproduction.grid.scale
     if wanted.protocol == HEAT_MAP:
         write_heat_map(wanted, scale.heat_map_images)
@@ -90,7 +95,7 @@ def _evaluate(reproduction, wanted, progress):
         examples=scale.examples[wanted.protocol], progress=AttackProgress(progress))
 
 
-def write_heat_map(wanted, count):
+def write_heat_map(wanted: Evaluation, count: int) -> None:
     """Cosine similarities between the features of attacked and of natural images, into ``heat_map.npz``.
 
     ``similarity`` is float32[count, count], one row per attacked image and one column per natural one, both ordered by
@@ -104,12 +109,13 @@ def write_heat_map(wanted, count):
     logits_fn, test = as_logits_fn(model, variables), dataset.test
     index = np.random.default_rng(_HEAT_MAP_SEED).choice(len(test.labels), count, replace=False)
     index = index[np.lexsort((index, test.labels[index]))]
-    x, labels = np.asarray(to_float(test.images[index])), test.labels[index]
+    x, labels = to_float(test.images[index]), test.labels[index]
     keys = fold_in_each(jax.random.key(config.seed), index)
     x_adv = builders.pgd(config.validation)(logits_fn, keys, x, labels)
 
-    def features(images):
-        z = model.apply(variables, images).features
+    def features(images: Images) -> Float[Array, "n d"]:
+        outputs: Any = model.apply(variables, images)
+        z = outputs.features
         return z / jnp.linalg.norm(z, axis=-1, keepdims=True)
 
     content = io.BytesIO()
@@ -135,7 +141,7 @@ class Remaining:
     evaluate_flops: float
 
 
-def remaining(reproduction, family):
+def remaining(reproduction: Reproduction, family: Family) -> Remaining:
     """:class:`Remaining` of a family; nothing is compiled or measured."""
     config = reproduction.grid.base(family)
     blank = setup(config, blank=True)
@@ -152,11 +158,11 @@ def remaining(reproduction, family):
     return Remaining(family.name, len(untrained), steps, _step_flops(blank) * steps, forward * passes)
 
 
-def _step_flops(blank):
+def _step_flops(blank: Setup) -> float:
     return count_flops(partial(train_step, parts=blank.parts), *blank.step_arguments)
 
 
-def measure_flops_per_second(config):
+def measure_flops_per_second(config: ConfigDict) -> float:
     """The speed of the steps of a config's run, once compiled; takes the data set's shape, not its content."""
     blank, placement = setup(config, blank=True), Sharded(build_layout(config))
     (state,) = placement.new_states(blank, [config.seed], INITIAL)
@@ -167,7 +173,7 @@ def measure_flops_per_second(config):
     piece, *_ = next(iter(placement.feed(few, config.data.placement).pieces(order, 0)))
     (train, _), hparams = placement.compile(blank.parts), blank.hparams(config, epoch=1)
 
-    def run(state, totals, first, last):
+    def run(state: Any, totals: Any, first: int, last: int) -> Any:
         return train(state, totals, hparams, piece, key, np.int32(first), np.int32(last))
 
     state, totals = jax.block_until_ready(run(state, totals, 0, 1))
@@ -176,7 +182,7 @@ def measure_flops_per_second(config):
     return _step_flops(blank) * _MEASURED_STEPS / (time.monotonic() - began)
 
 
-def describe_cost(reproduction, families):
+def describe_cost(reproduction: Reproduction, families: Iterable[Family]) -> str:
     """A table, for people, of the FLOPs and hours that families still need; each network's step is measured once."""
     rows, speeds, total = [], {}, 0.0
     for family in families:
