@@ -1,1 +1,3 @@
-"""The paper's tables and figures: what must be trained and judged for them, the doing of it, and the report."""
+"""The paper's tables and figures: what they need, how it is trained and evaluated, and the report."""
+
+__all__ = ["grid", "page", "paper", "report", "trials", "work"]
