@@ -1,5 +1,4 @@
 """Official archives: how a data set declares them, and how they are found, checked and downloaded."""
-
 import contextlib
 import dataclasses
 import gzip
@@ -32,7 +31,6 @@ class Archive:
         sha256: its published SHA-256, hexadecimal.
         content_sha256: SHA-256 of the content of a gzip file that others publish compressed anew; or empty.
     """
-
     url: str
     sha256: str
     content_sha256: str = ""
@@ -57,7 +55,6 @@ class Reader:
             images is an iterable of uint8[h, w, c], labels an integer array with one value per image.
         test_split: the publishers' name of the split to judge on.
     """
-
     name: str
     archives: tuple[Archive, ...]
     image_shape: tuple[int, int, int]

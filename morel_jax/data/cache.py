@@ -4,7 +4,6 @@ An entry is a folder with the images and labels of both splits, `entry.json`, an
 (`morel_jax.manifest`). It is built under another name beside its place and renamed, so a reader sees a whole entry or
 none. The cache may be deleted at any time.
 """
-
 import contextlib
 import fcntl
 import hashlib

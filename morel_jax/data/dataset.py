@@ -1,5 +1,4 @@
 """What every source of images comes to: two splits of unsigned bytes with integer labels."""
-
 import dataclasses
 from typing import Any
 
@@ -40,7 +39,6 @@ class Split:
         TypeError: an array has another dtype, or is no array.
         ValueError: shapes do not fit, there is no row, or a label is negative.
     """
-
     images: UInt8[np.ndarray, "n h w c"]
     labels: Int32[np.ndarray, " n"]
 
@@ -77,7 +75,6 @@ class Dataset:
         ValueError: the splits' image shapes differ, a label is out of range, or the number of names is not
             `num_classes`.
     """
-
     name: str
     train: Split
     test: Split

@@ -1,5 +1,4 @@
 """The images that come with the package, for tests, examples and machines without network."""
-
 import functools
 import lzma
 from pathlib import Path

@@ -1,5 +1,4 @@
 """Image-label data sets that TFDS has prepared on disk in ArrayRecord form, whichever they are."""
-
 import os
 import re
 from collections.abc import Iterator, Mapping

@@ -1,5 +1,4 @@
 """`load`: from the name of a data set to arrays, through official archives or TFDS and a cache of decoded arrays."""
-
 import functools
 import logging
 import os

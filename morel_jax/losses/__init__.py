@@ -1,5 +1,4 @@
 """Losses: arrays in, arrays out."""
-
 from morel_jax.losses.classification import (
     cross_entropy,
     difference_of_logits_ratio,

@@ -2,7 +2,6 @@
 
 Logits are float32 or float64; the result has their dtype. Labels are in 0 .. c - 1.
 """
-
 import math
 
 import jax
@@ -102,8 +101,7 @@ def margin(logits: Logits, labels: Labels) -> Values:
         Of equal runners-up the first takes the whole gradient. A label out of range scores NaN.
 
     Raises:
-        ValueError: shapes do not fit, labels are not integers, or there is one class only (found while
-            tracing).
+        ValueError: shapes do not fit, labels are not integers, or there is one class only (found while tracing).
 
     Reference: f_6 of Carlini and Wagner, arXiv:1608.04644, without its clamp.
     """

@@ -3,7 +3,6 @@
 Every method here gives a combination w_1 g_1 + w_2 g_2, and needs of the gradients only their Gram matrix
 [[g_1.g_1, g_1.g_2], [g_1.g_2, g_2.g_2]]. Results have its dtype and are finite wherever it is.
 """
-
 from collections.abc import Callable
 
 import jax

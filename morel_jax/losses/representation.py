@@ -1,5 +1,4 @@
 """Losses on the embedding space: what MOREL calls L_1. One value per row, in the embeddings' dtype."""
-
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -41,8 +40,7 @@ def multi_positive_contrastive(embeddings: Embeddings, labels: Int[Array, " n"],
 
         l_j = -1/|P(j)| sum_{p in P(j)} log( exp(<t_j, t_p> / tau) / sum_{q != j} exp(<t_j, t_q> / tau) )
 
-    with t the rows divided by their norms and P(j) the other rows with the label of row j. Two readings use
-    it:
+    with t the rows divided by their norms and P(j) the other rows with the label of row j. Two readings use it:
 
     - `paper`: on the 2n rows concatenate([t, t']) with concatenate([y, y]), natural and adversarial; the
       loss is the sum of l, as Eq. 9 is printed. Every anchor then has a positive.

@@ -3,7 +3,6 @@
 Each takes natural and adversarial logits, and labels in 0 .. c - 1, and returns one value per example; the mean over
 the batch is the published loss. Logits are float32 or float64; the result has their dtype, and weights are cast to it.
 """
-
 import math
 
 import jax

@@ -1,5 +1,4 @@
 """Scalarisations: several objectives' losses to the one number that is minimised."""
-
 import math
 import numbers
 from collections.abc import Sequence

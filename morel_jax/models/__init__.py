@@ -1,5 +1,4 @@
 """Classifiers by name, and the embedding space they are trained with."""
-
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -47,8 +46,7 @@ def create(name: str, num_classes: int, *, dtype: DTypeLike = jnp.float32, mean:
     batch statistics, so ``apply`` needs ``mutable=["batch_stats"]``.
 
     Args:
-        name: a name in the table above (`_MODELS`), or ``wide_resnet<depth>_<width>`` such as
-            ``wide_resnet34_10``.
+        name: a name in the table above (`_MODELS`), or ``wide_resnet<depth>_<width>`` such as ``wide_resnet34_10``.
         num_classes: logits.
         dtype: compute type, or its name; parameters, statistics and outputs are float32 whatever it is.
         mean, std: one number per channel each, in units of images in [0, 1], to normalise images inside the model; or

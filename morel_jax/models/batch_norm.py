@@ -1,5 +1,4 @@
 """Batch normalisation with PyTorch's semantics."""
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

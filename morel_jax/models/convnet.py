@@ -1,5 +1,4 @@
 """Small convolutional network that two CPU cores train in a minute."""
-
 from functools import partial
 
 import flax.linen as nn
@@ -14,8 +13,7 @@ from morel_jax.models.outputs import Images, Outputs, standardise
 
 
 class ConvNet(nn.Module):
-    """Two 4x4 convolutions of stride 2, each with BatchNorm and relu, a hidden linear layer with relu, a
-    linear head.
+    """Two 4x4 convolutions of stride 2, each with BatchNorm and relu, a hidden linear layer with relu, a linear head.
 
     The head's input, `features`, is 8 * width wide. Initial values are PyTorch's defaults. The hidden layer
     ties the parameters to one image size.

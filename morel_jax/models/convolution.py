@@ -14,12 +14,10 @@ the program is lowered, not when it is traced: on CPU by Winograd's algorithm or
 (`morel_jax.models.strided`) where that suits, and else as an ordinary convolution in the fast layout and, for the
 kernel gradient, one matrix product; on every other platform by JAX's own rules (cuDNN knows its own gradients).
 
-Each primitive also takes operands with one more leading axis, of independent convolutions. ``vmap`` needs it
-only where both operands are batched (a population of models, gradients of single examples); where one is, its
-axis joins the batch or the channels and the convolution stays one. On CPU the independent convolutions run
-one after another.
+Each primitive also takes operands with one more leading axis, of independent convolutions. ``vmap`` needs it only where
+both operands are batched (a population of models, gradients of single examples); where one is, its axis joins the batch
+or the channels and the convolution stays one. On CPU the independent convolutions run one after another.
 """
-
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -50,8 +48,7 @@ def conv(x: Float[Array, "n h w c_in"], w: Float[Array, "kh kw c_in c_out"], str
         w: of x's dtype, which is the result's too. Narrow types are accumulated in float32.
         strides: two positive integers.
         padding: ((top, bottom), (left, right)), zeros added on each side; static integers.
-        precision: as in ``jax.lax.conv_general_dilated``; None takes ``jax.default_matmul_precision``'s
-            value.
+        precision: as in ``jax.lax.conv_general_dilated``; None takes ``jax.default_matmul_precision``'s value.
 
     Returns:
         h_out is (h + top + bottom - kh) // strides[0] + 1, and w_out likewise.

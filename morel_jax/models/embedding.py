@@ -1,5 +1,4 @@
 """The embedding space of MOREL: linear layer L_e and class-adaptive attention M_e. Training only."""
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

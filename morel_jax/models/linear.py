@@ -1,5 +1,4 @@
 """Linear layer with PyTorch's initial values."""
-
 from collections.abc import Sequence
 from functools import partial
 from typing import Any

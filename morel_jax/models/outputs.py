@@ -1,5 +1,4 @@
 """What goes into and comes out of every classifier."""
-
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 

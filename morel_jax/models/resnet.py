@@ -2,7 +2,6 @@
 
 Reference: He et al., arXiv:1512.03385.
 """
-
 from functools import partial
 from typing import Any
 

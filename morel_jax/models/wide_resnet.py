@@ -2,7 +2,6 @@
 
 References: Zagoruyko and Komodakis, arXiv:1605.07146; Zhang et al., arXiv:1901.08573.
 """
-
 from functools import partial
 
 import flax.linen as nn
@@ -46,8 +45,7 @@ class WideResNet(nn.Module):
         num_classes: logits.
         depth: 6n + 4, with n blocks in each group.
         width: factor on the groups' 16, 32 and 64 channels.
-        dtype, mean, std, batch_norm_momentum, batch_norm_axis_name, remat: as in
-            `morel_jax.models.resnet.ResNet`.
+        dtype, mean, std, batch_norm_momentum, batch_norm_axis_name, remat: as in `morel_jax.models.resnet.ResNet`.
 
     Raises:
         ValueError: depth or width is none that :func:`check_size` allows (when called).

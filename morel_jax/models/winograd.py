@@ -9,8 +9,7 @@ A tile of 2x2 results comes from 4x4 values of the image. With the three transfo
 
 applied along both axes, Y = A^T ((G W G^T) * (B^T X B)) A, the product in the middle summed over input channels: for
 each of its 16 places one matrix product over all tiles. Its transposes are the two gradients. XLA's CPU backend runs
-these products faster than its convolution (benchmarks/results/convolution_cpu.md); rounding differs in the last
-places.
+these products faster than its convolution (benchmarks/results/convolution_cpu.md); rounding differs in the last places.
 
 Reference: Lavin and Gray, "Fast algorithms for convolutional neural networks", arXiv:1509.09308.
 """

@@ -2,7 +2,6 @@
 
 A new module in this folder is found without an entry anywhere else.
 """
-
 import importlib
 import pkgutil
 

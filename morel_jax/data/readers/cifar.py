@@ -2,7 +2,6 @@
 
 A record is one byte per label, then 1,024 bytes each of red, green and blue, row by row.
 """
-
 import functools
 import tarfile
 from collections.abc import Mapping, Sequence

@@ -3,7 +3,6 @@
 Xiao, Rasul and Vollgraf, "Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning Algorithms",
 arXiv:1708.07747; MIT licence, Zalando SE.
 """
-
 import math
 from collections.abc import Sequence
 from pathlib import Path

@@ -4,7 +4,6 @@
 archive's listing. Grey JPEG files decode to three equal channels. Classes are numbered by their sorted WordNet ids, as
 by tools that number a folder's subfolders, and named by `words.txt`; where two would get one name, the id is added.
 """
-
 import collections
 import re
 import zipfile
