@@ -16,8 +16,7 @@ from morel_jax.targets.flops import count_flops
 Index = Int[np.ndarray, " m"]   # Places of examples in the data set.
 Flags = Bool[np.ndarray, " m"]  # One per example.
 
-# Rows of a block. A CPU core works best on what stays in its cache, and is full with fewer rows of a large network; an
-# accelerator wants to be filled.
+# Rows of a block: few for a large network on a CPU core, which works best within its cache; many for an accelerator.
 _CPU_WIDTH, _CPU_WIDTH_LARGE, _LARGE_FLOPS = 16, 8, 1e8
 _ACCELERATOR_WIDTH = 256
 
@@ -49,15 +48,11 @@ def _logits(logits_fn: LogitsFn, x: Images) -> Logits:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluator:
-    """What the parts of an evaluation share.
-
-    Everything is computed in blocks of ``width`` rows: so there is one compiled program, and an example's result does
-    not depend on the other examples.
+    """A network and a data set. All is computed in blocks of ``width`` rows, by one compiled program.
 
     Attributes:
-        logits_fn: images float32[n, h, w, c] -> logits [n, classes]; a ``jax.tree_util.Partial``.
-        images: uint8[n, h, w, c], or floats in [0, 1].
-        labels: int32[n].
+        logits_fn: a ``jax.tree_util.Partial``.
+        images: uint8, or floats in [0, 1].
         width: rows of a block; another width may round differently.
     """
     logits_fn: Any
@@ -66,21 +61,18 @@ class Evaluator:
     width: int
 
     def x(self, index: Index) -> Float32[np.ndarray, "m h w c"]:
-        """float32[m, h, w, c] in [0, 1], the images ``index`` int[m]."""
+        """The images ``index``, in [0, 1]."""
         rows = self.images[index]
         return np.asarray(to_float(rows)) if self.images.dtype == np.uint8 else rows.astype(np.float32)
 
     def map(self, function: Callable[[Index], Any], index: Index,
             on_progress: Callable[[int], None] | None = None) -> Any:
-        """What ``function`` returns for the examples ``index``.
+        """What ``function`` returns for the examples ``index``: a pytree of NumPy arrays with m rows.
 
         Args:
             function: int[width], places in the data set -> pytree of arrays with ``width`` rows.
-            index: int[m]; the last block is filled up with examples whose results are dropped.
+            index: the last block is filled up with examples whose results are dropped.
             on_progress: called with the number of examples that are done, after each block.
-
-        Returns:
-            the pytree, of NumPy arrays with m rows.
         """
         parts = []
         for first in range(0, len(index), self.width):
@@ -90,6 +82,6 @@ class Evaluator:
         return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:len(index)], *parts)
 
     def logits(self, index: Index, compiled: bool = True) -> Float[np.ndarray, "m classes"]:
-        """Logits [m, classes] on the images ``index``; ``compiled`` is False for a network that JAX cannot trace."""
+        """Logits on the images ``index``; ``compiled`` is False for a network that JAX cannot trace."""
         call = jax.tree_util.Partial(_logits, self.logits_fn) if compiled else self.logits_fn
         return self.map(lambda rows: call(self.x(rows)), index)

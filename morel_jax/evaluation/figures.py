@@ -42,10 +42,8 @@ def adversarial_examples(figure: FigureBase, images: Float[np.ndarray, "n h w c"
 
     Args:
         figure: matplotlib figure or subfigure.
-        images: float[n, h, w, c] in [0, 1].
-        labels: int[n].
-        attacked: {network's name: (x_adv float[n, h, w, c], predictions int[n] on x_adv, -1 of
-            logits that are not finite)}.
+        images: in [0, 1].
+        attacked: {network's name: (x_adv float[n, h, w, c], its predictions int[n], -1 where logits are not finite)}.
         epsilon: the attack's radius; a perturbation is drawn as 0.5 + perturbation / (2 epsilon).
         class_names: names by label.
     """
@@ -120,5 +118,5 @@ def robustness_curves(figure: FigureBase, card: ReportCard) -> None:
 
 
 def new_figure(width: float, height: float) -> Any:
-    """A figure of that many inches, laid out to fit its texts; not one of pyplot's, whose backend is the caller's."""
+    """A matplotlib figure, in inches, laid out to fit its texts; not one of pyplot's, whose backend is the caller's."""
     return Figure(figsize=(width, height), layout="constrained")  # Any: its types know no array of subfigures.

@@ -1,4 +1,4 @@
-"""What tells one network, or data set, from another, so that no result is taken over for the wrong one."""
+"""Records that identify networks and data sets, so that no result is attributed to the wrong one."""
 import dataclasses
 import hashlib
 import re
@@ -14,17 +14,16 @@ from morel_jax.attacks.types import Images, Logits, LogitsFn
 from morel_jax.data.subset import stratified_order
 from morel_jax.evaluation.evaluator import Evaluator, as_argument
 
-# An object's place in memory is no part of what it is.
+# A memory address does not identify an object.
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
-# Networks are compared on this many images of the data set, and on each again with noise of this size, which reveals a
-# defence that rounds pixels.
+# Networks are compared on this many images, and again with noise of this size, which reveals rounding of pixels.
 _PROBES, _NOISE = 4, 0.25
 # Answers may differ by this fraction of the largest: two machines, or versions of XLA, round differently.
 _ROUNDING = 1e-3
 
 
 def fingerprint(tree: PyTree) -> str:
-    """SHA-256 of a pytree of arrays: their places, shapes, types and bytes."""
+    """SHA-256 of a pytree of arrays: their paths, shapes, types and bytes."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         leaf = np.asarray(leaf)
@@ -33,13 +32,12 @@ def fingerprint(tree: PyTree) -> str:
 
 
 def network_record(evaluator: Evaluator, prefix: str = "network") -> dict[str, Any]:
-    """A network, on a data set, in plain values: records differ where the networks do, and agree on any machine.
+    """A network on a data set, in plain values that differ between networks and agree between machines.
 
     Returns:
-        dict: ``<prefix>``, of its weights and of the printed function or module that they belong to;
-        ``<prefix>_answers``, a number for each of a few images, compared up to rounding; and
-        ``<prefix>_program_jax_<version>``, of the traced computation and its gradient, constants included, which is
-        comparable within one version of JAX.
+        ``<prefix>``, the hash of its weights and of the printed function or module; ``<prefix>_answers``, a number for
+        each of a few images, compared up to rounding; ``<prefix>_program_jax_<version>``, the hash of the traced
+        computation and its gradient with their constants, comparable within one version of JAX.
     """
     return (network_digests(evaluator.logits_fn, evaluator.images.shape[1:], prefix)
             | {f"{prefix}_answers": _answers(evaluator)})

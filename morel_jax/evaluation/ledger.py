@@ -24,9 +24,9 @@ class Row:
         clean_prediction: on the image itself.
         broken: 1 when misclassified, under the attack or already without it; else 0.
         prediction: on the attack's image, projected; -1 where the logits are NaN or infinite.
-        distance: of that image from the clean one, in the evaluation's norm; 0 for an example that was not attacked.
-        steps: passes through the network that the attack took, queries where it counts them.
-        uint8_broken: as ``broken``, the image rounded to 256 levels.
+        distance: of that image from the clean one, in the evaluation's norm; 0 if the example was not attacked.
+        steps: passes through the network that the attack took, or queries where it counts them.
+        uint8_broken: as ``broken``, for the image rounded to 256 levels.
         violation: empty, or why the image does not count: nan, box or ball.
     """
     attack: str
@@ -56,7 +56,7 @@ class Row:
 
 _FIELDS = [field.name for field in dataclasses.fields(Row)]
 _TYPES: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(Row)}
-# Hexadecimal digits of a row's checksum, its last column.
+# Hexadecimal digits of a row's checksum, which is its last column.
 _DIGITS = 8
 _HEADER = ",".join([*_FIELDS, "check"])
 
@@ -73,9 +73,9 @@ def _shown(value: Any) -> str:
 class Ledger:
     """``ledger.csv`` and ``settings.json`` in a folder.
 
-    Rows are appended as they come and sorted by attack and example when an evaluation is complete, so the finished file
-    does not depend on the order of the work. Each row carries a checksum of itself and of the settings: a row that was
-    changed, or belongs to other settings, is an error and never counts.
+    Rows are appended as they come. A complete evaluation sorts them by attack and example, so the finished file does
+    not depend on the order of the work. Each row has a checksum of itself and of the settings: a row that was changed,
+    or belongs to other settings, is an error.
 
     Args:
         folder: made if it is not there.
@@ -122,7 +122,7 @@ class Ledger:
         """The file's whole rows, as bytes."""
         if not self._path.exists():
             return []
-        # A kill may have left a part of the last line: what has no end of line does not count.
+        # A kill may have left part of a line: one without a line break does not count.
         header, *lines = self._path.read_bytes().split(b"\n")[:-1] or [_HEADER.encode()]
         if header == ",".join(_FIELDS).encode():
             raise DamagedFileError(f"{self._path} was written by an earlier version of this library, without checksums "
@@ -138,8 +138,8 @@ class Ledger:
             attack, index = (line.decode(errors="replace") + ",").split(",")[:2]
             raise DamagedFileError(
                 f"{self._path}, line {number} (attack {attack[:40]!r}, image {index[:40]!r}) is not as it was written, "
-                "or settings.json is not. Delete the line, and the image is attacked again; if all lines are said to "
-                "be so, put settings.json back or give another folder.")
+                "or settings.json is not. Delete the line, and the image is attacked again; if every line is reported, "
+                "put settings.json back or give another folder.")
         values = text.decode().split(",")
         return Row(**{name: _TYPES[name](value) for name, value in zip(_FIELDS, values, strict=True)})
 
@@ -166,7 +166,7 @@ class Ledger:
         return {index: row for (name, index), row in self._rows.items() if name == attack}
 
     def sort(self, attacks: Iterable[str]) -> None:
-        """Sorts the rows: by the order of ``attacks``, those not named there last and by name, and by index."""
+        """Sorts the rows in the order of ``attacks``, then by index; attacks not named there come last, by name."""
         place = {name: number for number, name in enumerate(attacks)}
         order = sorted(self._rows, key=lambda key: (place.get(key[0], len(place)), key[0], key[1]))
         self._rows = {key: self._rows[key] for key in order}

@@ -1,4 +1,4 @@
-"""What a report card is written from: what attacks make of the images that a network classifies right."""
+"""The measurements behind a report card: attacks on the images that a network classifies correctly."""
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +22,7 @@ Margins = Float32[np.ndarray, "m steps+1"]  # By how much the best wrong class l
 
 # Draws of noise: as many tries as PGD-20 has steps.
 _DRAWS = 20
-# The most steps of an ascent; every ascent has room for them, and so the same program.
+# Every ascent has room for this many steps, so that all share one program.
 _MOST_STEPS = 100
 # The radii of the curve, in units of epsilon; the last one is doubled until the whole box is reached.
 _FACTORS = (0.25, 0.5, 0.75, 1, 1.5, 2)
@@ -57,10 +57,10 @@ def radii(epsilon: float, largest: float) -> list[float]:
 
 @dataclasses.dataclass(frozen=True)
 class Measurements:
-    """Attacks on the images ``index`` int[m] of a data set; results are NumPy arrays with a row for each of them.
+    """Attacks on the images ``index`` of a data set; results are NumPy arrays with a row for each of them.
 
-    They depend on the key and on an image's place in the data set, not on the other images. ``progress`` is called
-    with (measurement's name, images done, images in all).
+    A row depends on the key and the image's place in the data set, not on the other images. ``progress`` is called with
+    (measurement's name, images done, images in all).
     """
     evaluator: Evaluator
     key: Any
@@ -78,32 +78,27 @@ class Measurements:
 
     def _ascent(self, name: str, epsilon: float, num_steps: int, random_start: bool,
                 **options: Any) -> tuple[Margins, Course]:
-        """(margins float32[m, num_steps + 1], misclassified bool[m, num_steps + 1])."""
+        """Margins, and whether points are misclassified, after 0 to ``num_steps`` steps."""
         course = self._each(name, _ascend, np.float32(epsilon), num_steps, random_start=random_start,
                             longest=_MOST_STEPS, **options)
         return course.margins[:, :num_steps + 1], course.wrong[:, :num_steps + 1]
 
     def one_step(self, epsilon: float) -> Flags:
-        """bool[m], broken by one step of length epsilon from the image: FGSM, or its equivalent in L2."""
+        """Which images one step of length epsilon breaks: FGSM, or its equivalent in L2."""
         return self._ascent("fgsm", epsilon, 1, False)[1][:, 1]
 
     def pgd(self, epsilon: float, num_steps: int, restart: int = 0,
             rows: Index | slice = slice(None)) -> tuple[Margins, Course]:
-        """PGD of at most 100 steps from a random start, the same for all radii up to its scale.
+        """(margins, broken) of at most 100 steps of PGD from a random start, the same for all radii up to its scale.
 
-        Returns:
-            (margins float32[m, num_steps + 1], broken bool[m, num_steps + 1]): an image counts as broken from the
-            first misclassified point on.
+        An image counts as broken from the first misclassified point on.
         """
         margins, wrong = self._ascent(f"pgd-{num_steps} at {epsilon:.4g}", epsilon, num_steps, True, rows=rows,
                                       key_name=f"pgd-{num_steps}-{restart}")
         return margins, np.logical_or.accumulate(wrong, axis=1)
 
     def restarted_pgd(self, epsilon: float, num_steps: int, restarts: int) -> tuple[Flags, Margins, Course]:
-        """(broken bool[m], margins, course): each restart is run on what the ones before it left.
-
-        ``margins`` and ``course`` are what :meth:`pgd` returned the first time.
-        """
+        """(broken, margins, course): each restart attacks what the earlier ones left; the last two are of the first."""
         margins, course = self.pgd(epsilon, num_steps)
         broken = course[:, -1].copy()
         for restart in range(1, restarts):
@@ -113,7 +108,7 @@ class Measurements:
         return broken, margins, course
 
     def noise(self, epsilon: float) -> Flags:
-        """bool[m], broken by at least one of twenty draws of noise."""
+        """Which images at least one of twenty draws of noise breaks."""
         return self._each("noise", _noise_breaks, np.float32(epsilon), draws=_DRAWS)
 
     def gradient_norms(self, epsilon: float) -> tuple[np.ndarray, ...]:
@@ -122,12 +117,12 @@ class Measurements:
         return tuple(np.stack(sizes, axis=1) for sizes in zip(*pairs, strict=True))
 
     def white_then_black_box(self, epsilon: float, queries: int) -> tuple[Flags, Flags]:
-        """(white, both): bool[m] each, broken by APGD-CE, and by it or by Square on what it leaves."""
+        """(white, both): which images APGD-CE breaks, and which it or Square, run on what it leaves."""
         white = self._pooled("apgd-ce", APGD(epsilon, norm=self.norm), epsilon, np.ones(len(self.index), bool))
         return white, white | self._pooled("square", Square(epsilon, queries, self.norm), epsilon, ~white)
 
     def _pooled(self, name: str, attack: IterativeAttack, epsilon: float, chosen: Flags) -> Flags:
-        """bool[m], broken by ``attack`` among ``chosen`` bool[m], each rechecked."""
+        """Which of the ``chosen`` images ``attack`` breaks, each rechecked."""
         indices, network = self.index[chosen], self.evaluator.logits_fn
         found: dict = {}
 

@@ -1,8 +1,8 @@
 """The active set: attacks run on blocks of one shape, in which finished examples make room for waiting ones.
 
-One compiled program moves all rows of a block until enough of them are done. A block has the evaluator's width,
-whatever the batch size and the number of devices, and an attack's rows do not affect each other: so an example's result
-is the same bit for bit wherever, and with whichever others, it was computed.
+One compiled program advances all rows of a block until enough of them are done. Every block has the evaluator's width,
+and its rows do not affect each other, so an example's result is the same bit for bit on any device and beside any
+others.
 """
 import dataclasses
 import os
@@ -63,8 +63,8 @@ class Finished:
 
     Attributes:
         index: its place in the data set.
-        steps: passes through the network that the attack took; queries where the attack counts them.
-        rechecked: dict of the fields of :class:`~morel_jax.evaluation.recheck.Rechecked`, numpy, of this example.
+        steps: passes through the network that the attack took, or queries where it counts them.
+        rechecked: its fields of :class:`~morel_jax.evaluation.recheck.Rechecked`, as a dict of NumPy values.
     """
     index: int
     steps: int
@@ -75,7 +75,7 @@ Report = Callable[[list[Finished]], None]
 
 
 def _workers() -> list[jax.Device]:
-    """The device of each block that is worked on at a time."""
+    """The devices of the blocks that are worked on at the same time."""
     devices = jax.local_devices()
     if len(devices) == 1 and devices[0].platform == "cpu":
         # One thread per core, each with its own block, leaves fewer cores idle than many threads in one block.
@@ -94,7 +94,7 @@ def _begin(attack: IterativeAttack, logits_fn: LogitsFn, key: KeyOrKeys, index: 
 
 @jax.jit
 def _put(block: _Block, new: _Block, taken: Bool[Array, " n"], empty: Bool[Array, " n"]) -> _Block:
-    """The block with new examples in the rows ``taken``; those that are ``empty`` are done."""
+    """The block with new examples in the rows ``taken``; rows that are ``empty`` are done."""
     block = select(taken, new, block)
     return block.replace(state=block.state.replace(done=block.state.done | empty))
 
@@ -108,7 +108,7 @@ def _join(block: _Block, other: _Block, source: Int[Array, " n"], taken: Bool[Ar
 @jax.jit
 def _advance(attack: IterativeAttack, logits_fn: LogitsFn, block: _Block, max_steps: int,
              want: int) -> tuple[_Block, int]:
-    """Moves the rows on until ``want`` of them are done, or ``max_steps`` steps; returns (block, steps taken)."""
+    """Advances the rows until ``want`` of them are done, or for ``max_steps`` steps; returns (block, steps taken)."""
     def more(carry: tuple[_Block, int]) -> Array:
         block, taken = carry
         return (taken < max_steps) & (jnp.sum(block.state.done) < want)
@@ -129,7 +129,7 @@ class Pool:
         evaluator: :class:`~morel_jax.evaluation.evaluator.Evaluator`; on its network the images are rechecked.
         crafted_on: ``jax.tree_util.Partial``, the network that the attack sees.
         key: the attack's key; example i gets ``fold_in(key, i)``.
-        radius: that the images must keep to; infinity: they need not.
+        radius: the ball that images must stay in; infinite where there is none.
         norm: of the radius.
     """
     attack: IterativeAttack
@@ -140,15 +140,14 @@ class Pool:
     norm: str = "linf"
 
     def run(self, indices: Index | Sequence[int], report: Report, batch_size: int | None = None) -> None:
-        """Attacks the examples ``indices``.
+        """Attacks the examples ``indices``, places in the data set.
 
         Args:
-            indices: int[m], places in the data set.
-            report: called with a list of :class:`Finished`, from one thread at a time, as examples finish.
+            report: called as examples finish, from one thread at a time.
             batch_size: examples under way at a time; None: a block for each core or device. It changes no result.
         """
         width, workers, lock = self.evaluator.width, _workers(), threading.Lock()
-        # A larger one would only start threads and blocks without work.
+        # A larger number would only start threads without work.
         batch_size = min(batch_size or width * len(workers), max(len(indices), width))
         slots = [min(width, batch_size - first) for first in range(0, batch_size, width)]
         scheduler = Scheduler(np.asarray(indices), [workers[number % len(workers)] for number in range(len(slots))])
@@ -163,7 +162,7 @@ class Pool:
                                for number, count in enumerate(slots)]:
                     worker.result()
             finally:
-                scheduler.stop.set()  # An error in one, or Ctrl-C: the others end after their next few steps.
+                scheduler.stop.set()  # After an error in one, or Ctrl-C, the others end after their next few steps.
 
 
 class _Worker:

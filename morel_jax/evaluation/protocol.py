@@ -1,4 +1,4 @@
-"""An evaluation: attacks by name, run on what is left of a data set; their results checked, kept and summed up."""
+"""An evaluation: runs attacks by name, checks and records their results, and sums them up."""
 import dataclasses
 import json
 import os
@@ -28,10 +28,7 @@ from morel_jax.progress import AttackProgress
 
 
 def _check_attacks(suite: Mapping[str, SuiteAttack], image_shape: Sequence[int], classes: int) -> None:
-    """Raises ValueError, naming the attack, if one cannot work on such a network.
-
-    A step of each is traced on a constant network, so that no attack fails after hours of others.
-    """
+    """Raises ValueError, naming the attack, if one cannot work on such a network; found by tracing a step of each."""
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
     image, label = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
 
@@ -55,39 +52,34 @@ def evaluate(logits_fn: LogitsFn, images: UInt8[np.ndarray, "n h w c"] | Float[n
     """Runs attacks on a network and sums up its robust accuracy.
 
     Everything goes into ``folder``: ``settings.json``, ``ledger.csv`` (one row per example and attack) and
-    ``summary.json``. The same call resumes an evaluation that was killed; the results are the same bit for bit,
-    whatever ``batch_size`` and the number of devices. Later calls can add attacks or examples.
+    ``summary.json``. The same call resumes a killed evaluation. The results are the same bit for bit, whatever
+    ``batch_size`` and the number of devices. Later calls can add attacks or examples.
 
     Args:
-        logits_fn: images float32[n, h, w, c] in [0, 1] -> logits float32[n, classes]; a ``jax.tree_util.Partial`` over
-            its weights, as :func:`morel_jax.evaluation.load` returns, keeps them out of the compiled programs.
-        images: uint8[n, h, w, c], or floats in [0, 1].
-        labels: int[n].
+        logits_fn: a ``jax.tree_util.Partial`` over its weights, as :func:`morel_jax.evaluation.load` returns, keeps
+            them out of the compiled programs.
+        images: uint8, or floats in [0, 1].
         attacks: names, or pairs of a name and a custom attack; see :func:`morel_jax.evaluation.suite.build_suite`.
-        folder: path.
         epsilon: radius, in units of images in [0, 1].
         step_size: of PGD, same units; None: epsilon / 10, as in the paper.
         norm: ``linf`` or ``l2``.
         variant: of CW-Linf, ``paper`` or ``reference``.
-        seed: of all random draws, in 0 .. 2**32 - 1; an example's draws depend on it, on the attack's name and on its
-            index alone.
-        examples: how many, taken in the order of :func:`morel_jax.data.subset.stratified_order`: the classes in
-            proportion, and a larger number holds the images of a smaller one; 0: all.
+        seed: in 0 .. 2**32 - 1; an example's random draws depend on it, the attack's name and its index alone.
+        examples: number of images, 0 for all; the first ones of :func:`morel_jax.data.subset.stratified_order`, which
+            has the classes in proportion.
         surrogate: ``logits_fn`` of the network that ``transfer`` attacks are crafted on.
         batch_size: examples under way at a time; None: what suits the devices.
-        width: rows in which the network is evaluated; None: what suits backend and network. The one number here that
+        width: rows of the blocks in which the network is evaluated; None: what suits backend and network. It alone
             changes rounding.
         save_images: keep the adversarial images under ``folder/adversarial``.
-        progress: an :class:`~morel_jax.progress.AttackProgress`; None: nothing is shown.
+        progress: None shows nothing.
 
     Returns:
-        dict, the content of ``summary.json``: what :func:`~morel_jax.evaluation.summary.summarise` returns, and the
-        ``settings``.
+        The content of ``summary.json``: what :func:`~morel_jax.evaluation.summary.summarise` returns, and ``settings``.
 
     Raises:
         ValueError: images, labels, names, numbers or surrogate that cannot be used, an attack that needs more classes,
-            logits of the clean images that are not finite, or a folder of another evaluation. Nothing has been written
-            then.
+            clean images whose logits are not finite, or a folder of another evaluation. Nothing is written then.
         DamagedFileError: a file in the folder is not as it was written.
     """
     images, labels = np.asarray(images), np.asarray(labels)
@@ -132,7 +124,7 @@ def evaluate(logits_fn: LogitsFn, images: UInt8[np.ndarray, "n h w c"] | Float[n
 
 @dataclasses.dataclass(frozen=True)
 class _Evaluation:
-    """What the attacks of one call share: its arguments, checked, and what they are about."""
+    """The checked arguments of one call, which its attacks share."""
     network: Evaluator
     surrogate: Any
     index: Index
@@ -146,12 +138,12 @@ class _Evaluation:
 
     @property
     def right(self) -> Flags:
-        """bool[n], which of the examples are classified right unattacked."""
+        """Which of the examples are classified correctly without an attack."""
         return self.predictions == self.network.labels[self.index]
 
     def attack_all(self, columns: Mapping[str, Sequence[str]], suite: Mapping[str, SuiteAttack]) -> None:
         """Completes the ledger for what :func:`build_suite` returned."""
-        # Ensembles last: they find the rows of members that are attacks of their own.
+        # Ensembles last: they reuse the rows of members that ran on their own.
         for names in sorted(columns.values(), key=len):
             alive = self.right
             for name in names:

@@ -1,4 +1,4 @@
-"""The independent check: what an attack returned is projected and classified again, whatever the attack says of it."""
+"""The independent check: projects and classifies again what an attack returned, whatever the attack reports."""
 from typing import Any
 
 import jax
@@ -10,8 +10,8 @@ from morel_jax.attacks.norms import norm
 from morel_jax.attacks.types import Images, Labels, LogitsFn
 from morel_jax.training.validation import predicted
 
-# What float32 arithmetic on values in [0, 1] explains: in Linf an image may be outside box or ball by this. In L2 a sum
-# over pixels rounds more, and the same fraction of the radius is allowed as well.
+# Rounding of float32 in [0, 1]: an image may be outside box or ball by this. In L2, where a sum over pixels rounds
+# more, the same fraction of the radius is allowed too.
 _ROUNDING = 1e-6
 
 # Why an image does not count, by number; the first that applies.
@@ -22,14 +22,13 @@ VIOLATIONS = ("", "nan", "box", "ball")
 class Rechecked:
     """
     Attributes:
-        prediction: int32[n], on the image as projected, in box and ball; -1 where its logits are NaN or infinite, which
-            is never right.
+        prediction: int32[n], on the projected image; -1, which is never right, where its logits are NaN or infinite.
         violation: int32[n], place in ``VIOLATIONS``; an image with one never counts as adversarial.
-        distance: float[n], of the image as projected, in the norm of the attack.
+        distance: float[n], of the projected image, in the norm of the attack.
         broken: bool[n], misclassified without violation.
         projected: float[n, h, w, c], the image projected into box and ball; the clean one where it was NaN.
         rounded: uint8[n, h, w, c], ``projected`` with 256 levels, moved no further from the clean image.
-        rounded_broken: bool[n], whether ``rounded`` is misclassified, without violation of the float image.
+        rounded_broken: bool[n], whether ``rounded`` is misclassified, and the float image without violation.
     """
     prediction: Any
     violation: Any
@@ -45,15 +44,10 @@ def recheck(logits_fn: LogitsFn, x: Images, x_adv: Images, y: Labels, epsilon: A
     """Checks, projects and classifies images that an attack returned.
 
     Args:
-        logits_fn: images float32[n, h, w, c] -> logits; float32, with running statistics.
-        x: float32[n, h, w, c], the clean images.
-        x_adv: float32[n, h, w, c], what the attack made of them.
-        y: int[n], labels.
+        logits_fn: in float32, with running statistics.
+        x, x_adv: clean and attacked images, float32.
         epsilon: radius of the ball; infinity where the attack has none.
         norm_name: ``linf`` or ``l2``.
-
-    Returns:
-        :class:`Rechecked`.
 
     Raises:
         ValueError: shapes differ, or an unknown norm.
@@ -71,7 +65,7 @@ def recheck(logits_fn: LogitsFn, x: Images, x_adv: Images, y: Labels, epsilon: A
 
     bounded = jnp.isfinite(epsilon)
     projected = jnp.where(bounded, ball.project(x_adv, x, jnp.where(bounded, epsilon, 1.0)), jnp.clip(x_adv, 0.0, 1.0))
-    # Towards the clean image, so that no pixel leaves the ball; 0.01 keeps what float32 made of a whole level.
+    # Towards the clean image, so that no pixel leaves the ball; 0.01 keeps a whole level that float32 rounded down.
     levels = jnp.trunc((projected - x) * 255 + 0.01 * jnp.sign(projected - x))
     rounded = jnp.clip(jnp.round(x * 255) + levels, 0, 255)
     prediction = predicted(logits_fn(projected))

@@ -1,9 +1,9 @@
 """The report card: ten checks of whether a robust accuracy can be believed.
 
-A network can look robust because attacks fail rather than because it is. Each line looks for one symptom of that; the
-symptoms are those of Athalye et al. (arXiv:1802.00420), Carlini et al. (arXiv:1902.06705) and AutoAttack's flags
-(github.com/fra31/auto-attack, flags_doc.md). A line that fails says that the evaluation, or the network, needs a closer
-look; ten that pass prove nothing, but find the usual mistakes.
+A network can look robust because attacks fail rather than because it is. Each line looks for one symptom of that, of
+Athalye et al. (arXiv:1802.00420), Carlini et al. (arXiv:1902.06705) or AutoAttack's flags
+(github.com/fra31/auto-attack, flags_doc.md). A line that fails asks for a closer look at evaluation or network; ten
+that pass prove nothing.
 """
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -33,12 +33,12 @@ class ReportCard(NamedTuple):
     """
     Attributes:
         norm, epsilon: the ball.
-        images: how many were looked at.
+        images: number of images.
         clean_accuracy: on them, in [0, 1].
         lines: one per symptom.
         epsilons, epsilon_accuracies: robust accuracy under PGD-20 by radius, from 0 to the whole box.
         iterations, iteration_accuracies, iteration_margins: robust accuracy by steps of one PGD-100, and the mean
-            margin of the best wrong class over the images classified right. All five are empty if PGD cannot be run.
+            margin of the best wrong class over the images classified correctly. All five are empty without PGD.
     """
     norm: str
     epsilon: float
@@ -66,15 +66,13 @@ def report_card(logits_fn: LogitsFn, key: KeyOrKeys, x: Float[np.ndarray, "n h w
                 square_gain: tuple[int, int] | None = None) -> ReportCard:
     """Looks for gradient masking and weak evaluation, one line per symptom.
 
-    Images that are classified right are attacked; the others count as broken in every robust accuracy. PGD begins at a
-    random point of the ball's boundary, climbs the cross-entropy in steps of 2.5 epsilon / steps, and has broken an
-    image when one of its points is misclassified. An image's result depends on the key and its place alone.
+    Images that are classified correctly are attacked; the others count as broken in every robust accuracy. PGD begins
+    at a random point of the ball's boundary and climbs the cross-entropy in steps of 2.5 epsilon / steps. It has broken
+    an image when one of its points is misclassified. An image's result depends on the key and its place alone.
 
     Args:
-        logits_fn: images float32[n, h, w, c] in [0, 1] -> logits float[n, classes], for any n.
-        key: a key.
-        x: float[n, h, w, c], images in [0, 1]; a few hundred are enough.
-        y: int[n], labels.
+        logits_fn: for any number of images.
+        x: images in [0, 1]; a few hundred are enough.
         epsilon: radius, in pixel units of images in [0, 1].
         norm: ``linf`` or ``l2``.
         batch_size: images at a time; it changes no result but by rounding.
@@ -84,14 +82,12 @@ def report_card(logits_fn: LogitsFn, key: KeyOrKeys, x: Float[np.ndarray, "n h w
             white-box attacks; then neither is run here.
 
     Returns:
-        :class:`ReportCard`. A line is ``not judged`` if the network has no gradient that JAX can take, if fewer than
-        five images are classified right, or if too few are broken to tell.
+        The card. A line is ``not judged`` if JAX cannot take the network's gradient, if fewer than five images are
+        classified correctly, or if too few are broken to tell.
 
     Raises:
         ValueError: no images, shapes that do not fit, images outside [0, 1], labels out of range, logits that are not
             finite, or an argument out of its range.
-
-    Source: Athalye et al., arXiv:1802.00420; Carlini et al., arXiv:1902.06705; AutoAttack's flags.
     """
     known_norm(norm)
     x, y = np.asarray(x), np.asarray(y)

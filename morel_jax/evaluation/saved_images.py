@@ -13,11 +13,11 @@ from morel_jax.files import DamagedFileError, sync
 class SavedImages:
     """``<attack>.npy``, float32[n, h, w, c], and ``<attack>_uint8.npy`` in a folder, with their checksums.
 
-    Row i belongs to example i; it is zero if the attack was not run on that example. The checksums are there while no
+    Row i belongs to example i; it is zero if the attack was not run on that example. The checksums exist only while no
     file is being written.
 
     Args:
-        folder: Path; made with the first image.
+        folder: made with the first image.
         shape: (n, h, w, c).
 
     Raises:
@@ -45,7 +45,7 @@ class SavedImages:
             ("projected", "", np.float32), ("rounded", "_uint8", np.uint8))}
 
         def write(finished: list[Finished]) -> None:
-            # Mapped from the files: a kill of the program loses nothing that was written here.
+            # Mapped from the files, so that a kill loses nothing that was written.
             for one in finished:
                 for field, array in arrays.items():
                     array[one.index] = one.rechecked[field]

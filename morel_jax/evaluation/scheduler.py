@@ -1,4 +1,4 @@
-"""Which block works on which examples: hands out those that wait, and merges half-empty blocks once none do."""
+"""Assigns examples to blocks: hands out those that wait, and merges half-empty blocks once none wait."""
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -8,12 +8,10 @@ from jaxtyping import Int
 
 
 class Scheduler:
-    """The examples that wait, and those on their way from one block to another.
-
-    Two half-empty blocks cost as much as two full ones, but only if they share a device: only those are merged.
+    """The examples that wait, and those on their way from one block to another of the same device.
 
     Args:
-        indices: int[m], the examples.
+        indices: the examples.
         devices: the device of each block.
     """
 
@@ -24,7 +22,7 @@ class Scheduler:
         self._parcels: list[list] = [[] for _ in devices]
 
     def take(self, count: int) -> Int[np.ndarray, " k"]:
-        """At most ``count`` of the waiting examples, which then wait no more."""
+        """Hands out at most ``count`` of the waiting examples."""
         with self._lock:
             taken = self._indices[self._next:self._next + count]
             self._next += len(taken)
@@ -35,20 +33,14 @@ class Scheduler:
         return self._next < len(self._indices)
 
     def announce(self, block: int, free: int) -> None:
-        """Says that ``block`` has ``free`` rows and no more waiting examples to fill them with."""
+        """Notes that ``block`` has ``free`` rows and no waiting examples to fill them with."""
         with self._lock:
             self._room[block] = max(0, free - sum(count for count, _ in self._parcels[block]))
 
     def give(self, block: int, parcel: Any, count: int) -> bool:
         """Gives the ``count`` examples of ``block`` to the fullest block of its device that has room for them.
 
-        Args:
-            block: the giver's number.
-            parcel: whatever the receiver needs to continue with them.
-            count: rows that they take.
-
-        Returns:
-            whether a block gets them; ``block`` must then end.
+        Returns whether there is one; ``block`` must then end. ``parcel`` is what the receiver needs to continue.
         """
         with self._lock:
             fitting = [other for other, device in enumerate(self.devices)

@@ -21,7 +21,7 @@ _CUSTOM_NAME = re.compile(r"\w[\w.+-]*")
 
 @dataclasses.dataclass(frozen=True)
 class Threat:
-    """What attacks may do, and the numbers that are not in their names.
+    """The threat model, and the numbers that are not in the attacks' names.
 
     Attributes:
         epsilon: radius, in pixel units of images in [0, 1].
@@ -37,7 +37,7 @@ class Threat:
 
 
 def largest_epsilon(shape: Sequence[int], norm_name: str) -> float:
-    """Radius at which the ball around any image of ``shape`` (h, w, c) holds the whole box."""
+    """Radius at which the ball around any image of ``shape`` (h, w, c) contains the whole box."""
     return 1.0 if norm_name == "linf" else float(np.sqrt(np.prod(shape)))
 
 
@@ -64,7 +64,7 @@ class SuiteAttack:
     Attributes:
         name: of its rows in the ledger.
         attack: an IterativeAttack.
-        radius: that its images must keep to; infinity: they need not.
+        radius: the ball that its images must stay in; infinite where there is none.
         on_surrogate: whether it is crafted on the surrogate.
     """
     name: str
@@ -78,14 +78,13 @@ def build_suite(names: Sequence[str | tuple[str, Callable]], threat: Threat,
     """The attacks that ``names`` stand for.
 
     Args:
-        names: list of names, which :func:`morel_jax.attack_names.known` explains, and of pairs of a name and a custom
-            attack, called as ``attack(logits_fn, keys, x, y)`` -> ``x_adv``.
-        threat: :class:`Threat`.
+        names: names, which :func:`morel_jax.attack_names.known` explains, or pairs of a name and a custom attack,
+            called as ``attack(logits_fn, keys, x, y)`` -> ``x_adv``.
         classes: of the network.
 
     Returns:
-        (columns, attacks): {column of the result: names of its attacks}, of which an ensemble has several; and
-        {name: :class:`SuiteAttack`}, in the order of their running.
+        (columns, attacks): {column of the result: names of its attacks}, several for an ensemble; and
+        {name: :class:`SuiteAttack`}, in the order in which they run.
 
     Raises:
         ValueError: no name, an unknown one, one given twice, an attack that does not know the norm or needs more
@@ -106,7 +105,7 @@ def build_suite(names: Sequence[str | tuple[str, Callable]], threat: Threat,
             columns[name] = VERSIONS[ENSEMBLES[name][1]]
         else:
             columns |= {one: (one,) for one in (GROUPS[name][1] if name in GROUPS else [name])}
-    # Ensembles last: they find rows of their members that ran as attacks of their own.
+    # Ensembles last: they reuse rows of members that ran on their own.
     order = [one for members in sorted(columns.values(), key=len) for one in members]
     return columns, {name: _build(name, threat, classes, custom.get(name)) for name in order}
 
@@ -135,7 +134,7 @@ def _build(name: str, threat: Threat, classes: float, custom: Callable | None) -
 
 
 def _named(name: str, threat: Threat, classes: float) -> tuple[Any, float]:
-    """(attack, radius that its images must keep to)."""
+    """(attack, radius of the ball that its images must stay in)."""
     if name in VERSIONS["rand"]:
         raise ValueError(f"attack {name} is for networks that answer at random; "
                          "call AutoAttack(version='rand') on those.")

@@ -17,7 +17,7 @@ _CONFIDENCE = 0.95
 
 
 def wilson_interval(count: int, total: int) -> list[float]:
-    """95 % confidence interval of a share, [low, high] (Wilson, 1927), which stays within [0, 1]."""
+    """95 % confidence interval of a share, [low, high], within [0, 1] (Wilson, 1927)."""
     return [float(end) for end in scipy.stats.binomtest(count, total).proportion_ci(_CONFIDENCE, method="wilson")]
 
 
@@ -38,16 +38,15 @@ def summarise(ledger: Ledger, columns: Mapping[str, Sequence[str]], index: Int[n
     """Accuracies of a complete evaluation.
 
     Args:
-        ledger: :class:`~morel_jax.evaluation.ledger.Ledger`.
         columns: {column: names of its attacks}, from :func:`~morel_jax.evaluation.suite.build_suite`.
-        index: int[n], places of the examples in the data set.
-        clean_right: bool[n], whether they are classified right unattacked.
+        index: places of the examples in the data set.
+        clean_right: whether they are classified correctly without an attack.
 
     Returns:
-        dict of plain values: ``examples``; ``clean``; ``attacks`` by column; ``average`` and ``transfer_average``, the
-        paper's Avg-Robust, if its four attacks were run; ``worst_case`` over all attacks crafted on the network itself.
-        Each has ``accuracy`` in [0, 1] and its 95 % ``interval``. An attack's ``violations`` count by name the returned
-        images that do not count; ``non_finite`` those on which the network's logits are NaN or infinite.
+        Plain values: ``examples``; ``clean``; ``attacks`` by column; ``average`` and ``transfer_average``, the paper's
+        Avg-Robust, if its four attacks were run; ``worst_case`` over all attacks crafted on the network itself. Each
+        has ``accuracy`` in [0, 1] and its 95 % ``interval``. For an attack ``violations`` gives by name how many images
+        were ruled out, and ``non_finite`` on how many the logits are NaN or infinite.
     """
     examples = len(clean_right)
     robust, attacks = {}, {}
@@ -105,12 +104,7 @@ def _cells(name: str, entry: Mapping[str, Any], note: str = "") -> tuple[str, st
 
 
 def to_markdown(summary: Mapping[str, Any], title: str) -> str:
-    """The table of a summary, as Markdown that reads well as plain text too.
-
-    Args:
-        summary: what :func:`summarise` returned, with ``settings``.
-        title: of the table.
-    """
+    """The table of a summary, what :func:`summarise` returned with ``settings``, as Markdown."""
     settings, rows = summary["settings"], [_cells("none (clean)", summary["clean"])]
     for column, entry in summary["attacks"].items():
         notes = [f"{name} {100 * share:.2f}" for name, share in entry.get("accuracy_after", {}).items()]

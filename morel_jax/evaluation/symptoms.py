@@ -1,7 +1,7 @@
-"""The symptoms that a report card looks for: what counts as one, and in what words.
+"""The symptoms that a report card looks for: the thresholds and the wording.
 
-Each function takes what was measured and returns one :class:`Line`, under the function's name. Figures are robust
-accuracies over all images, those included that are misclassified without any attack.
+Each function turns measurements into one :class:`Line` of the function's name. Accuracies are over all images,
+including those that are misclassified without an attack.
 """
 import functools
 from collections.abc import Callable, Sequence
@@ -26,15 +26,15 @@ SIGNIFICANCE = 0.05
 FEWEST_IMAGES = 5
 # ... and if it is at least this many points of robust accuracy, the smallest difference that is reported.
 NOTICEABLE_POINTS = 0.5
-# More effort always finds something: a robust accuracy is given to about a point, and may be wrong by that much.
+# More effort always finds something; robust accuracies are quoted to about a point.
 CONVERGED_POINTS = 1.0
-# AutoAttack's code warns when Square lowers the robust accuracy by more than this. Of 200 images it is less than one;
-# a true 0.2 points then gives three or more in less than one card of a hundred.
+# AutoAttack's code warns when Square lowers the robust accuracy by more than this. On 200 images that is less than one
+# image; with a true 0.2 points, three or more break in fewer than one card in a hundred.
 SQUARE_POINTS, SQUARE_IMAGES = 0.2, 3
-# Images without a gradient are not attacked at all: one in a hundred moves the robust accuracy by a point at most.
+# Images without a gradient are not attacked: one in a hundred changes the robust accuracy by at most a point.
 ZERO_GRADIENTS = 0.01
-# The cross-entropy's gradient has vanished when it is this small beside the margin's: their ratio is the probability of
-# the wrong classes, which float32 cannot tell from the rounding of the right class's.
+# The cross-entropy's gradient has vanished when it is this small compared with the margin's: their ratio is the wrong
+# classes' probability, here below float32's rounding of the right class's.
 VANISHED = float(np.finfo(np.float32).eps)
 # AutoAttack's code calls a network random if logits scaled to length 1 differ by more; rounding makes 1e-7.
 SAME_LOGITS = 1e-4
@@ -86,20 +86,20 @@ def sign_test(ahead: int, behind: int) -> float:
 
 
 def clearly_more(ahead: int, behind: int, images: int, points: float) -> bool:
-    """Whether an attack beats another beyond chance and by more than ``points`` of robust accuracy.
+    """Whether an attack that alone breaks ``ahead`` of all ``images`` beats one that alone breaks ``behind``.
 
-    Of all ``images``, it alone breaks ``ahead`` and the other alone ``behind``.
+    It must do so beyond chance and by more than ``points`` of robust accuracy.
     """
     return 100 * (ahead - behind) > points * images and sign_test(ahead, behind) <= SIGNIFICANCE
 
 
 def _only(one: Flags, other: Flags) -> tuple[int, int]:
-    """How many images bool[m] only the one attack breaks, and only the other."""
+    """How many images only the one attack breaks, and only the other."""
     return int(np.sum(one & ~other)), int(np.sum(other & ~one))
 
 
 def _symptom(function: Callable[..., Found]) -> Callable[..., Line]:
-    """Has a function that returns (verdict or whether it fails, text, figures) return a :class:`Line` of its name."""
+    """Makes a function that returns (verdict or whether it fails, text, figures) return a :class:`Line` of its name."""
     @functools.wraps(function)
     def line(*measured: Any) -> Line:
         verdict, text, figures = function(*measured)
@@ -113,7 +113,7 @@ def _symptom(function: Callable[..., Found]) -> Callable[..., Line]:
 
 @_symptom
 def one_step_beats_iterative(tally: Tally, one_step: Flags, pgd: Flags) -> Found:
-    """Fails if FGSM breaks clearly more than PGD-20; both bool[m]."""
+    """Fails if FGSM breaks clearly more than PGD-20."""
     ahead, behind = _only(one_step, pgd)
     text = (f"FGSM leaves {tally.percent(one_step)}, PGD-{STEPS} {tally.percent(pgd)} ({tally.images} images; "
             f"FGSM alone breaks {ahead}, PGD-{STEPS} alone {behind})")
@@ -132,7 +132,7 @@ def black_box_beats_white_box(gained: int, images: int, what: str) -> Found:
 
 @_symptom
 def largest_epsilon_at_chance(tally: Tally, epsilon: float, pgd: Flags, classes: int) -> Found:
-    """Fails if PGD-20, bool[m], leaves more than chance although it may turn any image into any other."""
+    """Fails if PGD-20 leaves more than chance although it may turn any image into any other."""
     text = (f"at epsilon {epsilon:.4g}, the whole box, PGD-{STEPS} leaves {tally.percent(pgd)} "
             f"(chance is {_percent(1 / classes)}; {tally.images} images)")
     return tally.accuracy(pgd) > 1 / classes, text, dict(
@@ -141,7 +141,7 @@ def largest_epsilon_at_chance(tally: Tally, epsilon: float, pgd: Flags, classes:
 
 @_symptom
 def monotone_in_epsilon(tally: Tally, epsilons: Sequence[float], broken: Sequence[Flags]) -> Found:
-    """Fails if PGD-20 breaks clearly fewer at one radius than at a smaller one; bool[m] each, in order of radius."""
+    """Fails if PGD-20 breaks clearly fewer at one radius than at a smaller one; ``broken`` in the order of radii."""
     failed, falls = False, []
     for place in range(1, len(epsilons)):
         best = max(range(place), key=lambda smaller: np.sum(broken[smaller]))
@@ -158,7 +158,7 @@ def monotone_in_epsilon(tally: Tally, epsilons: Sequence[float], broken: Sequenc
 
 @_symptom
 def more_effort_helps(tally: Tally, pgd: Flags, more: Flags) -> Found:
-    """Fails if PGD-100 with 5 restarts breaks clearly more than PGD-20, by more than a point; both bool[m]."""
+    """Fails if PGD-100 with 5 restarts breaks clearly more than PGD-20, by more than a point."""
     ahead, behind = _only(more, pgd)
     text = (f"PGD-{STEPS} leaves {tally.percent(pgd)}, PGD-{MORE_STEPS} with {RESTARTS} restarts {tally.percent(more)} "
             f"({tally.images} images)")
@@ -168,9 +168,9 @@ def more_effort_helps(tally: Tally, pgd: Flags, more: Flags) -> Found:
 
 @_symptom
 def gradients_usable(ce: Float32[np.ndarray, "m 2"], margin: Float32[np.ndarray, "m 2"]) -> Found:
-    """Fails if a gradient is NaN or infinite, or has vanished at more than 1 % of the points.
+    """Fails if a gradient is NaN or infinite, or has vanished at more than 1 % of the points, images and starts.
 
-    Both are float[m, 2], the largest entries of the gradients of cross-entropy and margin, at images and starts.
+    ``ce`` and ``margin`` are the largest entries of the two losses' gradients.
     """
     infinite = int(np.sum(~np.isfinite(ce))), int(np.sum(~np.isfinite(margin)))
     vanished, zero = float(np.mean(ce <= VANISHED * margin)), float(np.mean(margin == 0))
@@ -194,7 +194,7 @@ def deterministic(repeats: Repeats, images: int) -> Found:
 
 @_symptom
 def logits_not_probabilities(logits: Float[np.ndarray, "n classes"]) -> Found:
-    """Fails if the network's outputs float[n, classes] are probabilities: a softmax of them hides the gradient."""
+    """Fails if the network's outputs are probabilities: a softmax of them hides the gradient."""
     failed = looks_like_probabilities(logits)
     low, high, sums = float(logits.min()), float(logits.max()), logits.sum(-1)
     text = (f"outputs lie in {low:.3g} .. {high:.3g} and sum to {sums.min():.3g} .. {sums.max():.3g}"
@@ -205,9 +205,9 @@ def logits_not_probabilities(logits: Float[np.ndarray, "n classes"]) -> Found:
 
 @_symptom
 def loss_rises(margins: Float32[np.ndarray, "m steps+1"]) -> Found:
-    """Fails unless PGD raises the margin of the best wrong class, float[m, steps + 1], and keeps it raised.
+    """Fails unless PGD raises the margin of the best wrong class and keeps it raised.
 
-    It is the margin because a saturated softmax would hide a change of the cross-entropy.
+    The margin, because a saturated softmax would hide a change of the cross-entropy.
     """
     margins = margins[np.isfinite(margins).all(axis=1)]
     if len(margins) < FEWEST_IMAGES:
@@ -224,7 +224,7 @@ def loss_rises(margins: Float32[np.ndarray, "m steps+1"]) -> Found:
 
 @_symptom
 def noise_breaks_less(tally: Tally, noise: Flags, pgd: Flags) -> Found:
-    """Fails if random noise breaks about as many as PGD-20; both bool[m]."""
+    """Fails if random noise breaks about as many as PGD-20."""
     ahead, behind = _only(pgd, noise)
     attacked, random = int(pgd.sum()), int(noise.sum())
     text = f"random noise of the same size breaks {random} of {tally.right} images, PGD-{STEPS} {attacked}"

@@ -26,8 +26,8 @@ class Trained:
         model: Flax module of the plain classifier.
         variables: its ``params`` and ``batch_stats``.
         config: the run's ConfigDict.
-        data: dict that describes its data set: ``name``, ``image_shape``, ``num_classes``, ``class_names``, and the
-            numbers ``train_images`` and ``test_images``.
+        data: describes its data set: ``name``, ``image_shape``, ``num_classes``, ``class_names``, ``train_images`` and
+            ``test_images``, the last two in images.
         is_custom_data: whether the data set was the caller's own.
     """
     model: Any
@@ -51,7 +51,7 @@ def load_trained(workdir: str | os.PathLike, which: str = "best", model: nn.Modu
         model: the run's own Flax module, if it was given one.
 
     Returns:
-        :class:`Trained`. The data set is read only if the run's folder, of an earlier version, does not describe it.
+        The network. The data set is read only if a folder of an earlier version does not describe it.
 
     Raises:
         FileNotFoundError: not a run's folder, or no such checkpoint in it.
@@ -78,8 +78,7 @@ def load_variables(workdir: str | os.PathLike, which: str = "best",
     """:func:`load_trained` together with the data set.
 
     Returns:
-        (model, variables, config, dataset): Flax module, its ``params`` and ``batch_stats``, the run's ConfigDict, and
-        the data.Dataset that it names, or None if the run was given a data set of the caller's.
+        (model, variables, config, dataset): as in :class:`Trained`, and the Dataset; None for one of the caller's own.
     """
     trained = load_trained(workdir, which, model)
     dataset = None if trained.is_custom_data else builders.dataset(trained.config)
@@ -99,19 +98,16 @@ def as_logits_fn(model: nn.Module, variables: PyTree) -> jax.tree_util.Partial:
     """A Flax classifier as a function of images alone, in float32 and with running BatchNorm statistics.
 
     Returns:
-        ``jax.tree_util.Partial``, images float32[n, h, w, c] in [0, 1] -> logits float32[n, classes]: a function that
-        is also a pytree, whose leaves are the ``variables``.
+        Images float32[n, h, w, c] in [0, 1] -> logits float32[n, classes]; also a pytree, with ``variables`` as leaves.
     """
     return jax.tree_util.Partial(_Logits(in_float32(model)), variables)
 
 
 def load(workdir: str | os.PathLike, which: str = "best",
          model: nn.Module | None = None) -> tuple[jax.tree_util.Partial, ConfigDict]:
-    """A trained network as a function; arguments and errors as in :func:`load_trained`.
+    """A trained network as a function, from :func:`as_logits_fn`, and the run's config.
 
-    Returns:
-        (logits_fn, config): images float32[n, h, w, c] in [0, 1] -> logits float32[n, classes], computed in float32
-        with running BatchNorm statistics (see :func:`as_logits_fn`); and the run's ConfigDict.
+    Arguments and errors as in :func:`load_trained`.
     """
     trained = load_trained(workdir, which, model)
     return trained.logits_fn, trained.config

@@ -13,7 +13,7 @@ class Conflict:
     """The gradients of m objectives, compared in pairs.
 
     Attributes:
-        norms: float[..., m], L2, each in its objective's units over the parameters'.
+        norms: float[..., m], L2, each in its objective's units per unit of the parameters.
         cosine: float[..., m, m] in [-1, 1]; negative where a step against one gradient raises the other objective, and
             0 where a gradient is zero, on the diagonal too.
         angle: float[..., m, m], radians in [0, pi]; pi / 2 where a gradient is zero. Near 0 or pi float32 leaves an
@@ -28,14 +28,7 @@ class Conflict:
 
 def objective_gradients(objectives: Callable[[PyTree], Float[Array, " m"]],
                         params: PyTree) -> tuple[Float[Array, " m"], PyTree]:
-    """The gradient of every objective, by one forward pass and one vmapped backward pass.
-
-    Args:
-        objectives: params -> float[m].
-        params: pytree of float arrays.
-
-    Returns:
-        (values float[m], gradients: pytree like ``params`` with a leading axis m).
+    """Values, and gradients with a leading axis m, by one forward pass and one vmapped backward pass.
 
     Raises:
         ValueError: ``objectives`` gives anything but one axis (found while tracing).
@@ -43,23 +36,20 @@ def objective_gradients(objectives: Callable[[PyTree], Float[Array, " m"]],
     values, pull_back = jax.vjp(objectives, params)
     if values.ndim != 1:
         raise ValueError(f"objectives must give shape [num_objectives]; got {values.shape}.")
-    # Made from ``values``: inside a shard_map an array of constants would not do.
+    # Made from ``values``, so that inside a shard_map it varies as they do.
     each = jnp.where(jnp.eye(values.shape[0], dtype=bool), jnp.ones_like(values), jnp.zeros_like(values))
     (gradients,) = jax.vmap(pull_back)(each)
     return values, gradients
 
 
 def gram(gradients: PyTree) -> Float[Array, "m m"]:
-    """Inner products of the objectives' gradients over all parameters.
+    """Inner products of the objectives' gradients over all parameters, as ``losses.multi_gradient`` takes them.
 
     Args:
         gradients: pytree of float[m, ...], from :func:`objective_gradients`.
-
-    Returns:
-        float[m, m], as the methods in ``morel_jax.losses.multi_gradient`` take it.
     """
     rows = (leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(gradients))
-    # Small differences of large products matter, so an accelerator must not shorten them.
+    # Small differences of large products matter, so an accelerator must not round them.
     products: Any = (jnp.matmul(leaf, leaf.T, precision=jax.lax.Precision.HIGHEST) for leaf in rows)
     return sum(products)
 
@@ -88,14 +78,7 @@ def gram_per_layer(gradients: PyTree, depth: int | None = 1) -> dict[str, Float[
 
 
 def compare(products: Float[Array, "... m m"]) -> Conflict:
-    """Lengths and angles from a Gram matrix.
-
-    Args:
-        products: float[..., m, m], from :func:`gram`.
-
-    Returns:
-        :class:`Conflict`.
-    """
+    """Lengths and angles from a Gram matrix, of :func:`gram`."""
     norms = jnp.sqrt(jnp.maximum(jnp.diagonal(products, axis1=-2, axis2=-1), 0))
     first, second = norms[..., :, None], norms[..., None, :]
     divisors = jnp.where(norms == 0, 1, norms)
@@ -106,14 +89,7 @@ def compare(products: Float[Array, "... m m"]) -> Conflict:
 
 
 def conflict(objectives: Callable[[PyTree], Float[Array, " m"]], params: PyTree) -> Conflict:
-    """Compares the objectives' gradients over all parameters.
-
-    Args:
-        objectives: params -> float[m], such as MOREL's two losses on one batch.
-        params: pytree of float arrays.
-
-    Returns:
-        :class:`Conflict`.
+    """Compares the gradients of objectives, such as MOREL's two losses on one batch, over all parameters.
 
     Reference: conflict as a negative cosine, Yu et al., arXiv:2001.06782, Definition 1.
     """
@@ -122,17 +98,6 @@ def conflict(objectives: Callable[[PyTree], Float[Array, " m"]], params: PyTree)
 
 def conflict_per_layer(objectives: Callable[[PyTree], Float[Array, " m"]], params: PyTree,
                        depth: int | None = 1) -> dict[str, Conflict]:
-    """Compares the objectives' gradients group by group.
-
-    Args:
-        objectives, params: as in :func:`conflict`.
-        depth: as in :func:`gram_per_layer`; static.
-
-    Returns:
-        {path: :class:`Conflict`}.
-
-    Raises:
-        ValueError: ``depth`` is below 1.
-    """
+    """:func:`conflict` of each group of parameters, by path; ``depth`` and errors as in :func:`gram_per_layer`."""
     products = gram_per_layer(objective_gradients(objectives, params)[1], depth)
     return {name: compare(product) for name, product in products.items()}

@@ -16,15 +16,9 @@ from morel_jax.losses import cross_entropy
 
 
 def hessian_vector_product(loss: Callable[[PyTree], Float[Array, ""]], params: PyTree, vector: PyTree) -> PyTree:
-    """The Hessian of ``loss`` at ``params`` times a vector, forward over reverse.
+    """The Hessian of ``loss`` at ``params`` times a vector like them, forward over reverse.
 
-    Args:
-        loss: params -> float[].
-        params: pytree of float arrays.
-        vector: pytree like ``params``.
-
-    Returns:
-        Pytree like ``params``. It costs about two gradients, and the Hessian is never formed.
+    It costs about two gradients; the Hessian is never formed.
 
     Reference: Pearlmutter, Neural Computation 6 (1994), 147-160.
     """
@@ -36,13 +30,10 @@ def hessian_eigenpairs(loss: Callable[[PyTree], Float[Array, ""]], params: PyTre
     """Extreme eigenvalues of the Hessian in the parameters, by Lanczos's method.
 
     Args:
-        loss: params -> float[], over a batch that stays the same.
-        params: pytree of float arrays, of one dtype.
-        key: one key, for the random start.
-        count, num_steps, which: as in :func:`lanczos`, whose errors these are; static.
-
-    Returns:
-        :class:`Eigenpairs`.
+        loss: over a batch that stays the same.
+        params: arrays of one dtype.
+        key: for the random start.
+        count, num_steps, which: as in :func:`lanczos`, with its errors; static.
     """
     return lanczos(lambda vector: hessian_vector_product(loss, params, vector), key, params, num_steps, count, which)
 
@@ -56,23 +47,14 @@ def sharpness(loss: Callable[[PyTree], Float[Array, ""]], params: PyTree, key: K
         num_steps: Hessian-vector products; static.
 
     Returns:
-        :class:`Eigenpairs` with one entry. It is less exact than Lanczos's method for the same number of products, and
-        needs less memory.
+        One eigenpair, less exact than by Lanczos's method with as many products, but in less memory.
     """
     return power_iteration(lambda vector: hessian_vector_product(loss, params, vector), key, params, num_steps)
 
 
 def input_hessian_vector_product(logits_fn: LogitsFn, x: Points, y: Labels, vector: Points,
                                  loss: Loss = cross_entropy) -> Points:
-    """Each example's Hessian in its image times a vector, for the whole batch at once.
-
-    Args:
-        logits_fn, x, y, loss: as in :func:`input_gradients`.
-        vector: float[n, ...], one per row.
-
-    Returns:
-        float[n, ...].
-    """
+    """Each example's Hessian in its image times its own ``vector``; arguments as in :func:`input_gradients`."""
     return hessian_vector_product(lambda x: jnp.sum(loss(logits_fn(x), y)), x, vector)
 
 
@@ -81,8 +63,8 @@ def input_hessian_eigenpairs(logits_fn: LogitsFn, key: KeyOrKeys, x: Points, y: 
     """Extreme eigenvalues of each example's Hessian in its image.
 
     Args:
-        logits_fn, x, y, loss: as in :func:`input_hessian_vector_product`.
-        key: one key, or keys[n], one per example.
+        logits_fn, x, y, loss: as in :func:`input_gradients`.
+        key: one key, or one per example.
         count, num_steps, which: as in :func:`lanczos`, over the dimension of an image; static.
 
     Returns:

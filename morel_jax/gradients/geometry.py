@@ -11,17 +11,17 @@ PerRow = Float[Array, "n 1"]
 
 
 def flatten(values: Float[Array, "n ..."]) -> Rows:
-    """float[n, ...] -> float[n, d]."""
+    """Each example as one row."""
     return values.reshape(values.shape[0], -1)
 
 
 def column(numbers: Float[Array, " n"], like: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
-    """float[n] -> float[n, 1, ...] with as many axes as ``like``."""
+    """``numbers`` as float[n, 1, ...] with as many axes as ``like``."""
     return numbers.reshape(-1, *(1,) * (like.ndim - 1))
 
 
 def _scaled(rows: Rows) -> tuple[Rows, PerRow, PerRow, Bool[Array, "n 1"]]:
-    """Rows over their largest entry; as columns, their lengths then, that entry, and whether it is not zero."""
+    """Rows divided by their largest entry; and their lengths then, that entry, and whether it is not zero."""
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(rows), axis=-1, keepdims=True))
     present = largest != 0  # True for NaN, which stays NaN.
     largest = jnp.where(present, largest, 1)
@@ -43,14 +43,7 @@ _NORMS = {
 
 
 def norms(values: Float[Array, "n ..."], norm: str = "l2") -> Float[Array, " n"]:
-    """Norm of each row.
-
-    Args:
-        values: float[n, ...].
-        norm: ``l1``, ``l2`` or ``linf``; static.
-
-    Returns:
-        float[n]. The gradient of ``l2`` at a zero row is 0.
+    """Norm of each row: ``l1``, ``l2``, whose gradient at a zero row is 0, or ``linf``; static.
 
     Raises:
         ValueError: an unknown norm.
@@ -61,18 +54,11 @@ def norms(values: Float[Array, "n ..."], norm: str = "l2") -> Float[Array, " n"]
 
 
 def unit(values: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
-    """Rows divided by their L2 norms, float[n, ...]; a zero row stays zero, and its gradient finite."""
+    """Rows divided by their L2 norms; a zero row stays zero, and its gradient finite."""
     scaled, lengths, *_ = _scaled(flatten(values))
     return (scaled / lengths).reshape(values.shape)
 
 
 def cosines(a: Float[Array, "n ..."], b: Float[Array, "n ..."]) -> Float[Array, " n"]:
-    """Cosine of the angle between rows.
-
-    Args:
-        a, b: float[n, ...], of one shape.
-
-    Returns:
-        float[n] in [-1, 1] up to rounding; 0 where a row is zero, with finite gradients.
-    """
+    """Cosine of the angle between rows, in [-1, 1] up to rounding; 0 where a row is zero, with finite gradients."""
     return jnp.sum(flatten(unit(a)) * flatten(unit(b)), axis=-1)

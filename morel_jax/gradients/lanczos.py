@@ -32,13 +32,13 @@ ORDERS = {
 
 
 def _random_unit(key: Key[Array, ""], like: PyTree) -> PyTree:
-    """A random pytree like ``like``, of length 1 and uniform over directions."""
+    """A pytree like ``like`` of length 1, uniform over directions."""
     vector = optax.tree.random_like(key, like)
     return optax.tree.scale(1 / optax.tree.norm(vector), vector)
 
 
 def _coefficients(basis: PyTree, vector: PyTree) -> Float[Array, " rows"]:
-    """Inner products of the rows of ``basis`` (leading axis) with ``vector``, float[rows]."""
+    """Inner products of the rows of ``basis`` (leading axis) with ``vector``."""
     products: Any = jax.tree.leaves(jax.tree.map(
         lambda rows, v: jnp.tensordot(rows.reshape(rows.shape[0], -1), v.ravel(), axes=1,
                                       precision=jax.lax.Precision.HIGHEST), basis, vector))
@@ -46,7 +46,7 @@ def _coefficients(basis: PyTree, vector: PyTree) -> Float[Array, " rows"]:
 
 
 def _combine(coefficients: Float[Array, "... rows"], basis: PyTree) -> PyTree:
-    """Sums of the rows of ``basis``, weighted by coefficients float[..., rows]."""
+    """Sums of the rows of ``basis``, weighted by the coefficients."""
     return jax.tree.map(
         lambda rows: jnp.tensordot(coefficients, rows, axes=1, precision=jax.lax.Precision.HIGHEST), basis)
 
@@ -66,16 +66,13 @@ def lanczos(operator: Callable[[PyTree], PyTree], key: Key[Array, ""], like: PyT
     random vector. With ``num_steps`` = dimension it finds every eigenvalue as often as it occurs.
 
     Args:
-        operator: symmetric and linear, pytree -> pytree like it; called once per step, in a loop.
-        key: one key, for the random start.
-        like: pytree of float arrays, of one dtype, of the shapes of the operator's vectors.
+        operator: symmetric and linear, to a pytree like its argument; called once per step, in a loop.
+        key: for the random start.
+        like: float arrays of one dtype, with the shapes of the operator's vectors.
         num_steps: size of the Krylov space, at most the dimension; static. All its vectors are kept: num_steps times
             the memory of ``like``. Extreme eigenvalues are found first.
         count: eigenpairs wanted; static.
         which: ``largest``, ``smallest`` or ``magnitude``, the order of the result; static.
-
-    Returns:
-        :class:`Eigenpairs`.
 
     Raises:
         ValueError: an unknown ``which``; not 1 <= count <= num_steps <= dimension.
@@ -128,7 +125,7 @@ def power_iteration(operator: Callable[[PyTree], PyTree], key: Key[Array, ""], l
             magnitudes, and the value's by its square. A tie of lambda and -lambda shows as a large residual.
 
     Returns:
-        :class:`Eigenpairs` with one entry. A start that the operator maps to zero has eigenvalue 0.
+        One eigenpair; with eigenvalue 0 if the operator maps the random start to zero.
     """
     def step(_: Array, vector: PyTree) -> PyTree:
         image = operator(vector)

@@ -21,9 +21,8 @@ def surface(function: Callable[[PyTree], PyTree], origin: PyTree, directions: Se
         values[i, j] = function(origin + s_i d_1 + t_j d_2)
 
     Args:
-        function: point -> array, or pytree of arrays: ``loss(params)``, or the losses float[n] of images x.
-        origin: pytree of float arrays.
-        directions: sequence of pytrees like ``origin``, usually one or two.
+        function: such as a loss of the parameters, or the losses float[n] of images.
+        directions: pytrees like ``origin``, usually one or two.
         coordinates: as many arrays float[k], positions along the directions.
         batch_size: points evaluated at a time, static; None: one, in the memory of one.
 
@@ -52,17 +51,13 @@ def surface(function: Callable[[PyTree], PyTree], origin: PyTree, directions: Se
 def filter_normalised_direction(key: Key[Array, ""], params: PyTree, ignore: str | None = "biasbn") -> PyTree:
     """A random direction in which each filter is as long as that of the weights.
 
-    A filter makes one output: all axes of a kernel but the last. Before BatchNorm the length of weights means nothing;
-    along such directions the surfaces of different networks are comparable.
+    A filter is all axes of a kernel but the last, which make one output. Before BatchNorm the length of weights means
+    nothing; along such directions the surfaces of different networks are comparable.
 
     Args:
-        key: one key.
-        params: pytree of float arrays, kernels with their outputs on the last axis.
+        params: kernels have their outputs on the last axis.
         ignore: ``biasbn`` keeps biases and BatchNorm's scales, all arrays of one axis, fixed (direction 0); None moves
             them along themselves, as the published code does. Static.
-
-    Returns:
-        Pytree like ``params``.
 
     Raises:
         ValueError: an unknown ``ignore``.
@@ -88,11 +83,11 @@ def input_directions(logits_fn: LogitsFn, key: KeyOrKeys, x: Points, y: Labels,
 
     Args:
         logits_fn, x, y, loss: as in :func:`input_gradients`.
-        key: one key, or keys[n], one per example.
+        key: one key, or one per example.
 
     Returns:
-        (signs, across), each float[n, ...]: the signs of the loss's gradient, and random signs made orthogonal to them,
-        row by row. Coordinates are in pixel units, for ``across`` roughly.
+        (signs, across): the signs of the loss's gradient, and random signs made orthogonal to them, row by row.
+        Coordinates are in pixel units, for ``across`` roughly.
     """
     signs = jnp.sign(input_gradients(logits_fn, x, y, loss))
     keys = example_keys(key, x.shape[0])

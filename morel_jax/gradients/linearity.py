@@ -37,12 +37,12 @@ def linearity_error(logits_fn: LogitsFn, key: KeyOrKeys, x: Points, y: Labels, e
 
     Args:
         logits_fn, x, y, loss: as in :func:`input_gradients`.
-        key: one key, or keys[n], one per example.
+        key: one key, or one per example.
         epsilon, step_size: radius and length of a step in pixel units; may be traced.
         num_steps: steps of ascent; static.
 
     Returns:
-        :class:`LinearityError`, the largest over the start and every step.
+        The largest error over the start and every step.
 
     Reference: Qin et al., arXiv:1907.02610, whose regulariser penalises gamma.
     """
@@ -82,8 +82,8 @@ def gradient_alignment(logits_fn: LogitsFn, key: KeyOrKeys, x: Points, y: Labels
         epsilon: radius in pixel units; may be traced.
 
     Returns:
-        float[n] in [-1, 1] up to rounding: 1 where the loss is linear, 0 where a gradient is zero. Differentiable; one
-        minus its mean is the published regulariser.
+        In [-1, 1] up to rounding: 1 where the loss is linear, 0 where a gradient is zero. Differentiable; one minus its
+        mean is the published regulariser.
 
     Reference: Andriushchenko and Flammarion, arXiv:2007.02617.
     """

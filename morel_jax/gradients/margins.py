@@ -22,12 +22,12 @@ class Margins:
 
 
 def _leads(logits: Logits, y: Labels) -> Logits:
-    """By how much the label's logit exceeds each class's, float[n, classes]."""
+    """By how much the label's logit exceeds each class's."""
     return pick(logits, label_mask(logits, y))[:, None] - logits
 
 
 def _lead_and_slope(logits_fn: LogitsFn, x: Points, y: Labels, rival: Int[Array, ""]) -> tuple[Values, Points]:
-    """(lead float[n] over one class, its input gradient float[n, ...])."""
+    """The lead over one class, and its input gradient."""
     lead, pull_back = jax.vjp(lambda x: _leads(logits_fn(x), y)[:, rival], x)
     return lead, pull_back(jnp.ones_like(lead))[0]
 
@@ -39,7 +39,7 @@ def _ratio(lead: Array, slope: Array) -> Array:
 
 
 def _nearest(ratios: Float[Array, "classes n"], y: Labels) -> Margins:
-    """:class:`Margins` of ratios float[classes, n], without the label's own."""
+    """:class:`Margins` of ratios by class, without the label's own."""
     own = jnp.arange(ratios.shape[0])[:, None] == y
     # Finite, so that an infinitely far rival still comes before the label itself.
     order = jnp.where(own, jnp.inf, jnp.minimum(ratios, jnp.finfo(ratios.dtype).max))
@@ -65,8 +65,8 @@ def linearised_margins(logits_fn: LogitsFn, x: Points, y: Labels, norm: str = "l
         norm: ``linf`` or ``l2``, in which the distance is measured; static.
 
     Returns:
-        :class:`Margins`. A negative margin, of a misclassified image, is the distance back over the farthest boundary
-        that was crossed. It is infinite where no boundary has a slope. The classes take one pass each, in turn.
+        A negative margin, of a misclassified image, is the distance back over the farthest boundary that was crossed.
+        It is infinite where no boundary has a slope. The classes take one pass each, in turn.
 
     Raises:
         ValueError: an unknown norm, or one class only.
@@ -92,13 +92,13 @@ def lipschitz_bounds(logits_fn: LogitsFn, key: KeyOrKeys, x: Points, y: Labels, 
 
     Args:
         logits_fn, x, y: as in :func:`input_gradients`.
-        key: one key, or keys[n], one per example.
+        key: one key, or one per example.
         epsilon, step_size: radius and length of a step in pixel units of ``norm``; may be traced.
         num_steps: steps of each search; static.
         norm: ``linf`` or ``l2``, of ball and steps; static.
 
     Returns:
-        float[n, classes], in logit units per pixel unit; 0 at the label. Each class takes 2 (num_steps + 1) + 1 passes.
+        In logit units per pixel unit; 0 at the label. Each class takes 2 (num_steps + 1) + 1 passes.
 
     Raises:
         ValueError: an unknown norm, or one class only.
@@ -123,7 +123,7 @@ def lipschitz_bounds(logits_fn: LogitsFn, key: KeyOrKeys, x: Points, y: Labels, 
             point, largest = jax.lax.fori_loop(0, num_steps, step, (start, size(x)[0]))
             return jnp.maximum(largest, size(point)[0])
 
-        # Both ways: a slope that grows one way falls the other.
+        # Both ways, as a slope that grows one way falls the other.
         return jnp.max(jax.lax.map(search, jnp.array([-1, 1], x.dtype)), axis=0)
 
     return jax.lax.map(bound, _classes(logits_fn, x)).T
@@ -138,14 +138,10 @@ def lipschitz_margins(logits_fn: LogitsFn, key: KeyOrKeys, x: Points, y: Labels,
     With the true constants no nearer point is misclassified. :func:`lipschitz_bounds` finds them from below, so the
     margin is too large where it missed the steepest point.
 
-    Args:
-        logits_fn, key, x, y, epsilon, step_size, num_steps, norm: as in :func:`lipschitz_bounds`.
+    Arguments and errors as in :func:`lipschitz_bounds`.
 
     Returns:
-        :class:`Margins`, in [-epsilon, epsilon]; negative where the image is misclassified.
-
-    Raises:
-        ValueError: an unknown norm, or one class only.
+        Margins in [-epsilon, epsilon]; negative where the image is misclassified.
 
     Reference: Weng et al., arXiv:1801.10578 (CLEVER), with the largest slope of a search, not an extreme value fitted
     to random points.

@@ -14,7 +14,7 @@ Loss = Callable[[Logits, Labels], Values]
 
 
 def _single(loss_fn: Callable[..., Values]) -> Callable[..., Array]:
-    """The loss of one example, from one of a batch."""
+    """The loss of one example, from that of a batch."""
     def loss(params: PyTree, *example: Array) -> Array:
         return loss_fn(params, *(part[None] for part in example))[0]
 
@@ -25,9 +25,8 @@ def parameter_gradients(loss_fn: Callable[..., Values], params: PyTree, *batch: 
     """The gradient of each example's loss with respect to the parameters.
 
     Args:
-        loss_fn: (params, x, y, ...) -> float[n], in which no example depends on another: BatchNorm with running
-            statistics, no contrastive loss. It is called with batches of one.
-        params: pytree of float arrays.
+        loss_fn: (params, x, y, ...) -> float[n]. No example may depend on another: BatchNorm with running statistics,
+            no contrastive loss. It is called with batches of one.
         batch: arrays[n, ...], such as x and y.
 
     Returns:
@@ -38,30 +37,23 @@ def parameter_gradients(loss_fn: Callable[..., Values], params: PyTree, *batch: 
 
 def parameter_gradient_norms(loss_fn: Callable[..., Values], params: PyTree, *batch: Array,
                              batch_size: int = 8) -> Values:
-    """L2 norm, over all parameters, of each example's gradient.
+    """L2 norm, over all parameters, of each example's gradient, in the loss's units per unit of the parameters.
 
     Args:
         loss_fn, params, batch: as in :func:`parameter_gradients`.
         batch_size: gradients held in memory at a time; static.
-
-    Returns:
-        float[n], in the loss's units over the parameters'.
     """
     gradient = jax.grad(_single(loss_fn))
     return jax.lax.map(lambda example: optax.tree.norm(gradient(params, *example)), batch, batch_size=batch_size)
 
 
 def input_gradients(logits_fn: LogitsFn, x: Points, y: Labels, loss: Loss = cross_entropy) -> Points:
-    """The gradient of each example's loss with respect to its image, in one pass backwards.
+    """The gradient of each example's loss with respect to its image, in the loss's units per pixel unit of [0, 1].
 
     Args:
-        logits_fn: images float[n, ...] -> logits float[n, classes]; no image's logits depend on another image.
-        x: float[n, ...], images in [0, 1].
-        y: int[n], labels.
-        loss: (logits, y) -> float[n].
-
-    Returns:
-        float[n, ...], in the loss's units over pixel units of [0, 1].
+        logits_fn: no image's logits may depend on another image.
+        x: images in [0, 1].
+        y: labels.
     """
     # A sum, as a mean would divide each gradient by the batch size.
     return jax.grad(lambda x: jnp.sum(loss(logits_fn(x), y)))(x)
@@ -75,9 +67,6 @@ def input_gradient_norms(logits_fn: LogitsFn, x: Points, y: Labels, loss: Loss =
         logits_fn, x, y, loss: as in :func:`input_gradients`.
         norm: of the gradient, ``l1``, ``l2`` or ``linf``; static. It is the dual of the perturbation's norm: ``l1``
             tells what a perturbation of Linf size 1 gains, ``l2`` one of L2 size 1.
-
-    Returns:
-        float[n].
 
     Raises:
         ValueError: an unknown norm.

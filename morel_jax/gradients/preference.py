@@ -30,7 +30,7 @@ class PreferenceInfluence:
 
 def _weights(values: Objectives, preference: Objectives, reference_point: Objectives,
              augmentation: ArrayLike) -> Objectives:
-    """d CS / d L, float[m]: the weights of the objectives' gradients in that of CS."""
+    """d CS / d L: the weights of the objectives' gradients in that of CS."""
     return jax.grad(conic)(values, preference, reference_point, augmentation)
 
 
@@ -40,11 +40,7 @@ def update_directions(objectives: Callable[[PyTree], Objectives], params: PyTree
     """The directions -d CS(k, gamma, a) / d params of plain gradient descent, one per preference.
 
     Args:
-        objectives: params -> float[m].
-        params: pytree of float arrays.
-        preferences: float[p, m], one k per row; may be traced.
-        reference_point: float[m], a; may be traced.
-        augmentation: gamma; may be traced.
+        preferences, reference_point, augmentation: one k per row, a, and gamma; may be traced.
 
     Returns:
         Pytree like ``params`` with a leading axis p, not normalised. All preferences share the objectives' gradients.
@@ -62,12 +58,10 @@ def preference_influence(objectives: Callable[[PyTree], Objectives], params: PyT
                          reference_point: Objectives, augmentation: ArrayLike) -> PreferenceInfluence:
     """Compares the update directions of many preferences with that of a reference.
 
-    Args:
-        objectives, params, preferences, reference_point, augmentation: as in :func:`update_directions`.
-        reference: float[m], the preference to compare with; may be traced.
+    All is computed from the m gradients' inner products; no direction is formed.
 
-    Returns:
-        :class:`PreferenceInfluence`, from the m gradients' inner products; no direction is formed.
+    Args:
+        reference: the preference to compare with; may be traced. The others are as in :func:`update_directions`.
     """
     values, gradients = objective_gradients(objectives, params)
     products = gram(gradients)

@@ -10,7 +10,7 @@ from morel_jax.losses.classification import label_mask, pick
 
 
 def label_logit(logits: Logits, y: Labels) -> Values:
-    """The default score: the label's logit, float[n]."""
+    """The default score: the label's logit."""
     return pick(logits, label_mask(logits, y))
 
 
@@ -19,11 +19,10 @@ def gradient_saliency(logits_fn: LogitsFn, x: Points, y: Labels, score: Loss = l
 
     Args:
         logits_fn, x: as in :func:`input_gradients`.
-        y: int[n], the classes to explain.
-        score: (logits, y) -> float[n].
+        y: the classes to explain.
 
     Returns:
-        float[n, ...], at least 0, in the score's units over pixel units.
+        At least 0, in the score's units per pixel unit.
 
     Reference: Simonyan et al., arXiv:1312.6034, without its maximum over channels.
     """
@@ -31,13 +30,9 @@ def gradient_saliency(logits_fn: LogitsFn, x: Points, y: Labels, score: Loss = l
 
 
 def gradient_times_input(logits_fn: LogitsFn, x: Points, y: Labels, score: Loss = label_logit) -> Points:
-    """The score's gradient times the image: each pixel's share of a linear score.
+    """The score's gradient times the image: each pixel's share of a linear score, in the score's units.
 
-    Args:
-        logits_fn, x, y, score: as in :func:`gradient_saliency`.
-
-    Returns:
-        float[n, ...], in the score's units.
+    Arguments as in :func:`gradient_saliency`.
 
     Reference: Shrikumar et al., arXiv:1605.01713.
     """
@@ -50,13 +45,13 @@ def smooth_grad(logits_fn: LogitsFn, key: KeyOrKeys, x: Points, y: Labels, noise
 
     Args:
         logits_fn, x, y, score: as in :func:`gradient_saliency`.
-        key: one key, or keys[n], one per example.
+        key: one key, or one per example.
         noise_scale: standard deviation of the normal noise in pixel units; may be traced. The authors advise a tenth to
             a fifth of the image's range.
         num_samples: copies, one after another; static.
 
     Returns:
-        float[n, ...], signed, in the score's units over pixel units.
+        Signed, in the score's units per pixel unit.
 
     Reference: Smilkov et al., arXiv:1706.03825.
     """
@@ -82,8 +77,7 @@ def integrated_gradients(logits_fn: LogitsFn, x: Points, y: Labels, baseline: fl
         num_steps: points of the midpoint rule for the integral; static.
 
     Returns:
-        float[n, ...], in the score's units. An example's entries add up to score(x) - score(b), up to the error of the
-        midpoint rule.
+        In the score's units. An example's entries add up to score(x) - score(b), up to the error of the midpoint rule.
 
     Reference: Sundararajan et al., arXiv:1703.01365, whose sum takes the right ends of the steps.
     """

@@ -36,7 +36,7 @@ def _loss_gradients(logits_fn: LogitsFn, x: Images, y: Labels) -> Images:
 
 @jax.jit
 def _logit_gradients(logits_fn: LogitsFn, x: Images, labels: Int[Array, "n k"]) -> Float[Array, "n k h w c"]:
-    """float[n, k, h, w, c]: gradients of the logits int[n, k] of each image."""
+    """Gradients of the logits ``labels`` of each image."""
     logits, transpose = jax.vjp(logits_fn, x)
     chosen = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
     return jax.lax.map(lambda cotangent: transpose(cotangent)[0], chosen.swapaxes(0, 1)).swapaxes(0, 1)
@@ -48,10 +48,10 @@ class JAXClassifier(ClassGradientsMixin, ClassifierMixin, LossGradientsMixin, Ne
     Every call runs in blocks of one shape, the last one padded with zeros, so each function compiles once.
 
     Args:
-        logits_fn: images float32[n, h, w, c] in [0, 1] -> logits float[n, num_classes]; a ``jax.tree_util.Partial``
-            over its weights, as :func:`morel_jax.evaluation.load` returns, keeps them out of the compiled programs.
+        logits_fn: a ``jax.tree_util.Partial`` over its weights, as :func:`morel_jax.evaluation.load` returns, keeps
+            them out of the compiled programs.
         image_shape: (h, w, c).
-        num_classes: logits.
+        num_classes: number of logits.
         batch_size: images in a block; ART's own ``batch_size`` does not change it.
 
     Raises:
@@ -88,15 +88,14 @@ class JAXClassifier(ClassGradientsMixin, ClassifierMixin, LossGradientsMixin, Ne
 
     def predict(self, x: Float[np.ndarray, "n h w c"], batch_size: int | None = None,
                 **_: Any) -> Float32[np.ndarray, "n classes"]:
-        """Logits float32[n, num_classes] of float[n, h, w, c]; ``batch_size`` is ART's and changes nothing."""
+        """Logits of images; ``batch_size`` is ART's and changes nothing."""
         return self._in_blocks(_logits, x)
 
     def compute_loss(self, x: Float[np.ndarray, "n h w c"], y: Int[np.ndarray, "..."], reduction: str = "none",
                      **_: Any) -> Float32[np.ndarray, "..."]:
-        """Cross-entropy, float32[n].
+        """Cross-entropy of each image.
 
         Args:
-            x: float[n, h, w, c].
             y: int[n], or one-hot [n, num_classes].
             reduction: ``none``, or ``mean`` or ``sum`` over the images.
 
@@ -110,10 +109,7 @@ class JAXClassifier(ClassGradientsMixin, ClassifierMixin, LossGradientsMixin, Ne
 
     def loss_gradient(self, x: Float[np.ndarray, "n h w c"], y: Int[np.ndarray, "..."],
                       **_: Any) -> Float32[np.ndarray, "n h w c"]:
-        """Gradient of each image's own cross-entropy, float32[n, h, w, c].
-
-        ART's own classifiers differentiate the batch's mean: theirs is this divided by n.
-        """
+        """Gradient of each image's own cross-entropy. ART's own classifiers give it divided by n."""
         return self._in_blocks(_loss_gradients, x, self._labels(y, len(x)))
 
     def class_gradient(self, x: Float[np.ndarray, "n h w c"], label: int | Int[np.ndarray, " n"] | None = None,
@@ -121,7 +117,6 @@ class JAXClassifier(ClassGradientsMixin, ClassifierMixin, LossGradientsMixin, Ne
         """Gradients of logits with respect to images.
 
         Args:
-            x: float[n, h, w, c].
             label: a class for all images, or one per image; None: every class.
 
         Returns:

@@ -11,16 +11,9 @@ def _logits(logits_fn: LogitsFn, images: Images) -> Logits:
 
 
 def model(logits_fn: LogitsFn) -> foolbox.models.JAXModel:
-    """A network for Foolbox's attacks.
+    """A network, best as :func:`morel_jax.evaluation.load` returns it, for Foolbox's attacks, with bounds (0, 1).
 
     Foolbox recognises a framework by its arrays: give its attacks images and labels of ``jax.numpy``, not of numpy.
-
-    Args:
-        logits_fn: images float32[n, h, w, c] in [0, 1] -> logits float[n, classes]; a ``jax.tree_util.Partial`` over
-            its weights, as :func:`morel_jax.evaluation.load` returns, or any function.
-
-    Returns:
-        ``foolbox.models.JAXModel`` with bounds (0, 1).
     """
     if not isinstance(logits_fn, jax.tree_util.Partial):
         logits_fn = jax.tree_util.Partial(logits_fn)

@@ -1,4 +1,4 @@
-"""Our networks in PyTorch's layouts: which tensors a state dict holds, of which network, and where each one belongs.
+"""PyTorch's layouts of our networks: which tensors a state dict holds, of which network, and where each belongs.
 
 CIFAR ResNets (kuangliu/pytorch-cifar, and so MOREL's reference implementation, TRADES, MART, AWP and RobustBench):
 ``conv1.weight``, ``bn1.*``, ``layer1.0.conv1.weight``, ``layer2.0.shortcut.0.weight``, ``layer2.0.shortcut.1.*``,
@@ -44,9 +44,9 @@ def split(state_dict: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[Numbers 
     """The network's own tensors and the normalisation of its images.
 
     Args:
-        state_dict: PyTorch's names -> tensors. Prefixes that all names of the network share are dropped: ``module.``,
-            ``model.``, ``basic_net.`` and so on, one inside the other. So are ``num_batches_tracked`` and
-            ``sub_block1``, which the TRADES networks carry without using it.
+        state_dict: PyTorch's names -> tensors. Prefixes that all names share (``module.``, ``model.``, ``basic_net.``
+            and so on, also nested) are dropped. So are ``num_batches_tracked`` and ``sub_block1``, which TRADES'
+            networks have but do not use.
 
     Returns:
         (tensors, (mean, std)): PyTorch's names -> tensors; tuples with one number per channel, or (None, None).
@@ -84,16 +84,10 @@ def _shared_prefix(tensors: Mapping[str, Any]) -> str | None:
 
 
 def detect(state_dict: Mapping[str, Any]) -> str:
-    """Which of our networks a state dict is of.
-
-    Args:
-        state_dict: as for :func:`split`.
-
-    Returns:
-        a name for ``morel_jax.models.create``, such as ``wide_resnet34_10`` or ``resnet18``.
+    """The name in ``morel_jax.models.create`` of a state dict's network; takes what :func:`split` takes.
 
     Raises:
-        ValueError: it is no network that is known, or one that this library does not have.
+        ValueError: the network is not known, or not one of this library's.
     """
     shapes = {key: np.shape(value) for key, value in split(state_dict)[0].items()}
     if "hidden.weight" in shapes and "conv2.weight" in shapes:
@@ -147,7 +141,7 @@ class Tensor:
     channels: int = 0
 
     def to_torch(self, value: Any) -> np.ndarray:
-        """Our array as PyTorch has it: numpy, contiguous, in memory of its own."""
+        """Our array in PyTorch's layout: numpy, contiguous, in memory of its own."""
         value = np.asarray(value)
         if self.channels:
             value = value.reshape(-1, self.channels, self.shape[0]).swapaxes(0, 1).reshape(-1, self.shape[0])
@@ -195,11 +189,9 @@ def torch_shapes(variables: PyTree, name: str) -> dict[tuple[str, ...], tuple[st
 
 
 def create_options(name: str, shapes: Shapes, num_classes: int | None = None) -> dict[str, Any]:
-    """Keyword arguments of ``morel_jax.models.create`` that the tensors' shapes tell.
+    """Keyword arguments of ``morel_jax.models.create`` that follow from the tensors' shapes in PyTorch.
 
     Args:
-        name: of a network.
-        shapes: PyTorch's names -> shapes in PyTorch.
         num_classes: None takes as many as the last layer has.
     """
     found = {"num_classes": _axis(shapes, f"{_head(name)}.weight", 0) if num_classes is None else num_classes}
@@ -209,13 +201,10 @@ def create_options(name: str, shapes: Shapes, num_classes: int | None = None) ->
 
 
 def layout(name: str, shapes: Shapes, num_classes: int | None = None) -> dict[str, Tensor]:
-    """Every tensor of the network ``name``, in the sizes that its first and last layers say.
+    """Every tensor, by PyTorch's name, of the network ``name`` with the sizes of the first and last layers in
+    ``shapes``.
 
-    Args:
-        name, shapes, num_classes: as in :func:`create_options`.
-
-    Returns:
-        dict from PyTorch's names to `Tensor`.
+    Arguments as in :func:`create_options`.
     """
     chosen = create_options(name, shapes, num_classes)
     size, channels = (32, 32), 0
@@ -233,10 +222,9 @@ def check_same(shapes: Shapes, tensors: Mapping[str, Tensor], what: str, name: s
     """Raises ValueError naming the first tensor that is missing, unexpected or of another shape, and the shapes.
 
     Args:
-        shapes: PyTorch's names -> shapes in PyTorch, as they are.
+        shapes: the shapes that there are, in PyTorch's layout.
         tensors: what :func:`layout` returned.
         what: whose tensors these are, for the message.
-        name: of the network.
     """
     for tensor, expected in tensors.items():
         if tensor not in shapes:
@@ -250,6 +238,6 @@ def check_same(shapes: Shapes, tensors: Mapping[str, Tensor], what: str, name: s
 
 
 def _axis(shapes: Shapes, tensor: str, axis: int) -> int:
-    """Size of one axis, or 1 where there is none: the tensor is then reported."""
+    """Size of one axis, or 1 where there is none; the tensor is then reported later."""
     shape = shapes.get(tensor, ())
     return shape[axis] if len(shape) > axis else 1

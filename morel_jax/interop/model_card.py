@@ -1,4 +1,4 @@
-"""What an exported network is: its config, data and size, and its accuracies with how each was measured."""
+"""Model cards of exported networks: config, data, size, and accuracies with how each was measured."""
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
@@ -16,7 +16,7 @@ def model_card(run: Mapping[str, Any], which: str, record: Mapping[str, Any], su
         record: of that checkpoint, as :func:`~morel_jax.training.saved.load_record` gives it.
         summary: content of the checkpoint's ``evaluation/<which>/summary.json``, or None.
         parameters: number of parameters.
-        dataset: dict of ``name``, ``num_classes``, ``image_shape``, ``train`` and ``test``, the last two in images.
+        dataset: ``name``, ``num_classes``, ``image_shape``, and ``train`` and ``test``, in images.
         files: {file's name: what it is}.
     """
     config = run["config"]
@@ -43,7 +43,7 @@ def model_card(run: Mapping[str, Any], which: str, record: Mapping[str, Any], su
             "attacks": {name: _accuracy(entry) for name, entry in summary["attacks"].items()}}
         if "worst_case" in summary:
             card["evaluation"]["worst_case"] = _accuracy(summary["worst_case"])
-    # Where a machine keeps its data says nothing about the network, and would make equal exports differ.
+    # Where a machine keeps its data says nothing about the network and would make equal exports differ.
     places = dict.fromkeys(_PLACES, "") | {"extra": PurePath(config["data"].get("extra", "")).name}
     card["config"] = config | {"data": config["data"] | places}
     return card

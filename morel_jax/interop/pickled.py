@@ -33,12 +33,7 @@ _HARMLESS = ("_codecs.encode", "builtins.set", "builtins.complex", "builtins.byt
 
 
 class Opaque(NamedTuple):
-    """An object that was not built, or a tensor whose values this library does not read.
-
-    Attributes:
-        kind: what it is.
-        tensor: whether it is a tensor.
-    """
+    """An object that was not built, or a ``tensor`` whose values this library does not read."""
     kind: str
     tensor: bool = False
 
@@ -66,7 +61,7 @@ class _Global(str):
 
 
 class _Unpickler(pickle._Unpickler):
-    """The standard library's unpickler in Python; it calls nothing, and hashes nothing that takes long to hash."""
+    """The standard library's unpickler in Python, which here calls nothing and hashes nothing that takes long."""
     dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
     stack: list
     append: Callable

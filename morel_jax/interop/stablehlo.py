@@ -18,13 +18,12 @@ def serialise(logits_fn: LogitsFn, image_shape: Sequence[int], platforms: Sequen
     """A network's bytes, for batches of any size.
 
     Args:
-        logits_fn: images float32[n, h, w, c] in [0, 1] -> logits float[n, classes].
         image_shape: (h, w, c).
         platforms: where it is to run, of ``cpu``, ``cuda``, ``rocm`` and ``tpu``; this machine need not have them.
         gradients: include what ``jax.grad`` of a function of the logits needs, as attacks do; doubles the size.
 
     Returns:
-        bytearray for ``jax.export.deserialize``; the same for the same network, wherever this library lies.
+        Bytes for ``jax.export.deserialize``; the same for the same network, wherever this library is installed.
 
     Raises:
         ValueError: image_shape is not three sizes, or there is an unknown platform or none.
@@ -35,7 +34,7 @@ def serialise(logits_fn: LogitsFn, image_shape: Sequence[int], platforms: Sequen
         raise ValueError(f"platforms must be one or more of {', '.join(_KNOWN)}; got {', '.join(platforms) or 'none'}.")
     batch, = export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)
-    # No places in the sources are kept, so the same network gives the same bytes anywhere.
+    # No locations in source files are kept, so the same network gives the same bytes anywhere.
     limit = jax.config.jax_traceback_in_locations_limit  # type: ignore[attr-defined]  # Made at run time.
     jax.config.update("jax_traceback_in_locations_limit", 0)
     try:

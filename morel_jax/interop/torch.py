@@ -40,21 +40,17 @@ def import_model(state_dict: Mapping[str, Any], name: str | None = None, num_cla
     """A PyTorch state dict as a network.
 
     Args:
-        state_dict: mapping from PyTorch's names to anything ``numpy.asarray`` takes, such as CPU tensors. Prefixes that
-            all names share, ``module.`` and the like, are dropped; ``num_batches_tracked`` is not read, nor is
-            ``sub_block1``, which the TRADES networks carry without using it. Buffers that normalise images (``mu`` and
+        state_dict: PyTorch's names -> anything that ``numpy.asarray`` takes, such as CPU tensors; see
+            :func:`~morel_jax.interop.layouts.split` for what is dropped. Buffers that normalise images (``mu`` and
             ``sigma``, ``mean`` and ``std``, ``normalize.mean`` and ``normalize.std``) become the model's mean and std.
         name: ``convnet_small``, ``resnet…`` or ``wide_resnet<depth>_<width>``; None: detected from the tensors.
         num_classes: None takes as many as the last layer has. Image channels are the first layer's.
         mean, std: one number per channel each, of a network that normalises images by numbers in its code.
 
-    Returns:
-        `Imported`.
-
     Raises:
         ValueError: the network cannot be detected or has no PyTorch layout; a tensor is missing, unexpected or of
-            another shape (the first such tensor is named, with both shapes), not of a real floating type, or holds NaN
-            or infinity; or mean and std are given beside the state dict's own, or do not fit its images in [0, 1].
+            another shape (the first one is named, with both shapes), not of a real floating type, or holds NaN or
+            infinity; mean and std are given beside the state dict's own, or do not fit images in [0, 1].
     """
     own, normalisation = split(state_dict)
     if normalisation[0] is not None:
@@ -112,15 +108,10 @@ def load_checkpoint(path: str | os.PathLike, name: str | None = None, num_classe
     Args:
         path: a ``.pt``, ``.pth``, ``.tar`` or ``.ckpt`` file of PyTorch's, or a ``.safetensors`` file.
         name, num_classes, mean, std: as for :func:`import_model`.
-        key: entry of the file's dict to take, such as ``ema_state_dict``. None takes what is under ``state_dict``,
-            ``model_state_dict``, ``model`` or ``net``, if there is one.
-
-    Returns:
-        `Imported`.
+        key: as for :func:`morel_jax.interop.torch_file.read`.
 
     Raises:
-        ValueError: as :func:`import_model` and :func:`morel_jax.interop.torch_file.read`.
-        FileNotFoundError: no such file.
+        ValueError, FileNotFoundError: as :func:`import_model` and :func:`morel_jax.interop.torch_file.read`.
     """
     path = local_path(path, "path")
     state_dict = torch_file.read(path, key)
@@ -132,7 +123,7 @@ def export_state_dict(variables: PyTree, name: str, *, mean: Sequence[float] | N
                       std: Sequence[float] | None = None, sub_block1: bool = False) -> dict[str, np.ndarray]:
     """Variables of a model as a PyTorch state dict; the inverse of `import_state_dict`, bit for bit.
 
-    Each BatchNorm's ``num_batches_tracked`` is int64 zero.
+    Each BatchNorm's ``num_batches_tracked`` is int64 zero. The arrays own their memory.
 
     Args:
         variables: {"params": …, "batch_stats": …} of ``morel_jax.models.create(name, …)``.
@@ -141,9 +132,6 @@ def export_state_dict(variables: PyTree, name: str, *, mean: Sequence[float] | N
             ``sigma`` of shape [1, channels, 1, 1], as RobustBench's normalising networks have them.
         sub_block1: for wide ResNets, also write the unused ``sub_block1``, as a copy of ``block1``, for classes that
             have it (TRADES', and RobustBench's with ``sub_block1=True``) to load with ``strict=True``.
-
-    Returns:
-        dict from PyTorch's names to numpy arrays that own their memory.
 
     Raises:
         ValueError: the name has no PyTorch layout or no ``sub_block1``, or the variables are not this model's (the

@@ -26,16 +26,16 @@ def read(path: str | os.PathLike, key: str | None = None) -> dict[str, np.ndarra
 
     Args:
         path: a ``.pt``, ``.pth``, ``.tar`` or ``.ckpt`` file of PyTorch's, or a ``.safetensors`` file. Nothing in it is
-            run, and no more is read into memory than the file has bytes.
+            run.
         key: entry of the file's dict to take, such as ``ema_state_dict``; dots lead into nested dicts. None takes what
             is under ``state_dict``, ``model_state_dict``, ``model`` or ``net``, if there is one.
 
     Returns:
-        dict from PyTorch's names to numpy arrays, float16 and bfloat16 widened to float32.
+        The arrays by PyTorch's names, float16 and bfloat16 widened to float32.
 
     Raises:
-        ValueError: another suffix, a file that is damaged or holds more than tensors and plain values, no such entry,
-            several to choose among, or a sparse, quantised or otherwise unusual tensor in it.
+        ValueError: another suffix, a file that is damaged, holds more than tensors and plain values, or claims far more
+            bytes than it has; no such entry, several to choose among, or a sparse or otherwise unusual tensor.
         FileNotFoundError: no such file.
     """
     path = _checked(path)
