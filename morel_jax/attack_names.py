@@ -1,7 +1,7 @@
 """The attacks that an evaluation knows by name.
 
-A new one is one entry here: ``--attacks``, its help and the table in the docs are read from these. Nothing here imports
-JAX, so that ``--help`` answers at once; builders are handed the package ``morel_jax.attacks``.
+A new one is one entry here, from which ``--attacks``, its help and the table in the docs are made. Nothing here imports
+JAX, so that ``--help`` answers at once; builders are given the package ``morel_jax.attacks``.
 """
 import dataclasses
 import math
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-# Passes through the network are counted in 32 bits.
+# Passes through the network are counted in int32.
 _MOST_PASSES = 2**31 - 1
 # Before a name: the attack is crafted on the surrogate.
 TRANSFER = "transfer-"
@@ -24,9 +24,9 @@ class NamedAttack:
         name: ``<word>`` in it stands for a whole number of at least 1.
         help: one line.
         build: (morel_jax.attacks, :class:`~morel_jax.evaluation.suite.Threat`, the name's numbers ...) -> attack.
-        norms: that it works in.
-        fewest_classes: that the network may have.
-        radius: Threat -> the radius that its images must keep to, which may be infinite.
+        norms: in which it works.
+        fewest_classes: of the network.
+        radius: Threat -> radius of the ball that its images must stay in; may be infinite.
     """
     name: str
     help: str
@@ -48,7 +48,7 @@ def _pgd(attacks: ModuleType, threat: Any, steps: int, restarts: int | None = No
 
 
 def _member(name: str, text: str, fewest_classes: int = 2) -> NamedAttack:
-    """Of AutoAttack, with the published numbers."""
+    """An attack of AutoAttack, with the published numbers."""
     return NamedAttack(name, text, lambda attacks, threat: attacks.autoattack.member(
         name, threat.epsilon, threat.norm), fewest_classes=fewest_classes)
 
@@ -79,7 +79,7 @@ GROUPS = {
     "paper": (f"{', '.join(PAPER)}, and the paper's Avg-Robust over them", PAPER),
     "transfer": ("the paper's four, crafted on the surrogate", tuple(TRANSFER + name for name in PAPER)),
 }
-# Names for ensembles, whose members see only what the ones before them left: {name: (help, AutoAttack's version)}.
+# Names for ensembles, whose members attack only what earlier ones left: {name: (help, AutoAttack's version)}.
 ENSEMBLES = {
     "autoattack": ("AutoAttack, standard: apgd-ce, apgd-t, fab-t and square, each on what the ones before it left",
                    "standard"),
@@ -103,7 +103,7 @@ def find(name: str) -> tuple[NamedAttack, list[int]] | None:
 
 
 def known() -> dict[str, str]:
-    """{name: one line of help} of all that an evaluation may be given."""
+    """{name: one line of help} of all names that an evaluation takes."""
     return ({name: text for name, (text, _) in (GROUPS | ENSEMBLES).items()}
             | {entry.name: entry.help for entry in ATTACKS}
             | {f"{TRANSFER}<name>": "any of these attacks, crafted on the surrogate"})

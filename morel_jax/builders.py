@@ -1,4 +1,4 @@
-"""Config to objects: the classifier, the attack, the data and their parts."""
+"""From the config to objects: the classifier, the attack, and the data with their splits."""
 from pathlib import Path
 
 import flax.linen as nn
@@ -27,41 +27,40 @@ def pgd(section: ConfigDict) -> attacks.PGD:
 
 
 def _path(config: ConfigDict, name: str) -> Path | None:
-    """A path of ``config.data``, or None where it is empty."""
+    """A path in ``config.data``, or None where it is empty."""
     value = getattr(config.data, name)
     return local_path(value, f"config.data.{name}") if value else None
 
 
 def dataset(config: ConfigDict) -> Dataset:
-    """The data set as it is on disk: data.Dataset."""
+    """The config's data set."""
     return data.load(config.data.name, data_dir=_path(config, "data_dir"), archive_dir=_path(config, "archive_dir"),
                      cache_dir=_path(config, "cache_dir"), test_split=config.data.test_split or None)
 
 
 def blank_dataset(config: ConfigDict) -> Dataset:
-    """A data.Dataset of the shapes that :func:`dataset` would give, for which nothing is downloaded or decoded."""
+    """A Dataset with the shapes of :func:`dataset`'s, for which nothing is downloaded or decoded."""
     return data.blank(config.data.name, data_dir=_path(config, "data_dir"), test_split=config.data.test_split or None)
 
 
-# Counts changes in which images `splits` takes: a run keeps those that it began with.
+# Counts changes in which images `splits` takes; a run keeps the revision that it began with.
 SPLITS_REVISION = 2
 
 
 def _rows(split: Split, rows: Int[np.ndarray, " m"]) -> Split:
-    # What `blank_dataset` gives is one repeated entry, whose copies would take the memory that it saves.
+    # A blank data set is one repeated entry, whose copies would take the memory that it saves.
     return Split(*(array[:len(rows)] if array.strides[0] == 0 else array[rows]
                    for array in (split.images, split.labels)))
 
 
 def splits(config: ConfigDict, dataset: Dataset) -> tuple[Split, Split]:
-    """(training Split, validation Split) as ``config.validation`` says.
+    """(training, validation), as ``config.validation`` says.
 
-    A part of a split has each class in proportion, and its rows in the split's order; see
-    :func:`~morel_jax.data.subset.stratified_rows`.
+    Parts are taken by :func:`~morel_jax.data.subset.stratified_rows`.
 
     Raises:
-        ValueError: more images are to be held out, or in a batch, than there are, a class would have no image left to
-            train on, or a number of the config does not fit the images.
+        ValueError: there are too few images to hold out or for a batch, a class would have no image left to train on,
+            or a number of the config does not fit the images.
     """
     train, validation = dataset.train, dataset.test
     if config.validation.split == "holdout":
@@ -94,15 +93,14 @@ def check_images(config: ConfigDict, dataset: Dataset | None = None) -> None:
     """Raises as :func:`splits` does, from what is known of the images before they are read.
 
     Args:
-        config: checked ConfigDict.
-        dataset: the caller's own; None: the config's, of which nothing is known in a ``config.data.data_dir``.
+        dataset: the caller's own; None: the config's, of which nothing is known if it is in ``config.data.data_dir``.
     """
     if dataset is not None or not config.data.data_dir:
         splits(config, blank_dataset(config) if dataset is None else dataset)
 
 
 def with_extra(config: ConfigDict, train: Split, num_classes: int) -> Split:
-    """The training Split with the images of ``config.data.extra`` behind its own; as it is where there are none."""
+    """The training images, followed by those of ``config.data.extra`` if there are any."""
     if not config.data.extra:
         return train
     return data.load_extra(str(_path(config, "extra")), train, num_classes)

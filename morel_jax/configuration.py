@@ -1,7 +1,7 @@
-"""All settings in one tree, the recipes that fill it by network, method and variant, and the checks on it.
+"""All settings in one tree, the recipes that fill it by network, method and variant, and its checks.
 
-Files in ``configs/`` start from :func:`recipe` and add what belongs to their data set.
-A config holds plain values only.
+Files in ``configs/`` start from :func:`recipe` and add what belongs to their data set. A config holds plain values
+only.
 """
 import difflib
 import importlib.machinery
@@ -35,7 +35,7 @@ from morel_jax.schema import (
 )
 
 VARIANTS = ("paper", "reference")
-# In a checkout a link to the folder configs/ at its top; a wheel has the files.
+# In a checkout a link to the folder configs/ at the top; in a wheel the files.
 SHIPPED_CONFIGS = Path(__file__).parent / "configs"
 
 
@@ -87,14 +87,14 @@ FIELDS = types.MappingProxyType({
     "model.name": Field("resnet18", "The architecture."),
     "model.dtype": Field("float32", "Type of the computation; parameters and statistics are always float32.",
                          one_of("float32", "bfloat16")),
-    "model.mean": Field((), "Subtracted inside the model, per channel of images in [0, 1]; empty for none.",
+    "model.mean": Field((), "Subtracted inside the model, one per channel of images in [0, 1]; empty for none.",
                         Rule(lambda values: all(0 <= value <= 1 for value in values),
                              "be in [0, 1], the units of images"), "reference: no normalisation"),
-    "model.std": Field((), "Divided by inside the model; as many as mean.",
+    "model.std": Field((), "Divisors inside the model, as many as mean.",
                        Rule(lambda values: all(1e-4 <= value <= 1 for value in values),
                             "be in [1e-4, 1], the units of images")),
-    "model.remat": Field(False, "Less memory in the update: the insides of residual blocks are computed twice, not "
-                         "kept.", may_differ=True),
+    "model.remat": Field(False, "Less memory in the update: residual blocks are computed twice rather than kept.",
+                         may_differ=True),
     "batch_norm.momentum": Field(0.9, "Weight of the old running statistics.", SHARE,
                                  "PyTorch's 0.1, counted the other way", traced="batch_norm_momentum"),
     "batch_norm.statistics_from": Field(KINDS, "Images whose statistics move the running ones each step, in this "
@@ -105,18 +105,18 @@ FIELDS = types.MappingProxyType({
                                "batch's.", one_of("running", "batch"), "reference"),
     "validation.split": Field("test", "Where robust_accuracy, and with it best, is measured: test, or holdout, "
                               "training images that are kept out.", one_of("test", "holdout"), "reference"),
-    "validation.holdout": Field(1000, "How many training images holdout keeps out, of each class in proportion.",
+    "validation.holdout": Field(1000, "How many training images holdout keeps out, each class in proportion.",
                                 AT_LEAST_1),
-    "validation.examples": Field(0, "Only so many images of the split, of each class in proportion; 0: all.",
+    "validation.examples": Field(0, "Only this many images of the split, each class in proportion; 0: all.",
                                  NOT_NEGATIVE),
     "validation.every": Field(1, "Epochs between validations; the last epoch always has one.", AT_LEAST_1),
     "validation.batch_size": Field(128, "Images judged at a time; the last batch is filled up.", AT_LEAST_1),
     **_pgd("validation", "validation's PGD", "paper, 4.1 and 4.2: PGD-20, epsilon/10", swept=False,
            epsilon=8 / 255, step_size=0.8 / 255, num_steps=20),
-    "mesh.data": Field(0, "Devices with a whole copy of the parameters each, among which the batch is cut; 0: all "
+    "mesh.data": Field(0, "Devices with a whole copy of the parameters each, among which the batch is split; 0: all "
                        "there are.", NOT_NEGATIVE, may_differ=True),
-    "mesh.fsdp": Field(1, "Devices that share one copy of the parameters; the batch is cut among them too.", AT_LEAST_1,
-                       may_differ=True),
+    "mesh.fsdp": Field(1, "Devices that share one copy of the parameters; the batch is split among them too.",
+                       AT_LEAST_1, may_differ=True),
     "mesh.fsdp_min_size": Field(1024, "Arrays of fewer elements stay whole.", NOT_NEGATIVE, may_differ=True),
     "checkpoint.every_seconds": Field(600.0, "Seconds between saves of last within an epoch; the end of each epoch is "
                                       "saved anyway.", POSITIVE, may_differ=True),
@@ -126,11 +126,7 @@ FIELDS = types.MappingProxyType({
 
 
 def defaults() -> ConfigDict:
-    """Every field's default: MOREL(<-MART) as the paper has it, ResNet18, CIFAR-10.
-
-    Returns:
-        ConfigDict, locked.
-    """
+    """Every field's default, locked: MOREL(<-MART) as the paper has it, ResNet18, CIFAR-10."""
     return nested({name: field.default for name, field in FIELDS.items()})
 
 
@@ -146,7 +142,7 @@ def flatten(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def nested(flat: Mapping[str, Any]) -> ConfigDict:
-    """The inverse of :func:`flatten`: a ConfigDict, locked. Fields of earlier versions get their present names."""
+    """The inverse of :func:`flatten`, locked. Fields of earlier versions get their present names."""
     present = {field.formerly: name for name, field in FIELDS.items() if field.formerly}
     tree: dict[str, Any] = {}
     for name, value in flat.items():
@@ -156,7 +152,7 @@ def nested(flat: Mapping[str, Any]) -> ConfigDict:
 
 
 def unknown_field(field: str) -> str:
-    """What to say of a field that no config has, with the fields that were probably meant."""
+    """The message for a field that no config has, with the fields that were probably meant."""
     for known, declared in FIELDS.items():
         if declared.formerly and field == declared.formerly:
             return f"config.{field} is config.{known} in this version."
@@ -176,13 +172,10 @@ def unknown_field(field: str) -> str:
 
 
 def config_file(name: str) -> str:
-    """Path of a config's file.
-
-    Args:
-        name: a path; or of a file that is shipped with this library its name alone, such as ``cifar10``.
+    """Path of a config's file from a path, or from the name of a shipped one, such as ``cifar10``.
 
     Raises:
-        ValueError: there is no such file; the message lists those that are shipped.
+        ValueError: there is no such file; the message lists the shipped ones.
     """
     if os.path.isfile(name):
         return str(name)
@@ -207,15 +200,12 @@ def load_file(path: str | os.PathLike, *spec: str) -> Any:
 
 
 def recipe(spec: str | None, architectures: Rates | None = None) -> ConfigDict:
-    """Settings for "architecture,method,variant", such as ``resnet18,morel_mart,paper``.
+    """Settings for "architecture,method,variant", such as ``resnet18,morel_mart,paper``, locked.
 
     Args:
-        spec: one to three names, separated by commas; what is left out is ``resnet18``, ``morel_mart``, ``paper``.
-        architectures: {network: {field of ``config.optimizer``: value}}, rates for MOREL that a config's file knows
-            beside the paper's.
-
-    Returns:
-        ConfigDict, locked.
+        spec: up to three names, separated by commas; by default ``resnet18``, ``morel_mart``, ``paper``.
+        architectures: {network: {field of ``config.optimizer``: value}}, a config file's rates for MOREL besides the
+            paper's.
 
     Raises:
         ValueError: too many names, or an unknown method or variant.
@@ -243,12 +233,9 @@ def recipe(spec: str | None, architectures: Rates | None = None) -> ConfigDict:
 def check(config: Any, own_model: Any = None) -> None:
     """Raises ValueError, naming field, rule and value, for the first thing wrong with ``config``.
 
-    No ConfigDict, unknown or missing fields, wrong types, numbers that float32 or int32 does not hold, impossible
+    Wrong are: no ConfigDict, unknown or missing fields, types, numbers that float32 or int32 cannot hold, impossible
     values, broken conditions of conic scalarization (0 <= gamma < k_i, a_i >= 0) and combinations that cannot work.
-
-    Args:
-        config: what is given as a config.
-        own_model: the caller's, which takes the place of ``config.model.name``; None: the config's.
+    ``own_model`` is the caller's, in place of ``config.model.name``.
     """
     if not isinstance(config, (ml_collections.ConfigDict, ml_collections.FrozenConfigDict)):
         raise ValueError("config must be an ml_collections.ConfigDict, such as morel_jax.configuration.recipe makes; "

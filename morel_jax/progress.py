@@ -1,4 +1,4 @@
-"""How far a training or an evaluation is, on standard error: a bar on a terminal, elsewhere a line now and then."""
+"""Progress of a training or an evaluation on standard error: a bar on a terminal, elsewhere a line now and then."""
 import sys
 import time
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ class _Progress:
                          disable=not (self._shown and self._terminal), **options)
 
     def _is_due(self) -> bool:
-        """Whether there is a bar to move, or a line to write."""
+        """Whether to move the bar or write a line now."""
         return self._shown and (self._terminal or time.monotonic() - self._last_line >= self.seconds_per_line)
 
     def _show(self, done: int, beside: Mapping[str, str | int], line: str, at_once: bool = False) -> None:
@@ -56,12 +56,12 @@ class _Progress:
 
 
 class TrainingProgress(_Progress):
-    """Losses and the time left in the whole run, and a line per epoch.
+    """Losses, the remaining time of the whole run, and a line per epoch.
 
     Args:
         config: of the run.
         shown: True; ``"epochs"`` for the epochs' lines alone; or False, which writes nothing.
-        runs: how many are trained at once; what is shown is their mean, and the images of all.
+        runs: how many are trained at once; their mean is shown, and the images of all.
 
     Raises:
         ValueError: ``shown`` is none of these.
@@ -88,15 +88,15 @@ class TrainingProgress(_Progress):
         return f"epoch {epoch}/{self._config.epochs}"
 
     def start_epoch(self, epoch: int, done: int) -> None:
-        """Opens the bar of an epoch, ``done`` steps of which are done."""
+        """Opens the bar of an epoch that has ``done`` steps behind it."""
         self._epoch = epoch
         self._open(self._title(epoch), self.steps_per_epoch * self._images_per_step, done * self._images_per_step,
                    unit_scale=True)
 
     def steps(self, done: int, totals: Any) -> None:
-        """Says that ``done`` steps of the epoch are done."""
+        """Shows that ``done`` steps of the epoch are done."""
         overall = (self._epoch - 1) * self.steps_per_epoch + done
-        if self._began is None:  # The first dispatch compiled: it says nothing of the speed.
+        if self._began is None:  # The first dispatch compiled, so it says nothing about the speed.
             self._began, self._steps_then = time.monotonic(), overall
             left = "?"
         else:
@@ -112,7 +112,7 @@ class TrainingProgress(_Progress):
                    + "  ".join(f"{name} {value}" for name, value in losses.items()) + f"  run left {left}")
 
     def validation(self, images: int, total: int) -> None:
-        """Says how far the validation is."""
+        """Shows how far the validation is."""
         if self._is_due():
             self._show(self._bar.n, {"validated": f"{images}/{total}"},
                        f"{self._title(self._epoch)}{self._whose}  validated {images}/{total}", at_once=True)
@@ -130,24 +130,20 @@ class TrainingProgress(_Progress):
 
 
 class AttackProgress(_Progress):
-    """How many examples an attack is done with, and has broken; and a line per attack.
-
-    Args:
-        shown: False writes nothing.
-    """
+    """How many examples an attack has finished and broken, and a line per attack; nothing unless ``shown``."""
     seconds_per_line = 30.0
 
     def __init__(self, shown: bool = True) -> None:
         super().__init__(shown)
 
     def begin(self, name: str, done: int, total: int) -> None:
-        """An attack begins, ``done`` of whose ``total`` examples were done before."""
+        """An attack begins; ``done`` of its ``total`` examples were finished before."""
         self._name, self._broken, self._new, self._done, self._total = name, 0, 0, done, total
         self._began = self._last_line = time.monotonic()
         self._open(name, total, done)
 
     def advance(self, examples: int, broken: int) -> None:
-        """So many more examples are done, and so many of them broken."""
+        """This many more examples are finished, and this many of them broken."""
         self._broken += broken
         self._new += examples
         if self._is_due():

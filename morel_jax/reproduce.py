@@ -9,18 +9,18 @@ from morel_jax import command
 _TABLE = flags.DEFINE_multi_integer("table", [], "A table of the paper, such as 1; may be given several times.", 1)
 _FIGURE = flags.DEFINE_multi_integer("figure", [], "A figure: 2, 3 or 4; may be given several times.", 2, 4)
 _ALL = flags.DEFINE_bool("all", False, "All tables and figures of the paper.")
-_STUDY = flags.DEFINE_bool("study", False, "What the paper leaves open: terms, batch size, scalarization.")
+_STUDY = flags.DEFINE_bool("study", False, "The study of what the paper leaves open: terms, batch size, scalarization.")
 _SCALE = flags.DEFINE_enum("scale", "small", ["paper", "small", "smoke"],
-                           "The paper's data and networks, what the machine at hand can do, or a minutes' check.")
-_VARIANT = flags.DEFINE_enum("variant", "paper", ["paper", "reference"], "Which reading of the method.")
+                           "The paper's data and networks, what the machine at hand can do, or a check in minutes.")
+_VARIANT = flags.DEFINE_enum("variant", "paper", ["paper", "reference"], "The reading of the method.")
 _ROOT = flags.DEFINE_string("root", None, "Folder of the reproduction. What is already there is resumed.")
 _CONFIGS = flags.DEFINE_string("configs", "configs", "Folder with the config files.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "A prepared TFDS data_dir, as config.data.data_dir.")
 _ARCHIVE_DIR = flags.DEFINE_string("archive_dir", "", "A folder with the data sets' archives, as in config.data.")
 _SHARD = flags.DEFINE_string("shard", "1/1", "I/N: only the I-th of N parts of the work; counted from 1.")
-_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Say what is missing and what it will cost, and stop.")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the remaining work and its estimated cost, and stop.")
 _EXPLAIN = flags.DEFINE_string(
-    "explain", None, "Say how a cell's number is made, and stop: TABLE/DATASET/ARCHITECTURE/THREAT/METHOD/ATTACK/"
+    "explain", None, "Print how a cell's number is made, and stop: TABLE/DATASET/ARCHITECTURE/THREAT/METHOD/ATTACK/"
     "CHECKPOINT, such as 1/cifar10/resnet18/white-box/morel_mart/pgd20/best.")
 _PROGRESS = flags.DEFINE_bool("progress", True, "Show progress bars.")
 

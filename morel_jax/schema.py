@@ -33,14 +33,14 @@ class Field:
     Attributes:
         default: a plain value; every value of the field has its type.
         meaning: for the documentation, one sentence or two.
-        rule: None: any value of the type.
-        source: where the default comes from, such as "Paper, 4.1".
+        rule: None allows any value of the type.
+        source: where the default comes from, such as "paper, 4.1".
         traced: name of the leaf of ``HParams`` that the number becomes; "": it is no leaf.
         swept: whether the members of a sweep may differ in it, because it reaches the compiled program only as a
-            number: always so for traced fields, and for those that a schedule reads.
-        may_differ: whether a run may be resumed with another value, because the field says where things lie and not
-            what is computed.
-        formerly: the field's name in the configs of earlier versions.
+            number. Traced fields may, and those that only a schedule reads.
+        may_differ: whether a run may be resumed with another value, because the field says where things are, not what
+            is computed.
+        formerly: the field's name in configs of earlier versions.
     """
     default: Any
     meaning: str

@@ -1,4 +1,4 @@
-"""What stands for the paper's networks at each scale, and which of them one compiled program trains together."""
+"""What stands for the paper's networks at each scale, and which of them train together in one compiled program."""
 import dataclasses
 import functools
 import os
@@ -20,7 +20,7 @@ PROTOCOLS = {"paper": ("paper",), "transfer": ("transfer",), "autoattack": ("aut
 FIGURE_METHOD = "morel_mart"  # Of Figures 2 and 4.
 SURROGATE_METHOD = "standard"
 MOREL_METHODS = ("morel_trades", "morel_mart", "morel_loat")  # Figure 3 has a heat map of each.
-# Without the contrastive loss nothing that the class attention computes reaches the objective.
+# Without the contrastive loss, nothing that the class attention computes reaches the objective.
 _ABLATIONS = {"morel_mart_no_attention": ("morel_mart", (("morel.contrastive_weight", 0.0),))}
 _SCALARIZATIONS = {"weighted_sum": "weighted sum", "mgda": "MGDA", "pcgrad": "PCGrad", "cagrad": "CAGrad",
                    "nash": "Nash-MTL"}
@@ -33,14 +33,14 @@ class Scale:
     """How large a reproduction is.
 
     Attributes:
-        name: of ``SCALES``.
-        title: what it is, for people.
+        name: one of ``SCALES``.
+        title: a description for people.
         sources: {the paper's data set: stem of the file in ``configs/`` that stands for it}; the cells of a data set
             that is missing stay empty.
         architectures: the same for networks.
-        surrogate: network of the transferred attacks.
+        surrogate: network that transferred attacks are crafted on.
         examples: {protocol: test images, 0 for all}.
-        seeds: one run of every network each.
+        seeds: every network is trained once with each.
         preferences: k1 of Figures 2 and 4; k2 is 1 - k1.
         batch_sizes: of Figure 2c.
         study_alphas: weights of the contrastive loss in the study.
@@ -91,8 +91,8 @@ class Network:
 
     Attributes:
         source: stem of a file in ``configs/``.
-        architecture, method: names that its configs take.
-        changes: ((field, value), ...), what differs from that config.
+        architecture, method: names that this file takes.
+        changes: ((field, value), ...) to its config.
     """
     source: str
     architecture: str
@@ -105,7 +105,7 @@ class Network:
         return "-".join([self.source, self.architecture, self.method, *changes])
 
     def unswept(self) -> "Network":
-        """The network without the changes that a sweep may make: one compiled program for each."""
+        """The network without the changes that a sweep may make; each has one compiled program."""
         return dataclasses.replace(self, changes=tuple(one for one in self.changes if one[0] not in SWEEPABLE))
 
 
@@ -115,19 +115,14 @@ class Family:
 
     Attributes:
         name: of the folder.
-        networks: which differ only in what may be swept.
+        networks: they differ only in what may be swept.
     """
     name: str
     networks: tuple
 
 
 class Compared(NamedTuple):
-    """A line of the study.
-
-    Attributes:
-        network: :class:`Network`.
-        against: label of the line of the same question that it is compared with, or None.
-    """
+    """A line of the study: a network, and the label of the line of the same question that it is compared with."""
     network: Network
     against: str | None = None
 
@@ -136,7 +131,6 @@ class Grid:
     """All families of a scale.
 
     Args:
-        scale: :class:`Scale`.
         variant: ``paper`` or ``reference``.
         configs: the folder ``configs/``.
         data: {field of ``config.data``: value}, where the data are.
@@ -196,7 +190,7 @@ class Grid:
 
     @functools.cached_property
     def batch_sizes(self) -> dict[int, Network]:
-        """{batch size: Network} of Figure 2c; the learning rate stays, as the paper says nothing of it."""
+        """{batch size: Network} of Figure 2c; the learning rate stays, as the paper does not mention it."""
         return {size: self.figures_network(batch_size=size) for size in self.scale.batch_sizes}
 
     @functools.cached_property
@@ -237,7 +231,7 @@ class Grid:
                     alone[self.surrogate(network)] = None
                 alone[network] = None
         families = [Family(network.name, (network,)) for network in alone]
-        # The study first, so that it does not have to train the networks of whole curves that it shares one with.
+        # The study first: otherwise a network that it shares with a curve would make it train the whole curve.
         curves = [*((question, [line.network for line in lines.values()]) for question, lines in self.study.items()),
                   *(("preferences", networks.values()) for networks in self.preferences.values()),
                   ("batch", self.batch_sizes.values())]
@@ -247,7 +241,7 @@ class Grid:
                 if network not in alone:
                     alone[network] = None
                     by_program.setdefault(network.unswept(), []).append(network)
-            # Networks that a sweep tells apart share a folder, which is named for the curve they lie on.
+            # Networks that differ by a sweep share a folder, named after the curve that they lie on.
             families += [Family(f"{(members[0] if len(members) == 1 else program).name}-{curve}", tuple(members))
                          for program, members in by_program.items()]
         return tuple(families)
@@ -261,7 +255,7 @@ class Grid:
         return self.config(family.networks[0].unswept())
 
     def members(self, family: Family) -> dict[tuple[Network, int], Member]:
-        """{(Network, seed): Member} of a family, whose configs and folder names are those of its runs."""
+        """{(Network, seed): Member} of a family, with the configs and folder names of its runs."""
         # The paper has one surrogate per data set.
         keys = [(network, seed) for network in family.networks
                 for seed in self.scale.seeds[:1 if network.method == SURROGATE_METHOD else None]]

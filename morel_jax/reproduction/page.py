@@ -80,7 +80,7 @@ def _figure_2(data: Plain) -> Figure:
 
 
 def _figure_3(data: Plain) -> Figure:
-    """Similarities between features of attacked and of natural images; one map per method."""
+    """Similarities between features of attacked and natural images; one map per method."""
     figure = new_figure(3.4 * len(data), 3.4)
     axes = figure.subplots(1, len(data), squeeze=False)[0]
     for axis, (method, heat_map) in zip(axes, data.items(), strict=True):
@@ -110,7 +110,7 @@ def _figure_4(data: Plain) -> Figure:
 
 
 def _figure_of_study(rows: Sequence[Plain]) -> Figure:
-    """Accuracy under AutoAttack of a question's networks, one line each: every seed, their mean, its interval."""
+    """Accuracy under AutoAttack of a question's networks, one line each: seeds, their mean and its interval."""
     figure = new_figure(6.5, 0.8 + 0.26 * len(rows))
     axis = figure.subplots()
     for place, row in enumerate(rows):
@@ -125,14 +125,14 @@ def _figure_of_study(rows: Sequence[Plain]) -> Figure:
 
 
 def draw(report: Plain) -> dict[str, Figure]:
-    """{figure's number as text, or question of the study: matplotlib figure} of all figures in a report."""
+    """All figures of a report, by number as text or by question of the study."""
     functions = {"2": _figure_2, "3": _figure_3, "4": _figure_4}
     return ({number: functions[number](data) for number, data in report["figures"].items()}
             | {question: _figure_of_study(rows) for question, rows in report["study"].items()})
 
 
 def _captions(figures: Plain) -> dict[str, str]:
-    """{figure's number: what it shows, and what of it was measured}."""
+    """{figure's number: what it shows, with measured numbers}."""
     found = {}
 
     def volumes(data: Plain) -> str:
@@ -157,7 +157,7 @@ def _captions(figures: Plain) -> dict[str, str]:
 
 
 def _with_interval(number: Plain | None, style: str = ".2f") -> str:
-    """Text of an estimate as a report has it; empty for None."""
+    """Text of a report's estimate; empty for None."""
     if not number:
         return ""
     return f"{number['mean']:{style}}" + ("" if number["half"] is None else f" ± {number['half']:.2f}")
@@ -175,7 +175,7 @@ STUDY_HEADS = ("clean, %", "AutoAttack, %", "difference under AutoAttack, points
 
 
 def study_texts(row: Plain) -> list[str]:
-    """What a row of the study has under STUDY_HEADS."""
+    """A row of the study under STUDY_HEADS."""
     return [_with_interval(row["clean"]), _with_interval(row["autoattack"]), _with_interval(row["difference"], "+.2f"),
             row["against"] or "", *(f"{row[name]['mean']:.4g}" if row[name] else "" for name in STUDY_LOSSES)]
 
@@ -186,13 +186,13 @@ def _claim_texts(claim: Plain) -> list[str]:
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
-    """Lines of a Markdown table, cells as short as they are: some of the tables have fourteen columns."""
+    """Lines of a Markdown table, cells unpadded: some of the tables have fourteen columns."""
     lines = [f"| {' | '.join(map(str, row))} |" for row in [heads, *rows]]
     return ["", lines[0], "|---" * len(heads) + "|", *lines[1:]]
 
 
 def to_markdown(report: Plain) -> str:
-    """The report as Markdown; figures are links to the files beside it."""
+    """The report as Markdown, with links to the figures beside it."""
     lines = [f"# MOREL, reproduced: {report['scale']}, {report['variant']}", "",
              f"{report['title']}. Seeds {', '.join(map(str, report['seeds']))}. Each cell: ours, mean over seeds ± "
              "half of its 95 % confidence interval; in brackets the paper's number and the difference to it."]
@@ -219,12 +219,7 @@ def to_markdown(report: Plain) -> str:
 
 
 def to_html(report: Plain, images: Mapping[str, bytes]) -> str:
-    """The page.
-
-    Args:
-        report: what :func:`~morel_jax.reproduction.report.build` returned.
-        images: {figure's number: PNG bytes}.
-    """
+    """The page of what :func:`~morel_jax.reproduction.report.build` returned; ``images`` are PNG bytes by figure."""
     environment = jinja2.Environment(loader=jinja2.PackageLoader("morel_jax.reproduction", "."), autoescape=True,
                                      undefined=jinja2.StrictUndefined)
     environment.filters["interval"] = _with_interval
@@ -234,7 +229,7 @@ def to_html(report: Plain, images: Mapping[str, bytes]) -> str:
 
 
 def write(report: Plain, folder: Path) -> None:
-    """Writes ``report.json``, ``report.md``, ``report.html`` and the figures into ``folder``, a Path."""
+    """Writes ``report.json``, ``report.md``, ``report.html`` and the figures into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     images = {number: png(figure) for number, figure in draw(report).items()}
     files: dict[str, str | bytes] = {f"figure_{number}.png": content for number, content in images.items()}

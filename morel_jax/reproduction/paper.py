@@ -1,7 +1,7 @@
-"""The paper's tables and what its text claims of them, from two files, and how numbers compare with both.
+"""The paper's tables and the claims of its text, from two files, and how numbers compare with both.
 
-``tables.csv`` has one line per cell. ``claims.csv`` has one line per claim: ``margin`` in points, ``of`` all or of most
-pairs, the cells that are said to be above, and the ``others`` below them.
+``tables.csv`` has one line per cell. ``claims.csv`` has one line per claim: its ``margin`` in points, whether it is
+``of`` all or most pairs, the cells claimed to be higher, and the ``others``, claimed to be lower.
 """
 import csv
 import dataclasses
@@ -51,7 +51,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """All of it, as the command takes it: ``1/cifar10/resnet18/white-box/morel_mart/pgd20/best``."""
+        """As the command takes it: ``1/cifar10/resnet18/white-box/morel_mart/pgd20/best``."""
         return "/".join(map(str, dataclasses.astuple(self)))
 
 
@@ -62,7 +62,7 @@ def _rows(name: str) -> list[dict[str, str]]:
 
 @functools.cache
 def printed() -> dict[Cell, float | None]:
-    """{Cell: accuracy in percent as printed}, in the tables' order; None where the text at hand is illegible."""
+    """Accuracies in percent as printed, in the tables' order; None where the text at hand is illegible."""
     found = {}
     for row in _rows("tables.csv"):
         accuracy = row.pop("accuracy_pct")
@@ -74,7 +74,7 @@ def parse(name: str) -> Cell:
     """The Cell of a name like ``1/cifar10/resnet18/white-box/morel_mart/pgd20/best``.
 
     Raises:
-        ValueError: there is no such cell; the message lists the names that fit as far as possible.
+        ValueError: there is no such cell; the message lists the closest names.
     """
     cells = {cell.name: cell for cell in printed()}
     if name in cells:
@@ -109,7 +109,7 @@ class Estimate:
 
 
 def estimate(values: Sequence[float]) -> Estimate | None:
-    """:class:`Estimate` of a list of numbers, one per seed; None where there are none."""
+    """The estimate from numbers, one per seed; None where there are none."""
     if not values:
         return None
     count, half = len(values), None
@@ -120,23 +120,19 @@ def estimate(values: Sequence[float]) -> Estimate | None:
 
 
 def paired_difference(values: Mapping[int, float], others: Mapping[int, float]) -> Estimate | None:
-    """:class:`Estimate` of values - others over the seeds that both have; None where they share none.
-
-    Args:
-        values, others: {seed: number}.
-    """
+    """The estimate of values - others, by seed, over the seeds that both have; None where they share none."""
     return estimate([values[seed] - others[seed] for seed in sorted(values.keys() & others.keys())])
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What numbers say of a claim.
+    """How a claim compares with numbers.
 
     Attributes:
         verdict: ``holds``, ``fails``, or ``not measured`` where no pair has numbers.
-        met, measured, pairs: how many pairs are as claimed, have numbers, and there are.
+        met, measured, pairs: numbers of pairs that are as claimed, that have numbers, and in all.
         beyond_chance: how many of the measured differences are larger than their 95 % interval over seeds.
-        smallest, largest: differences, points; None where nothing is measured.
+        smallest, largest: differences in points; None where nothing is measured.
     """
     verdict: str
     met: int
@@ -152,11 +148,11 @@ class Claim:
     """A sentence of the paper, as comparisons between cells.
 
     Attributes:
-        text: what is said.
+        text: the claim.
         place: section of the paper.
-        pairs: ((Cell, Cell), ...): the first is said to be above the second.
-        margin: by at least so many points; "about 3 points" counts as met from 2.5 on.
-        most: whether it is said of most pairs; else of all.
+        pairs: ((Cell, Cell), ...): the first is claimed to be above the second.
+        margin: by at least this many points; "about 3 points" counts as met from 2.5 on.
+        most: whether it is claimed of most pairs; otherwise of all.
     """
     text: str
     place: str
@@ -165,11 +161,7 @@ class Claim:
     most: bool = False
 
     def check(self, values: Callable[[Cell], Mapping[int, float]]) -> Finding:
-        """:class:`Finding` of numbers, by their means over seeds.
-
-        Args:
-            values: Cell -> {seed: accuracy in percent}, empty where there are none.
-        """
+        """Compares with numbers, by their means over seeds: ``values(cell)`` is {seed: accuracy in percent}."""
         differences = [paired_difference(values(ours), values(other)) for ours, other in self.pairs]
         measured = [one for one in differences if one]
         means = [one.mean for one in measured]
@@ -189,7 +181,7 @@ def printed_values(cell: Cell) -> dict[int, float]:
 
 def _read_claim(row: Mapping[str, str]) -> Claim:
     fields = [field.name for field in dataclasses.fields(Cell) if field.name != "threat"]
-    cells = [cell for cell in printed()  # A field that the row leaves empty may be anything.
+    cells = [cell for cell in printed()  # An empty field of the row fits every cell.
              if all(not row[field] or str(getattr(cell, field)) in row[field].split() for field in fields)]
     pairs = [(cell, dataclasses.replace(cell, method=other)) for cell in cells
              for other in row["others"].replace("baseline", cell.method.removeprefix("morel_")).split()]

@@ -1,4 +1,4 @@
-"""The report of a reproduction in plain values: tables, figures' data and claims, ours beside the paper's."""
+"""The report of a reproduction in plain values: tables, data of figures, and claims, ours beside the paper's."""
 import dataclasses
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,19 +30,16 @@ QUESTIONS = {
     "batch": "How much of the gain is the batch size?",
     "scalarization": "Does it matter how the two losses are joined?",
 }
-# What a study's row shows of the training: losses before their weights, means over the last epoch's steps.
+# Losses in a row of the study: unweighted, means over the last epoch's steps.
 STUDY_LOSSES = ("cosine_loss", "contrastive_loss", "classification_loss")
 
 
 def build(reproduction: Reproduction) -> dict[str, Any]:
-    """What the report shows of the results in a folder; it does not depend on when or where they were made.
-
-    Args:
-        reproduction: :class:`~morel_jax.reproduction.trials.Reproduction`.
+    """The report of the results in a folder, which does not depend on when or where they were made.
 
     Returns:
-        dict of plain values: ``scale``, ``variant``, ``tables``, ``figures``, ``study``, ``claims``, ``variants``
-        (fields in which the two readings differ).
+        Plain values: ``scale``, ``variant``, ``tables``, ``figures``, ``study``, ``claims``, ``variants`` (fields in
+        which the two readings differ).
     """
     grid = reproduction.grid
     return {
@@ -58,7 +55,7 @@ def build(reproduction: Reproduction) -> dict[str, Any]:
 
 
 def _stand_ins(grid: Grid) -> dict[str, str | None]:
-    """{the paper's name of a data set or network: what stands for it here, or None}."""
+    """{the paper's data set or network: what stands for it here, or None}."""
     scale, found = grid.scale, {}
     for dataset, name in DATASET_NAMES.items():
         source = scale.sources.get(dataset)
@@ -114,7 +111,7 @@ def _best(trial: Trial) -> float | None:
 
 
 def _mean(values: Iterable[float | None]) -> dict[str, Any] | None:
-    """Estimate of the values that are there, as a dict; None where there are none."""
+    """Estimate from the values that are not None, as a dict; None where there are none."""
     return _dict(estimate([value for value in values if value is not None]))
 
 
@@ -133,14 +130,11 @@ def _curve(reproduction: Reproduction, networks: Mapping[Any, Network]) -> list[
 
 
 def hypervolume(points: Sequence[tuple[float, float]], reference: Sequence[float]) -> float:
-    """Area that a front of two losses dominates, both the smaller the better.
+    """Area that a front of two losses dominates; smaller losses are better.
 
     Args:
-        points: list of (L1, L2).
-        reference: the worst of both that still counts.
-
-    Returns:
-        float; 0 where no point is below the reference in both.
+        points: (L1, L2) of each.
+        reference: the worst value of each loss that still counts. The area is 0 where no point is below both.
     """
     area, ceiling = 0.0, reference[1]
     for first, second in sorted(points):
@@ -151,7 +145,7 @@ def hypervolume(points: Sequence[tuple[float, float]], reference: Sequence[float
 
 
 def _with_hypervolume(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
-    """Adds to each curve its hypervolume, all against the worst of both losses that any of them has."""
+    """Adds each curve's hypervolume; the reference is the worst value of each loss on any of them."""
     points = {name: [(one["representation_loss"]["mean"], one["classification_loss"]["mean"]) for one in curve]
               for name, curve in curves.items()}
     every = [point for own in points.values() for point in own]
@@ -178,7 +172,7 @@ def _figures(reproduction: Reproduction) -> dict[str, Any]:
 
 
 def _heat_map(reproduction: Reproduction, network: Network) -> dict[str, Any] | None:
-    """The map and its mean similarities: to the own image, and to others of the same and of other classes."""
+    """The map and its mean similarities: to an image's own copy, to others of its class, and to other classes."""
     found = reproduction.trials_of(network)[0].evaluation(SURROGATE_CHECKPOINT, HEAT_MAP).heat_map()
     if found is None:
         return None
@@ -190,11 +184,10 @@ def _heat_map(reproduction: Reproduction, network: Network) -> dict[str, Any] | 
 
 
 def _question(reproduction: Reproduction, lines: Mapping[str, Compared]) -> list[dict[str, Any]]:
-    """Rows of a question: each network's accuracies, clean and under AutoAttack, and how far it is from another's.
+    """Rows of a question: each network's accuracies, clean and under AutoAttack, and the difference to another's.
 
-    A row is {"label", "against", "of_seeds", "clean", "autoattack", "difference"} and STUDY_LOSSES: the difference is
-    of AutoAttack's accuracies and paired by seed, ``of_seeds`` has AutoAttack's for each seed, a loss is a mean over
-    seeds.
+    A row is {"label", "against", "of_seeds", "clean", "autoattack", "difference"} and STUDY_LOSSES. ``of_seeds`` has
+    the accuracy under AutoAttack for each seed, of which the difference is paired by seed; a loss is a mean over seeds.
     """
     clean, robust = ({label: reproduction.accuracies(line.network, STUDY_CHECKPOINT, "autoattack", column)
                       for label, line in lines.items()} for column in ("clean", "autoattack"))
@@ -227,7 +220,7 @@ def _percent(value: float | None) -> str:
 
 
 def explain(reproduction: Reproduction, cell: Cell) -> str:
-    """Text: a cell's numbers, and for each trial its folder, commit, config and how it was evaluated."""
+    """Text on a cell: its numbers, and for each trial its folder, commit, config and evaluation."""
     grid, (name, column) = reproduction.grid, protocol(cell)
     lines = [f"cell       {cell.name}", f"paper      {_percent(printed()[cell])}"]
     network = grid.network(cell)

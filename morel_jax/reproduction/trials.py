@@ -1,4 +1,4 @@
-"""What a request for tables and figures takes, and what of it is in the reproduction's folder."""
+"""The runs and evaluations that tables and figures need, and which of them the reproduction's folder has."""
 import dataclasses
 import os
 import zipfile
@@ -13,6 +13,7 @@ from morel_jax.evaluation.summary import read_summary
 from morel_jax.files import DamagedFileError, local_path
 from morel_jax.reproduction.grid import SURROGATE_METHOD, Family, Grid, Network, protocol
 from morel_jax.reproduction.paper import Cell, printed
+from morel_jax.training.members import Member
 from morel_jax.training.saved import CheckpointError, load_record
 from morel_jax.training.workdir import load_config, load_divergence, open_sweep, write_metrics
 
@@ -23,15 +24,9 @@ _REMEDY = "Delete it, and give the command again."
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One network trained with one seed.
-
-    Attributes:
-        network: :class:`~morel_jax.reproduction.grid.Network`.
-        member: :class:`~morel_jax.training.members.Member`, with the run's config.
-        folder: of the run.
-    """
-    network: Any
-    member: Any
+    """One network trained with one seed; ``member`` has the run's config, ``folder`` is the run's."""
+    network: Network
+    member: Member
     folder: Path
 
     @property
@@ -39,7 +34,7 @@ class Trial:
         return self.member.config.seed
 
     def history(self) -> list[dict[str, Any]]:
-        """One dict per epoch, from the newest ``last``; empty where nothing was trained yet."""
+        """One dict per epoch, from the newest ``last``; empty where nothing has been trained yet."""
         try:
             return load_record(self.folder, "last")["history"]
         except FileNotFoundError:
@@ -51,13 +46,13 @@ class Trial:
         return diverged and diverged["step"]
 
     def is_trained(self) -> bool:
-        """Whether nothing is left to train: its ``last`` is that of the last epoch, or it diverged."""
+        """Whether nothing is left to train: ``last`` is of the last epoch, or the run diverged."""
         if self.diverged_at() is not None:
             return True
         try:
             return len(self.history()) == self.member.config.epochs
         except CheckpointError:
-            return False  # The run resumes from the checkpoint before.
+            return False  # The run resumes from an earlier checkpoint.
 
     def evaluation(self, checkpoint: str, name: str) -> "Evaluation":
         """The :class:`Evaluation` of a checkpoint by a protocol."""
@@ -66,14 +61,7 @@ class Trial:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """A protocol applied to one checkpoint of a trial.
-
-    Attributes:
-        trial: :class:`Trial`.
-        checkpoint: ``best`` or ``last``.
-        protocol: of ``PROTOCOLS``, or ``heat_map``.
-        folder: of the results.
-    """
+    """A protocol, of ``PROTOCOLS`` or ``heat_map``, applied to a trial's checkpoint ``best`` or ``last``."""
     trial: Trial
     checkpoint: str
     protocol: str
@@ -81,11 +69,11 @@ class Evaluation:
 
     @property
     def path(self) -> Path:
-        """The file that holds the result once it is there."""
+        """The file of the result."""
         return self.folder / ("heat_map.npz" if self.protocol == HEAT_MAP else "summary.json")
 
     def is_done(self) -> bool:
-        """Whether the result is there."""
+        """Whether there is a result."""
         return self.path.exists()
 
     def accuracy(self, column: str) -> float | None:
@@ -113,10 +101,9 @@ class Reproduction:
     """The families that a request needs, and the evaluations of their trials.
 
     Args:
-        grid: :class:`~morel_jax.reproduction.grid.Grid`.
         root: folder of all reproductions; each scale and variant has a folder there.
         tables, figures: their numbers.
-        study: whether the questions that the paper leaves open are asked too.
+        study: whether to include the questions that the paper leaves open.
     """
 
     def __init__(self, grid: Grid, root: str | os.PathLike, tables: Iterable[int], figures: Iterable[int],
@@ -125,7 +112,7 @@ class Reproduction:
         self.tables, self.figures, self.study = tuple(tables), tuple(figures), study
         self._wanted = self._find_wanted()
         families = [family for family in grid.families if any(network in self._wanted for network in family.networks)]
-        # The networks that attacks are crafted on come first: the others' evaluations wait for them.
+        # Surrogates come first: the other networks' evaluations wait for them.
         self.families = sorted(families, key=lambda family: family.networks[0].method != SURROGATE_METHOD)
         self._trials: dict = {}
 
@@ -162,7 +149,7 @@ class Reproduction:
         return [trial for trial in self.trials(self.grid.family(network)) if trial.network == network]
 
     def evaluations(self, family: Family) -> list[Evaluation]:
-        """All evaluations that the request needs of a family's trials, except of those that diverged."""
+        """The evaluations that are needed of a family's trials, except those that diverged."""
         first_seed = self.grid.scale.seeds[0]
         return [trial.evaluation(checkpoint, name) for trial in self.trials(family)
                 for checkpoint, name in self._wanted.get(trial.network, ())
@@ -177,9 +164,9 @@ class Reproduction:
         return self.families[number - 1::count]
 
     def check_trained(self, family: Family) -> None:
-        """Checks the files of a family's trained runs that no later step reads.
+        """Checks those files of a family's trained runs that no later step reads.
 
-        Each run's ``metrics.jsonl`` is written again where it differs from the history in the checkpoint.
+        A ``metrics.jsonl`` that differs from the history in the checkpoint is written again.
 
         Raises:
             DamagedFileError: a ``config.json``, or the ``sweep.json`` of several runs, is damaged.
@@ -192,15 +179,15 @@ class Reproduction:
         for trial in trials:
             load_config(trial.folder)
             history = trial.history()
-            if history:  # Not so where the first epoch diverged.
+            if history:  # There is none where the first epoch diverged.
                 write_metrics(trial.folder, history)
 
     def values(self, cell: Cell) -> dict[int, float]:
-        """{seed: accuracy in percent} of a cell, of the trials that are evaluated; empty where there are none."""
+        """{seed: accuracy in percent} of a cell's evaluated trials; empty where there are none."""
         network = self.grid.network(cell)
         return self.accuracies(network, cell.checkpoint, *protocol(cell)) if network else {}
 
     def accuracies(self, network: Network, checkpoint: str, name: str, column: str) -> dict[int, float]:
-        """{seed: accuracy in percent} in a column of a protocol's summaries, of the trials that are evaluated."""
+        """{seed: accuracy in percent} of a network's evaluated trials, from a column of a protocol's summaries."""
         found = {trial.seed: trial.evaluation(checkpoint, name).accuracy(column) for trial in self.trials_of(network)}
         return {seed: 100 * accuracy for seed, accuracy in found.items() if accuracy is not None}

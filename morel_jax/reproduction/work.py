@@ -1,4 +1,4 @@
-"""What a reproduction still misses: training its families, evaluating their trials, and what that will cost."""
+"""The remaining work of a reproduction: training its families, evaluating their trials, and an estimate of the cost."""
 import dataclasses
 import io
 import sys
@@ -31,7 +31,7 @@ from morel_jax.training.step import train_step
 # The images of Figure 3 are drawn with this seed.
 _HEAT_MAP_SEED = 0
 # Forward passes per image of each protocol; a pass with gradient counts as three. Only images that withstand the
-# iterative attacks take all of their steps: this fraction of them is a guess.
+# iterative attacks take all of their steps; their fraction is a guess.
 _GRADIENT, _WITHSTAND = 3, 0.5
 _PASSES = {
     "paper": _GRADIENT * (1 + 20 + 100 + 10),
@@ -43,10 +43,7 @@ _MEASURED_STEPS = 3
 
 
 def carry_out(reproduction: Reproduction, families: Iterable[Family], progress: bool = True) -> list[Evaluation]:
-    """Trains and evaluates what ``families`` still miss, in their order.
-
-    Returns:
-        list of Evaluation that wait for a surrogate of another shard.
+    """Trains and evaluates what ``families`` lack, in order; returns the evaluations that wait for another shard.
 
     Raises:
         DamagedFileError, FileNotFoundError, ValueError: see ``Reproduction.check_trained``; and what
@@ -96,14 +93,10 @@ def _evaluate(reproduction: Reproduction, wanted: Evaluation, progress: bool) ->
 
 
 def write_heat_map(wanted: Evaluation, count: int) -> None:
-    """Cosine similarities between the features of attacked and of natural images, into ``heat_map.npz``.
+    """Writes cosine similarities between features of ``count`` attacked and natural images into ``heat_map.npz``.
 
     ``similarity`` is float32[count, count], one row per attacked image and one column per natural one, both ordered by
-    class; ``labels`` is int32[count]. The images are drawn at random, the attack is that of ``config.validation``.
-
-    Args:
-        wanted: :class:`~morel_jax.reproduction.trials.Evaluation`.
-        count: of images.
+    class; ``labels`` is int32[count]. The images are drawn at random; the attack is that of ``config.validation``.
     """
     model, variables, config, dataset = load_variables(wanted.trial.folder, wanted.checkpoint)
     logits_fn, test = as_logits_fn(model, variables), dataset.test
@@ -126,13 +119,13 @@ def write_heat_map(wanted: Evaluation, count: int) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Remaining:
-    """What a family still needs.
+    """The remaining work of a family.
 
     Attributes:
         family: its name.
-        trials: that are not trained to their end.
-        steps: of them all, together.
-        train_flops, evaluate_flops: FLOPs of those steps, and of the evaluations that are missing.
+        trials: number of trials that are not fully trained.
+        steps: their remaining steps, in all.
+        train_flops, evaluate_flops: FLOPs of those steps, and of the missing evaluations.
     """
     family: str
     trials: int
@@ -142,7 +135,7 @@ class Remaining:
 
 
 def remaining(reproduction: Reproduction, family: Family) -> Remaining:
-    """:class:`Remaining` of a family; nothing is compiled or measured."""
+    """The remaining work of a family; nothing is compiled or measured."""
     config = reproduction.grid.base(family)
     blank = setup(config, blank=True)
     untrained = [trial for trial in reproduction.trials(family) if not trial.is_trained()]
@@ -163,7 +156,7 @@ def _step_flops(blank: Setup) -> float:
 
 
 def measure_flops_per_second(config: ConfigDict) -> float:
-    """The speed of the steps of a config's run, once compiled; takes the data set's shape, not its content."""
+    """The speed of a config's compiled steps; needs the data set's shape, not its content."""
     blank, placement = setup(config, blank=True), Sharded(build_layout(config))
     (state,) = placement.new_states(blank, [config.seed], INITIAL)
     totals, key = placement.totals([blank.no_totals]), placement.keys([config.seed], STEP)
@@ -183,7 +176,7 @@ def measure_flops_per_second(config: ConfigDict) -> float:
 
 
 def describe_cost(reproduction: Reproduction, families: Iterable[Family]) -> str:
-    """A table, for people, of the FLOPs and hours that families still need; each network's step is measured once."""
+    """A table of the FLOPs and hours of the remaining work; the step of each architecture is measured once."""
     rows, speeds, total = [], {}, 0.0
     for family in families:
         left = remaining(reproduction, family)
