@@ -29,7 +29,7 @@ class Archive:
     Attributes:
         url: its address; the last part is the file's name.
         sha256: its published SHA-256, hexadecimal.
-        content_sha256: SHA-256 of the content of a gzip file that others publish compressed anew; or empty.
+        content_sha256: SHA-256 of the content of a gzip file that others publish recompressed; or empty.
     """
     url: str
     sha256: str
@@ -47,13 +47,11 @@ class Reader:
 
     Attributes:
         name: by which it is loaded.
-        archives: what it is read from.
         image_shape: (h, w, c) of one image.
         num_train, num_test: numbers of images.
-        num_classes: number of classes.
-        read: list of the archives' paths -> (class names, {"train": (images, labels), "test": (images, labels)});
+        read: the archives' paths -> (class names, {"train": (images, labels), "test": (images, labels)});
             images is an iterable of uint8[h, w, c], labels an integer array with one value per image.
-        test_split: the publishers' name of the split to judge on.
+        test_split: the publishers' name of the split to evaluate on.
     """
     name: str
     archives: tuple[Archive, ...]
@@ -69,7 +67,7 @@ def gunzip(path: Path) -> bytes:
     """The content of a gzip file.
 
     Raises:
-        ValueError: the file is damaged, or holds more than any archive here; names the file.
+        ValueError: the file is damaged, or larger than any archive here; names the file.
     """
     with reading(path, "is not a whole gzip file"), gzip.open(path) as file:
         content = file.read(_MOST_CONTENT + 1)
@@ -87,7 +85,7 @@ def check(path: Path, archive: Archive) -> None:
     """Checks an archive that the user brought.
 
     Raises:
-        ValueError: neither its own SHA-256 nor that of its content is right; names file, expected and got.
+        ValueError: neither its SHA-256 nor that of its content is right; names file, expected and got.
     """
     got, content = _sha256(path), archive.content_sha256
     with contextlib.suppress(ValueError):  # Of a file that is no gzip.
@@ -100,21 +98,18 @@ def check(path: Path, archive: Archive) -> None:
 
 def obtain(name: str, archives: Sequence[Archive], downloads: Path, scratch: Path,
            archive_dir: Path | None = None) -> list[Path]:
-    """The files of archives: the user's own, else those downloaded before, else downloaded now.
+    """The files of archives, with the declared SHA-256: the user's own, those downloaded before, or downloaded now.
 
     Args:
         downloads: the folder in which downloads are kept.
         scratch: an empty folder on the same file system, for downloads under way; empty again at the end.
-        archive_dir: the user's folder, or None.
-
-    Returns:
-        One path per archive; every file has a SHA-256 that was declared.
+        archive_dir: the user's folder.
 
     Raises:
         NotADirectoryError: `archive_dir` is no folder.
         ValueError: a file has another SHA-256; names file, expected and got.
-        FileNotFoundError: an archive cannot be downloaded; names files, addresses, reasons and what to do. A network
-            that cannot be reached is found out within `PROBE_SECONDS`.
+        FileNotFoundError: an archive cannot be downloaded; names files, addresses, reasons and what to do. An
+            unreachable network is detected within `PROBE_SECONDS`.
     """
     if archive_dir is not None and not archive_dir.is_dir():
         raise NotADirectoryError(f"archive_dir must be a folder with {', '.join(one.file for one in archives)}; "
@@ -151,7 +146,7 @@ def _download(name: str, archives: Sequence[Archive], downloads: Path, scratch: 
 
 
 def _require_reachable(name: str, archives: Sequence[Archive]) -> None:
-    """Finds out within `PROBE_SECONDS` in all what a download would wait for much longer."""
+    """Detects within `PROBE_SECONDS` what a download would wait for much longer."""
     reasons: dict[Archive, str | None] = dict.fromkeys(archives, f"no answer in {PROBE_SECONDS:g} s")
 
     def probe(archive: Archive) -> None:

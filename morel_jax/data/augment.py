@@ -15,7 +15,6 @@ def crop_and_flip(keys: Keys, images: Images, padding: int = 4, flip: bool = Tru
     """Random crop of the zero-padded image, at its own size, then a random horizontal flip.
 
     Args:
-        images: of any dtype, which is kept.
         padding: pixels of zeros added on each side before the crop; 0 for no crop.
         flip: mirror each image with probability 1/2.
 
@@ -40,9 +39,8 @@ def cutmix(keys: Keys, images: Images, alpha: ArrayLike) -> tuple[Images, Int32[
     """Images with a rectangle from another image of the batch, the one half a batch further on.
 
     Args:
-        images: of any dtype.
-        alpha: of the Beta distribution from which the share of an image that stays is drawn; may be traced. The
-            rectangle takes the rest of the area. It has the image's proportions and a random centre, and is cut off at
+        alpha: of the Beta distribution that the share of an image that stays is drawn from; may be traced. The
+            rectangle takes the rest of the area. It has the image's proportions and a random centre, and is clipped at
             the border.
 
     Returns:

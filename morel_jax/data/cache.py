@@ -1,8 +1,8 @@
-"""Decoded data sets on disk: .npy files, memory-mapped at the next start, with hashes that prove them.
+"""Decoded data sets on disk: .npy files, memory-mapped, with hashes that show damage.
 
 An entry is a folder with the images and labels of both splits, `entry.json`, and the checksums of these files
-(`morel_jax.manifest`). It is built under another name beside its place and renamed, so a reader sees a whole entry or
-none. The cache may be deleted at any time.
+(`morel_jax.manifest`). It is built under another name and then renamed, so a reader sees a whole entry or none. The
+cache may be deleted at any time.
 """
 import contextlib
 import fcntl
@@ -25,16 +25,14 @@ from morel_jax import manifest
 from morel_jax.data.dataset import Dataset, Split
 from morel_jax.files import read_json
 
-_FORMAT = 3  # Counts changes in what entries hold; those of another format have other names.
+_FORMAT = 3  # Counts changes in the content of entries; it is part of their names.
 _RECORD = "entry.json"
 _logger = logging.getLogger(__name__)
 
 
 def default_dir() -> Path:
-    """`$XDG_CACHE_HOME/morel_jax`, by default `~/.cache/morel_jax`.
-
-    The variable is taken only where it is absolute, as the XDG base directory specification has it.
-    """
+    """`$XDG_CACHE_HOME/morel_jax` if that variable is absolute, as XDG's specification asks; or
+    `~/.cache/morel_jax`."""
     home = os.environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(home):
         return Path(home) / "morel_jax"
@@ -46,35 +44,25 @@ def default_dir() -> Path:
 
 
 def place(cache_dir: Path, name: str, source: Any) -> Path:
-    """The folder of an entry.
-
-    Args:
-        source: JSON value that says what the entry is made from; another one gives another folder.
-
-    Returns:
-        Its path, whose name tells people the data set, and programs the source.
-    """
+    """The folder of an entry, named after the data set and ``source``, a JSON value that says what it is made from."""
     digest = hashlib.sha256(json.dumps([_FORMAT, name, source], sort_keys=True).encode()).hexdigest()[:16]
     return cache_dir / "decoded" / f"{re.sub(r'[^A-Za-z0-9._-]', '-', name)}-{digest}"
 
 
 def load(name: str, folder: Path, fill: Callable[[Path], Sequence[str]]) -> Dataset:
-    """Reads an entry; makes it first where there is none, or a damaged one, which is reported.
+    """Reads an entry, with memory-mapped, read-only arrays; makes it first if it is missing or (reported) damaged.
 
-    Size and hash of every file are checked (0.1 to 0.5 s for CIFAR-10's 184 MB). Where several processes make one
-    entry, the first one's stands.
+    Size and hash of every file are checked (0.1 to 0.5 s for CIFAR-10's 184 MB). If several processes make one entry,
+    the first one's is kept.
 
     Args:
         folder: what `place` returned.
         fill: function of an empty folder that writes `train_images.npy`, `train_labels.npy`, `test_images.npy` and
             `test_labels.npy` into it, and returns the names of the classes.
 
-    Returns:
-        Dataset with memory-mapped, read-only arrays.
-
     Raises:
-        TypeError, ValueError: what `fill` wrote makes no Dataset; the cache stays as it was.
-        OSError: the cache cannot be written; names the setting. Or what was written cannot be read.
+        TypeError, ValueError: what `fill` wrote is no Dataset; the cache stays as it was.
+        OSError: the cache cannot be written, and the message names the setting; or what was written cannot be read.
     """
     found, fault = _read(name, folder)
     if fault:
@@ -107,18 +95,18 @@ def _read(name: str, folder: Path) -> tuple[Dataset | None, str | None]:
         return None, f"{fault}."
     try:
         return _dataset(name, folder), None
-    except Exception as error:  # Of many kinds can come of what was altered and hashed again.
+    except Exception as error:  # Of many kinds, where files were altered and hashed again.
         return None, str(error).partition("\n")[0] or type(error).__name__
 
 
 def _put(name: str, fresh: Path, folder: Path) -> None:
-    """Gives a new entry its place, unless another process's entry has it."""
+    """Moves a new entry to its place, unless another process's entry is there."""
     if _read(name, folder)[0] is not None:
         return
     damaged = fresh.with_suffix(".old.scratch")
     with contextlib.suppress(FileNotFoundError):
         folder.rename(damaged)
-    shutil.rmtree(damaged, ignore_errors=True)  # Before the new one is there, as nobody looks for it afterwards.
+    shutil.rmtree(damaged, ignore_errors=True)  # Before the new one is in place, as nobody looks for it afterwards.
     try:
         fresh.rename(folder)
     except OSError:
@@ -130,8 +118,8 @@ def _put(name: str, fresh: Path, folder: Path) -> None:
 def scratch(place: Path) -> Iterator[Path]:
     """A new folder beside ``place``, removed when the ``with`` block ends.
 
-    It is locked while it is in use, and a lock ends with its process. So the folders that killed processes left beside
-    ``place`` are known, and removed too.
+    It is locked while it is in use, and a lock ends with its process. So folders that killed processes left beside
+    ``place`` are recognised, and removed too.
 
     Raises:
         OSError: it cannot be made; the message names the setting.
@@ -159,10 +147,10 @@ def scratch(place: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _locked(folder: Path, flags: int = 0) -> Iterator[bool]:
-    """Locks a folder while the ``with`` block lasts; yields whether it could.
+    """Locks a folder during the ``with`` block; yields whether it could.
 
-    It cannot where the folder is in use (with ``LOCK_NB``; else this waits) or gone, or on a file system without such
-    locks. There nothing is known of other processes, so nothing of theirs is removed.
+    It cannot if the folder is in use (with ``LOCK_NB``; otherwise this waits) or gone, or on a file system without such
+    locks, where nothing is known of other processes, so nothing of theirs is removed.
     """
     with contextlib.ExitStack() as held:
         try:
@@ -177,17 +165,10 @@ def _locked(folder: Path, flags: int = 0) -> Iterator[bool]:
 
 def write_images(path: Path, images: Iterable[UInt8[np.ndarray, "h w c"]], count: int, where: str,
                  ) -> UInt8[np.memmap, "count h w c"]:
-    """Writes images into a .npy file one at a time, through a memory map: Tiny-ImageNet takes 1.2 GB.
-
-    Args:
-        images: `count` of them.
-        where: what an error names.
-
-    Returns:
-        The writable memory map.
+    """Writes ``count`` images into a .npy file through a memory map, which it returns: Tiny-ImageNet takes 1.2 GB.
 
     Raises:
-        ValueError: there is no image, or there are several shapes.
+        ValueError: there is no image, or there are several shapes; the message names ``where``.
     """
     array = None
     for row, image in zip(range(count), images, strict=True):

@@ -1,4 +1,4 @@
-"""What every source of images comes to: two splits of unsigned bytes with integer labels."""
+"""The form that every source of images takes: two splits of unsigned bytes with integer labels."""
 import dataclasses
 from typing import Any
 
@@ -65,8 +65,7 @@ class Dataset:
 
     Attributes:
         name: the name it was loaded by.
-        train: Split to train on.
-        test: Split to judge on; same image shape as `train`.
+        train, test: splits to train and to evaluate on, of one image shape.
         num_classes: number of classes; every label is below it.
         class_names: one name per class, in the order of the labels.
 
@@ -99,7 +98,7 @@ class Dataset:
                              f"got {len(self.class_names)}.")
 
     def record(self) -> dict[str, Any]:
-        """What a run's folder keeps of it: a dict for JSON."""
+        """What a run's folder records of it: a dict for JSON."""
         return {"name": self.name, "image_shape": list(self.image_shape), "num_classes": self.num_classes,
                 "class_names": list(self.class_names), "train_images": len(self.train), "test_images": len(self.test)}
 

@@ -14,13 +14,7 @@ FILE = "fashion_mnist_small.xz"
 
 
 def unpack(packed: bytes) -> tuple[Split, Split]:
-    """Reads the embedded file's form: xz around four IDX arrays, train images and labels, then test images and labels.
-
-    Args:
-        packed: the file's content.
-
-    Returns:
-        (train, test), whose arrays are read-only.
+    """(train, test), read-only, of the embedded file's content: xz around four IDX arrays, images and labels of each.
 
     Raises:
         lzma.LZMAError: the bytes are damaged; xz checks its own SHA-256.
@@ -37,13 +31,10 @@ def unpack(packed: bytes) -> tuple[Split, Split]:
 
 @functools.cache
 def load() -> Dataset:
-    """The embedded part of Fashion-MNIST.
+    """The embedded part of Fashion-MNIST, read-only and the same object at every call.
 
-    10,000 training and 2,000 test images, uint8[n, 28, 28, 1], 1,000 and 200 of each of the 10 classes,
-    chosen from Fashion-MNIST's own training and test split and left in its order.
-
-    Returns:
-        Read-only arrays; the same object at every call.
+    10,000 training and 2,000 test images, uint8[n, 28, 28, 1], 1,000 and 200 of each of the 10 classes, chosen from
+    Fashion-MNIST's own training and test split and left in its order.
 
     Source: Fashion-MNIST, arXiv:1708.07747; MIT licence, in `fashion_mnist_small.LICENSE` beside the images.
     """

@@ -1,4 +1,4 @@
-"""Images beside a data set's own, such as synthetic ones."""
+"""Images in addition to a data set's own, such as synthetic ones."""
 import math
 import os
 import zipfile
@@ -13,16 +13,9 @@ _DENSEST, _SMALL = 100, 2**26
 
 
 def load_extra(path: str | os.PathLike, like: Split, num_classes: int) -> Split:
-    """Extra training images from an ``.npz`` file with ``image`` uint8[n, h, w, c] and ``label`` int[n].
+    """The images of ``like``, followed by those of an ``.npz`` file with ``image`` uint8[n, h, w, c], ``label`` int[n].
 
-    That is the layout in which the generated images of Gowal et al. (arXiv:2110.09468) are published.
-
-    Args:
-        like: whose image shape they must have.
-        num_classes: every label must be below it.
-
-    Returns:
-        The images of ``like``, followed by the extra ones.
+    The generated images of Gowal et al. (arXiv:2110.09468) are published in that layout.
 
     Raises:
         FileNotFoundError: no such file.
@@ -35,7 +28,7 @@ def load_extra(path: str | os.PathLike, like: Split, num_classes: int) -> Split:
         names = [name.removesuffix(".npy") for name in archive.namelist()]
         if not {"image", "label"} <= set(names):
             raise ValueError(f"{path} must hold arrays image and label; got {', '.join(names)[:200]}.")
-        # Types and shapes before any array takes memory: a header may claim what it likes.
+        # Types and shapes are checked before any array takes memory, as a header may claim anything.
         shape, dtype = _header(archive, "image.npy")
         if dtype != np.uint8 or len(shape) != 4 or shape[1:] != like.images.shape[1:]:
             raise ValueError(f"image in {path} must be uint8[n, {', '.join(map(str, like.images.shape[1:]))}]; "

@@ -1,4 +1,4 @@
-"""Image-label data sets that TFDS has prepared on disk in ArrayRecord form, whichever they are."""
+"""Any image-label data set that TFDS has prepared on disk in ArrayRecord form."""
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ from morel_jax.data import cache
 from morel_jax.files import local_path, read_json, reading
 
 _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
-_MOST_PIXELS = 2**22  # Of one image; a few bytes can claim a hundred times more, which Pillow would take memory for.
+_MOST_PIXELS = 2**22  # Of one image; a few bytes can claim a hundred times more, and Pillow would allocate it.
 _CHUNK = 512  # Examples decoded at a time; ArrayRecord reads a list of rows faster than one by one.
 
 
@@ -20,21 +20,18 @@ def _is_version_folder(folder: Path) -> bool:
 
 
 def _versions(folder: Path) -> dict[tuple[int, ...], Path]:
-    """{(major, minor, patch): folder} of the data sets prepared right in a folder."""
+    """{(major, minor, patch): folder} of the data sets prepared directly in a folder."""
     return {tuple(map(int, match.groups())): path for path in folder.glob("*")
             if (match := _VERSION.fullmatch(path.name)) and _is_version_folder(path)}
 
 
 def find(name: str, data_dir: str | os.PathLike) -> Path | None:
-    """Finds the folder in which TFDS prepared a data set.
+    """Finds the folder in which TFDS prepared a data set, or None.
 
     Args:
-        name: as in TFDS: "svhn_cropped", "mnist_corrupted/shot_noise", or with ":1.0.0" for one version; else the
-            newest is taken.
+        name: as in TFDS: "svhn_cropped", "mnist_corrupted/shot_noise", or with ":1.0.0" for one version; by default
+            the newest.
         data_dir: folder that holds `name/[config/]version`, or is such a version's folder itself.
-
-    Returns:
-        The folder, or None.
 
     Raises:
         ValueError: `data_dir` is a version's folder of another data set, or holds several configs and none is named.
@@ -65,22 +62,19 @@ def fingerprint(folder: Path) -> list:
 
 
 def decode(folder: Path, output: Path, test_split: str | None = None) -> list[str]:
-    """Decodes the train and the test split of a prepared data set into .npy files.
+    """Decodes the train and test split of a prepared data set into .npy files; returns the classes' names.
 
     Rows are in stored order, or ordered by the feature `id` where the data set has one of text. CIFAR's restores the
-    archive's order where TFDS's official builder shuffled it.
+    archive's order, which TFDS's official builder shuffled.
 
     Args:
         folder: what `find` returned.
         output: folder for `train_images.npy`, `train_labels.npy`, `test_images.npy`, `test_labels.npy`.
-        test_split: name of the split to judge on; by default `test`, or else `validation`.
-
-    Returns:
-        The classes' names.
+        test_split: name of the split to evaluate on; by default `test`, or else `validation`.
 
     Raises:
-        ValueError: not in ArrayRecord form; no single image and label feature; images not uint8, or of several shapes;
-            a split is missing. The message names what there is.
+        ValueError: it is not in ArrayRecord form, has no single image and label feature, images that are not uint8 or
+            of several shapes, or lacks a split. The message names what there is.
     """
     import absl.logging
     import PIL.Image
@@ -107,17 +101,10 @@ def decode(folder: Path, output: Path, test_split: str | None = None) -> list[st
 
 
 def sizes(folder: Path, test_split: str | None = None) -> tuple[int, int, tuple[int, int, int], int]:
-    """What a prepared data set's metadata say of its arrays.
-
-    Args:
-        folder: what `find` returned.
-        test_split: as in `decode`.
-
-    Returns:
-        (training images, test images, (h, w, c), classes).
+    """(training images, test images, (h, w, c), classes) from a prepared data set's metadata; arguments as in `decode`.
 
     Raises:
-        ValueError: as `decode` for features and splits; or only the images tell their shape.
+        ValueError: as `decode` for features and splits; or the metadata do not give the images' shape.
     """
     with reading(folder, "holds no data set that can be read"):
         builder, image_key, label_key, splits = _open(folder, test_split)
@@ -131,7 +118,7 @@ def sizes(folder: Path, test_split: str | None = None) -> tuple[int, int, tuple[
 
 def _open(folder: Path, test_split: str | None) -> tuple[Any, str, str, dict[str, str]]:
     """(TFDS's builder, image key, label key, {"train": split, "test": split}), after checking the metadata."""
-    import tensorflow_datasets as tfds  # Takes a second, and a start from the cache needs none of it.
+    import tensorflow_datasets as tfds  # Takes a second, and a start from the cache does not need it.
 
     builder = tfds.builder_from_directory(folder)
     info, F = builder.info, tfds.features
@@ -152,7 +139,7 @@ def _open(folder: Path, test_split: str | None) -> tuple[Any, str, str, dict[str
     if features[image_key].np_dtype != np.uint8:
         raise ValueError(f"The images in {folder} must be uint8; got {np.dtype(features[image_key].np_dtype)}.")
     label_key = key_of(F.ClassLabel, "label", 1)
-    # The metadata may claim no more than the folder can hold, before any memory is taken on their word.
+    # Checked before any memory is allocated: the metadata may claim no more than the folder can hold.
     size = sum(path.stat().st_size for path in folder.iterdir())
     claims = {f"images in the split {name!r}": split.num_examples for name, split in info.splits.items()}
     for name, number in (claims | {"classes": features[label_key].num_classes}).items():
@@ -162,7 +149,7 @@ def _open(folder: Path, test_split: str | None) -> tuple[Any, str, str, dict[str
 
 
 def _splits(folder: Path, available: Mapping[str, Any], test_split: str | None) -> dict[str, str]:
-    """{"train": split, "test": split} out of the names that there are."""
+    """{"train": split, "test": split} out of the available names."""
     names = ", ".join(available) or "none"
     if "train" not in available:
         raise ValueError(f"The data set in {folder} must have a split 'train'; it has {names}.")

@@ -8,7 +8,7 @@ def epoch_order(key: Key[Array, ""], epoch: int, count: int, batch_size: int, ex
                 extra_share: float = 0.0) -> Int32[np.ndarray, "steps batch_size"]:
     """The examples of an epoch's batches.
 
-    The data set's own images are taken in one permutation, extra images in as many as it takes. Both depend on key and
+    The data set's own images are taken in one permutation, extra images in as many as needed. Both depend on key and
     epoch alone. Without extra images the last, incomplete batch is dropped.
 
     Args:

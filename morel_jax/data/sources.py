@@ -20,43 +20,37 @@ def load(name: str, data_dir: StrPath | None = None, archive_dir: StrPath | None
          cache_dir: StrPath | None = None, test_split: str | None = None) -> Dataset:
     """Loads a data set of images and labels.
 
-    | name | from | train | test | image |
-    |---|---|---|---|---|
-    | `fashion_mnist_small` | this package | 10,000 | 2,000 | 28x28x1 |
-    | `fashion_mnist` | four .gz files, 31 MB | 60,000 | 10,000 | 28x28x1 |
-    | `cifar10`, `cifar100` | one .tar.gz file, 170 MB | 50,000 | 10,000 | 32x32x3 |
-    | `tiny_imagenet` | one .zip file, 248 MB | 100,000 | 10,000 (its `val`) | 64x64x3 |
-    | any other | `data_dir`, where TFDS prepared it in ArrayRecord form | | | |
+    `fashion_mnist_small` comes with this package. The modules of `morel_jax.data.readers` declare `fashion_mnist`,
+    `cifar10`, `cifar100` and `tiny_imagenet`: archives, sizes and shapes. Any other data set is read from `data_dir`,
+    where TFDS prepared it in ArrayRecord form.
 
-    Archives are taken from `archive_dir`, or else downloaded to `cache_dir/downloads`. Every archive must have its
-    published SHA-256, which its reader in `morel_jax.data.readers` declares. Fashion-MNIST's may instead be compressed
-    anew, as in Debian's package `dataset-fashion-mnist`: what counts then is the SHA-256 of the content. Rows are in
-    the archives' order (Tiny-ImageNet: of the zip file's listing).
+    Archives are taken from `archive_dir`, or else downloaded to `cache_dir/downloads`, and must have their published
+    SHA-256. Fashion-MNIST's may instead be recompressed, as in Debian's package `dataset-fashion-mnist`; then the
+    SHA-256 of the content counts. Rows are in the archives' order (Tiny-ImageNet: of the zip file's listing).
 
-    A data set that TFDS has prepared in `data_dir` is read as it is, and no archive is looked at. Its rows are in
-    stored order, or ordered by its text feature `id` where it has one. If `data_dir` does not hold one of the data sets
-    named above, the archives are used. Nothing is written into `data_dir`.
+    A data set that TFDS has prepared in `data_dir` is read as it is, and archives are ignored. Its rows are in stored
+    order, or ordered by its text feature `id` where it has one. Nothing is written into `data_dir`.
 
     JPEG pixels may differ by a level between versions of the decoder; everything else is the same everywhere.
 
-    The decoded arrays are kept in `cache_dir/decoded` with their hashes, which are checked at every start; they are
-    memory-mapped from there. A damaged entry is reported and made again.
+    The decoded arrays are kept in `cache_dir/decoded` and memory-mapped from there. Their hashes are checked at every
+    start; a damaged entry is reported and made again.
 
     Args:
-        name: see the table; of prepared data sets also "name/config" and "name:version", as in TFDS.
+        name: for prepared data sets also "name/config" and "name:version", as in TFDS.
         data_dir: folder of prepared data sets (`data_dir/name/[config/]version`), or one version's own folder.
         archive_dir: folder with archives under their published names.
         cache_dir: default `$XDG_CACHE_HOME/morel_jax`, or `~/.cache/morel_jax`.
-        test_split: split to judge on; default `test`, or else `validation`.
+        test_split: split to evaluate on; default `test`, or else `validation`.
 
     Returns:
         Images and labels, read-only and memory-mapped (the embedded one: in memory).
 
     Raises:
-        ValueError: unknown name; a wrong checksum; a missing split; a prepared data set that is no image-label data set
-            with one image shape, or is not in ArrayRecord form.
-        FileNotFoundError: an archive is neither in `archive_dir` nor reachable (found out within 15 s); or
-            `data_dir` holds no such data set.
+        ValueError: an unknown name, a wrong checksum, a missing split, or a prepared data set that is no image-label
+            data set with one image shape or is not in ArrayRecord form.
+        FileNotFoundError: an archive is neither in `archive_dir` nor reachable (detected within 15 s); or `data_dir`
+            holds no such data set.
         NotADirectoryError: `archive_dir` is no folder.
     """
     if name == embedded.NAME:
@@ -77,17 +71,13 @@ def load(name: str, data_dir: StrPath | None = None, archive_dir: StrPath | None
 
 
 def blank(name: str, data_dir: StrPath | None = None, test_split: str | None = None) -> Dataset:
-    """A data set's shapes without its content, from what is known of it before anything is read.
+    """A data set's shapes without its content, from its reader's declaration or TFDS's metadata.
 
-    Args:
-        name, data_dir, test_split: as for :func:`load`. What TFDS prepared in `data_dir` is described by its own
-            metadata.
-
-    Returns:
-        Dataset whose images and labels are all zero and take no memory; its classes are named by their numbers.
+    Images and labels are all zero and take no memory; classes are named by their numbers. Arguments as for
+    :func:`load`.
 
     Raises:
-        ValueError: unknown name, or a prepared data set that `load` would refuse, or whose metadata do not give its
+        ValueError: an unknown name, or a prepared data set that `load` would refuse or whose metadata do not give its
             images' shape.
         FileNotFoundError: `data_dir` holds no such data set, and no archives are known for it.
     """
@@ -107,7 +97,7 @@ def blank(name: str, data_dir: StrPath | None = None, test_split: str | None = N
 
 
 def _prepared(name: str, data_dir: StrPath | None) -> Path | None:
-    """The folder in which TFDS prepared a data set; None where the archives of a known one are to be used."""
+    """The folder in which TFDS prepared a data set; None to use the archives of a known one."""
     folder = None if data_dir is None else prepared.find(name, data_dir)
     if folder is None and name not in readers.BY_NAME:
         if data_dir is None:

@@ -1,10 +1,10 @@
-"""Which rows make up a part of a data set: a fixed order whose every beginning has the classes in proportion."""
+"""Which rows make up a part of a data set: a fixed order, of which any first rows have the classes in proportion."""
 import heapq
 
 import numpy as np
 from jaxtyping import Int, Int64, UInt64
 
-# Fixes the order. It has no meaning and must never change: a larger part of a data set holds every smaller one.
+# Fixes the order. It has no meaning and must never change: a larger part of a data set includes every smaller one.
 _SALT = np.uint64(0x6D6F72656C)
 
 
@@ -17,14 +17,11 @@ def _scrambled(count: int) -> UInt64[np.ndarray, " count"]:
 
 
 def stratified_order(labels: Int[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-    """Rows of a data set in the order in which parts of it take them: a part of k rows is the first k.
+    """The permutation of a data set's rows whose first k make up the part of k rows.
 
-    For every k, the first k rows hold k p rows of a class with share p, rounded down or up. Within a class the rows are
+    For every k, the first k rows have k p rows of a class with share p, rounded down or up. Within a class the rows are
     in a fixed permutation, independent of how the data set is sorted. The order depends on the labels alone: not on a
     seed, NumPy's random streams or the machine.
-
-    Returns:
-        A permutation of 0 .. n - 1.
 
     Source: the schedule that keeps every share is Tijdeman's ("The chairman assignment problem", 1980), found here by
     earliest deadline; the permutation is a sort by SplitMix64 (Steele et al., OOPSLA 2014) of the row's number.
@@ -34,7 +31,7 @@ def stratified_order(labels: Int[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
     by_class = np.argsort(own, kind="stable")
     rank = np.empty(len(labels), np.int64)  # Of a row in its class.
     rank[by_class] = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
-    # Earlier, a row would lift its class above its share rounded up; later, leave it below its share rounded down.
+    # Earlier, a row would raise its class above its share rounded up; later, leave it below its share rounded down.
     earliest = rank * len(labels) // counts[own]
     latest = -(-(rank + 1) * len(labels) // counts[own])
     coming = np.argsort(earliest, kind="stable")
@@ -50,12 +47,5 @@ def stratified_order(labels: Int[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
 
 
 def stratified_rows(labels: Int[np.ndarray, " n"], count: int) -> Int64[np.ndarray, " count"]:
-    """The part of ``count`` rows of a data set, in the data set's own order; 0: all rows.
-
-    Args:
-        count: 0 .. n.
-
-    Returns:
-        Rows, ascending.
-    """
+    """The part of ``count`` rows of a data set, ascending; 0: all rows."""
     return np.sort(stratified_order(labels)[:count]) if count else np.arange(len(labels))

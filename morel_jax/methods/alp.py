@@ -17,8 +17,8 @@ def loss(views: Views, labels: Labels, hparams: HParams) -> Values:
 
         l_i = (CE(z_i, y_i) + CE(z'_i, y_i)) / 2 + w mean_j (z_ij - z'_ij)^2
 
-    The paper adds the pairing to the loss of adversarial training on half natural and half adversarial images. It
-    leaves open how the pairing's squared differences are reduced over the classes; here it is their mean.
+    The paper adds the pairing to adversarial training on half natural and half adversarial images. It leaves open how
+    the squared differences are reduced over the classes; here it is their mean.
     """
     natural, adversarial = (losses.cross_entropy(logits, labels, hparams.label_smoothing)
                             for logits in (views.logits, views.logits_adv))

@@ -20,7 +20,7 @@ FIELDS = {
 
 
 def loss(views: Views, labels: Labels, hparams: HParams, *, kind: str, base: str) -> Values:
-    """LOAT's batch loss, shared out over the examples."""
+    """LOAT's batch loss, divided among the examples."""
     return losses.loat(views.logits, views.logits_adv, labels, hparams.loat_phase, beta=hparams.beta,
                        theta=hparams.loat_theta, gamma=hparams.loat_gamma, kind=kind, base=base)
 

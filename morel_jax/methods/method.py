@@ -1,4 +1,4 @@
-"""What a training method says of itself."""
+"""The declaration of a training method."""
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -13,7 +13,7 @@ from morel_jax.methods.types import Config, HParams, Labels, Rates, Values
 from morel_jax.schema import NOT_NEGATIVE, SHARE, Field
 
 NATURAL, ADVERSARIAL = KINDS = ("natural", "adversarial")
-_ABSENT: Any = None  # A method computes the fields of Views that it reads.
+_ABSENT: Any = None  # Of a field of Views that the method does not read.
 
 # Fields of several methods.
 BETA = Field(6.0, "Weight of the robust term.", NOT_NEGATIVE, "paper, 4.1: 1/lambda, for TRADES and MART",
@@ -26,7 +26,7 @@ BASELINE_DROPS = {"drop_epochs": (75, 90, 100), "drop_factors": (0.1, 0.01, 0.00
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-    """What the networks gave for one batch; a field that a method does not compute is None.
+    """The networks' outputs for one batch; a field that a method does not compute is None.
 
     Attributes:
         logits, logits_adv: natural and adversarial.
@@ -42,12 +42,7 @@ class Views:
 
 
 class MixedLabels(struct.PyTreeNode):
-    """Labels of images that are each made of two.
-
-    Attributes:
-        first, second: the labels.
-        share: the first's.
-    """
+    """Labels of images that are each a mix of two; ``share`` is the first's."""
     first: Labels
     second: Labels
     share: Values
@@ -62,7 +57,7 @@ def _nothing(*_: Any) -> Any:
 
 
 def _per_example(loss: Loss) -> Loss:
-    """A loss of the caller's own, whose result's shape is checked while it is traced."""
+    """A loss of the caller's own; the shape of its result is checked while it is traced."""
     def checked(views: Views, labels: Labels, hparams: HParams) -> Values:
         values = loss(views, labels, hparams)
         if getattr(values, "shape", None) != labels.shape or not jnp.issubdtype(values.dtype, jnp.floating):
@@ -75,7 +70,7 @@ def _per_example(loss: Loss) -> Loss:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Method:
-    """One way to train. A module of ``morel_jax.methods`` with one as its ``METHOD`` is all that a new method takes.
+    """A way to train. A module of ``morel_jax.methods`` with one as its ``METHOD`` is all that a new method needs.
 
     Attributes:
         name: in ``config.method``.
@@ -85,10 +80,10 @@ class Method:
         fields: {"section.field": Field} of the config that the method reads.
         static: config -> keyword arguments of ``loss`` that are fixed when the step is compiled.
         schedule: (config, epoch) -> {leaf of HParams: value} of its numbers that depend on the epoch.
-        recipe: (config, rates) -> None; writes the published settings into a config of the defaults. ``rates`` is
-            {architecture: {field of ``config.optimizer``: value}}, what the config's file knows beside the paper.
+        recipe: (config, rates) -> None; writes the published settings into a config of defaults. ``rates`` are those of
+            the config's file besides the paper's.
         reference: writes what the ``reference`` variant changes into a config.
-        check: raises ValueError where its fields cannot work together. Called whatever the method is.
+        check: raises ValueError where its fields cannot work together. It is called whatever the method is.
         coupling: through what an example's loss depends on the rest of the batch; "" where it does not.
         smooths_labels: whether ``config.loss.label_smoothing`` reaches its loss.
         mixes_labels: whether an image of two labels may have the mean of the two losses.
@@ -118,14 +113,9 @@ class Method:
         return _per_example(loss) if loss else partial(self.loss, **self.static(config))
 
     def objective(self, config: Config, loss: Loss | None = None) -> Objective:
-        """What a step minimises.
+        """What a step minimises, as (views, labels, hparams) -> (scalar, {metric: scalar}).
 
-        Args:
-            loss: (views, labels, hparams) -> float[n], of the caller's own in place of the method's.
-
-        Returns:
-            (views, labels, hparams) -> (scalar, metrics), metrics a dict of scalars; labels may be
-            :class:`MixedLabels`.
+        Labels may be :class:`MixedLabels`. ``loss`` is the caller's own, in place of the method's.
         """
         of_each = self.of_each(config, loss)
 

@@ -23,7 +23,7 @@ FIELDS = {
     "morel.reference_point": Field((0.0, 0.0), "a of conic scalarization.", source="paper, 4.1",
                                    traced="reference_point"),
     "morel.augmentation": Field(2e-5, "gamma of conic scalarization.", source="paper, 4.1", traced="augmentation"),
-    "morel.cosine_weight": Field(1.0, "Weight of the cosine loss; 0 shows what the contrastive loss does alone.",
+    "morel.cosine_weight": Field(1.0, "Weight of the cosine loss; 0 leaves the contrastive loss alone.",
                                  NOT_NEGATIVE, "not in the paper, where it is 1", traced="cosine_weight"),
     "morel.contrastive_weight": Field(1e-5, "alpha: weight of the contrastive loss.",
                                       Rule(lambda value: 0 <= value < 1, "be in [0, 1), as Eq. 10 has it, or 0"),
@@ -33,7 +33,7 @@ FIELDS = {
         "not in the paper; reference", traced="temperature"),
     "morel.contrastive_rows": Field("both", "Anchors of the contrastive loss: the 2n natural and adversarial rows, or "
                                     "the n natural ones.", one_of("both", "natural"), "Eq. 9 runs over 2n rows"),
-    "morel.contrastive_reduction": Field("sum", "What is made of the anchors' losses.", one_of("sum", "mean"),
+    "morel.contrastive_reduction": Field("sum", "How the anchors' losses are joined.", one_of("sum", "mean"),
                                          "Eq. 9 is printed as a sum"),
 }
 # Paper, 4.1: initial rate, and its divisions by 100 (WRN) or 10 (ResNet18) at epochs 75 and 90.
@@ -73,8 +73,8 @@ class Morel(Method):
     def objective(self, config: Config, loss: Loss | None = None) -> Objective:
         """Eqs. 8 to 10, joined by CS or WS.
 
-        With one of ``losses.GRADIENT_METHODS`` the value is float[2], both losses, and ``loss`` in the metrics their
-        sum. Arguments and result as in :meth:`Method.objective`, but for mixed labels.
+        With one of ``losses.GRADIENT_METHODS`` the value is float[2], both losses, and ``loss`` in the metrics is their
+        sum. Arguments and result as in :meth:`Method.objective`, without mixed labels.
         """
         classification = self.of_each(config, loss)
         scalarization, rows = config.morel.scalarization, config.morel.contrastive_rows

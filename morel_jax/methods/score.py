@@ -18,7 +18,7 @@ def loss(views: Views, labels: Labels, hparams: HParams) -> Values:
 
 
 def recipe(config: Config, rates: Rates) -> None:
-    """The run that the published code shows, but for its million generated images and its average of the weights."""
+    """The published code's run, without its million generated images and its average of the weights."""
     del rates
     config.epochs = 400
     config.batch_size = 512

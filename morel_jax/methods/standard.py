@@ -10,7 +10,8 @@ def loss(views: Views, labels: Labels, hparams: HParams) -> Values:
 
 
 def recipe(config: Config, rates: Rates) -> None:
-    """A surrogate for transfer, as the paper's ResNet50: 200 epochs on clean images; the rest is not given there."""
+    """A surrogate for transfer, as the paper's ResNet50: 200 epochs on clean images. The paper does not give the
+    rest."""
     del rates
     config.epochs = 200
     config.batch_size = 128

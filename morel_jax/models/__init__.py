@@ -17,7 +17,7 @@ from morel_jax.models.linear import Linear
 from morel_jax.models.outputs import Outputs, check_normalisation
 from morel_jax.models.wide_resnet import WideResNet, check_size
 
-# Layers are for one's own models: their derivatives are fast on CPU, and BatchNorm is PyTorch's.
+# The layers are for users' own models: their derivatives are fast on CPU, and BatchNorm is PyTorch's.
 __all__ = ["BatchNorm", "Conv", "EmbeddingSpace", "Linear", "Outputs", "create"]
 
 _MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -34,7 +34,7 @@ _MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-# ImageNet's full set has 21,841: a larger number is a slip, which would fail only when memory ends.
+# ImageNet's full set has 21,841; a larger number is a slip, which would fail only when memory runs out.
 _MOST_CLASSES = 100_000
 
 
@@ -42,13 +42,13 @@ def create(name: str, num_classes: int, *, dtype: DTypeLike = jnp.float32, mean:
            std: Sequence[float] | None = None, batch_norm_momentum: float = 0.9, **options: Any) -> nn.Module:
     """A classifier, as a Flax module: ``apply(variables, images, train=False)`` -> `Outputs`.
 
-    Images are float32[n, height, width, channels] in [0, 1]. With ``train=True`` BatchNorm uses and records
-    batch statistics, so ``apply`` needs ``mutable=["batch_stats"]``.
+    Images are float32[n, height, width, channels] in [0, 1]. With ``train=True`` BatchNorm uses and records batch
+    statistics, so ``apply`` needs ``mutable=["batch_stats"]``.
 
     Args:
         name: a name in the table above (`_MODELS`), or ``wide_resnet<depth>_<width>`` such as ``wide_resnet34_10``.
-        num_classes: logits.
-        dtype: compute type, or its name; parameters, statistics and outputs are float32 whatever it is.
+        num_classes: number of logits.
+        dtype: compute type, or its name; parameters, statistics and outputs are always float32.
         mean, std: one number per channel each, in units of images in [0, 1], to normalise images inside the model; or
             both None.
         batch_norm_momentum: weight of the old running statistics; one minus PyTorch's.

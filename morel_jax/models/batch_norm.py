@@ -14,20 +14,20 @@ class BatchNorm(nn.Module):
 
         running = momentum * running + (1 - momentum) * batch
 
-    where the running variance takes the **unbiased** batch variance, as in PyTorch. (PyTorch's own
-    ``momentum`` is one minus this one.) With ``momentum=0.0`` the running statistics become exactly the
-    batch's. A channel of a single value has no unbiased variance; it then counts as zero.
+    where the running variance takes the **unbiased** batch variance, as in PyTorch (whose ``momentum`` is one minus
+    this one). With ``momentum=0.0`` the running statistics become exactly the batch's. A channel of a single value has
+    no unbiased variance, which then counts as zero.
 
-    Parameters ``scale`` and ``bias``, collection ``batch_stats`` with ``mean`` and ``var``:
-    float32[channels]. Statistics and normalisation are computed in float32 at least, whatever the type of x.
+    Parameters ``scale`` and ``bias``, collection ``batch_stats`` with ``mean`` and ``var``: float32[channels].
+    Statistics and normalisation are computed in float32 at least.
 
     Attributes:
         use_running_average: normalise with the running statistics and leave them alone.
         momentum: weight of the old running statistics.
         epsilon: added to the variance.
         dtype: of the result.
-        axis_name: axis of ``jax.shard_map`` or ``jax.pmap`` along which the batch is cut, so that the statistics are
-            those of all of it; None where the batch is whole, as it is for GSPMD.
+        axis_name: axis of ``jax.shard_map`` or ``jax.pmap`` along which the batch is split, for statistics over all of
+            it; None where the batch is whole, as for GSPMD.
 
     Reference: Ioffe and Szegedy, arXiv:1502.03167.
     """

@@ -15,11 +15,10 @@ from morel_jax.models.outputs import Images, Outputs, standardise
 class ConvNet(nn.Module):
     """Two 4x4 convolutions of stride 2, each with BatchNorm and relu, a hidden linear layer with relu, a linear head.
 
-    The head's input, `features`, is 8 * width wide. Initial values are PyTorch's defaults. The hidden layer
-    ties the parameters to one image size.
+    The head's input, `features`, is 8 * width wide. Initial values are PyTorch's defaults. The hidden layer ties the
+    parameters to one image size.
 
     Attributes:
-        num_classes: logits.
         width: channels of the first convolution; the second has twice as many.
         dtype, mean, std, batch_norm_momentum, batch_norm_axis_name: as in `morel_jax.models.resnet.ResNet`.
     """

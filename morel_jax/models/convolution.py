@@ -1,22 +1,21 @@
 """A convolution whose derivatives of every order stay fast inside loops on CPU.
 
-XLA's CPU backend runs a convolution in the body of a loop with its fast kernel only in the layout
-``NHWC, HWIO -> NHWC``, and JAX's transposition rules leave that layout: a kernel gradient inside ``lax.scan``
-is then about a hundred times slower (jax-ml/jax#12868). Three primitives, bilinear and closed under
-transposition, take the place of ``lax.conv_general_dilated``:
+In the body of a loop, XLA's CPU backend has a fast convolution only for the layout ``NHWC, HWIO -> NHWC``, and JAX's
+transposition rules leave that layout: a kernel gradient inside ``lax.scan`` is then about a hundred times slower
+(jax-ml/jax#12868). Three primitives, bilinear and closed under transposition, replace ``lax.conv_general_dilated``:
 
     forward          F(x, w)   x float[n, h, w, c_in], w float[kh, kw, c_in, c_out] -> float[n, h', w', c_out]
     input gradient   DX(g, w)  g shaped like F's result                             -> shaped like x
     kernel gradient  DW(x, g)                                                       -> shaped like w
 
-Transposed, F gives DX and DW, DX gives F and DW, and DW gives DX and F. How each is computed is decided when
-the program is lowered, not when it is traced: on CPU by Winograd's algorithm or over blocks of the image
-(`morel_jax.models.strided`) where that suits, and else as an ordinary convolution in the fast layout and, for the
-kernel gradient, one matrix product; on every other platform by JAX's own rules (cuDNN knows its own gradients).
+Transposed, F gives DX and DW, DX gives F and DW, and DW gives DX and F. How each is computed is decided when the
+program is lowered, not when it is traced. On CPU it is Winograd's algorithm or a product over blocks of the image
+(`morel_jax.models.strided`) where these suit; otherwise an ordinary convolution in the fast layout or, for the kernel
+gradient, one matrix product. On every other platform it is JAX's own rules (cuDNN knows its own gradients).
 
-Each primitive also takes operands with one more leading axis, of independent convolutions. ``vmap`` needs it only where
-both operands are batched (a population of models, gradients of single examples); where one is, its axis joins the batch
-or the channels and the convolution stays one. On CPU the independent convolutions run one after another.
+Each primitive also takes operands with one more leading axis, of independent convolutions. ``vmap`` needs it only if
+both operands are batched (a population of models, gradients of single examples); if one is, its axis joins the batch or
+the channels. On CPU the independent convolutions run one after another.
 """
 import functools
 from collections.abc import Callable, Sequence
@@ -150,10 +149,10 @@ def _cpu_convolution(x: Array, w: Array, strides: Pair, padding: Sequence[Pair],
 
 
 def _turned(w: Array) -> Array:
-    """The kernel with rows, columns and channels reversed or swapped, as a concatenation of its taps.
+    """The kernel with rows and columns reversed and channels swapped, as a concatenation of its taps.
 
-    XLA moves a concatenation of parameters out of a loop, but never a reversal or a transposition alone: an attack
-    would turn every kernel anew in each of its steps.
+    XLA moves a concatenation of parameters out of a loop, but never a reversal or a transposition alone, which an
+    attack would then repeat in each of its steps.
     """
     w = w.swapaxes(2, 3)
     rows = [jnp.concatenate([w[i:i + 1, j:j + 1] for j in reversed(range(w.shape[1]))], axis=1)
@@ -185,7 +184,7 @@ def _cpu_input_gradient(g: Array, w: Array, *, strides: Pair, padding: Padding, 
     for i in (0, 1):
         low = w.shape[i] - 1 - padding[i][0]
         dilated = (g.shape[1 + i] - 1) * strides[i] + 1
-        # Rows that a stride left over at the end get a gradient of zero, hence not simply `low` again.
+        # Rows that a stride left over at the end get a gradient of zero, so this is not simply `low` again.
         pads.append((low, input_size[i] + w.shape[i] - 1 - dilated - low))
     return _cpu_convolution(g, _turned(w), (1, 1), pads, precision, lhs_dilation=strides)
 
@@ -194,7 +193,7 @@ def _cpu_kernel_gradient(x: Array, g: Array, *, strides: Pair, padding: Padding,
                          kernel_size: Pair) -> Array:
     if winograd.suits(kernel_size, strides, x.shape[3], g.shape[3]):
         return _wide(winograd.kernel_gradient, x, g, padding)
-    # One product of the patches under the kernel with the cotangent; a convolution is slower, 1x1 above all.
+    # One product of the patches under the kernel with the cotangent; a convolution is slower, especially 1x1.
     wide = jnp.promote_types(x.dtype, jnp.float32)
     padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     reach = [(size - 1) * stride + 1 for size, stride in zip(g.shape[1:3], strides, strict=True)]
@@ -253,7 +252,7 @@ def _make(name: str, shape_rule: Callable[..., Shape], own: Callable[..., Array]
 
     @primitive.def_impl
     def _(*args: Array, **params: Any) -> Array:
-        with jax.disable_jit(False):  # Else the bind inside would come back here for ever.
+        with jax.disable_jit(False):  # Otherwise the bind inside would come back here forever.
             return bind(*args, **params)
 
     mlir.register_lowering(primitive, mlir.lower_fun(_over_groups(own, jax.vmap), multiple_results=False))
@@ -264,7 +263,7 @@ def _make(name: str, shape_rule: Callable[..., Shape], own: Callable[..., Array]
     return primitive
 
 
-# For each operand: which of its axes takes a batch axis in, and in which of the result's it comes out.
+# For each operand: which of its axes absorbs a batch axis, and from which of the result's it is split off.
 forward_p = _make("conv", _forward_shape, _forward, _cpu_forward, ((0, 0), (3, 3)))
 input_gradient_p = _make("conv_input_gradient", _input_gradient_shape, _input_gradient,
                          _cpu_input_gradient, ((0, 0), (2, 3)))

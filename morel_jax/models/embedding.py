@@ -6,23 +6,23 @@ from jaxtyping import Array, Bool, Float, Int
 
 from morel_jax.models.linear import Linear
 
-# Its square, the attention's weights, fits no memory beyond.
+# Of a larger width the attention's weights, its square, fit no memory.
 _WIDEST = 65536
 
 
 class EmbeddingSpace(nn.Module):
     """Projects features, then lets each image attend to the images of its own class.
 
-    Algorithm 1 runs attention on each class's rows apart. Here it is one attention over the batch under the
-    mask ``labels[i] == labels[j]``, with the same result and shapes that do not depend on the labels:
+    Algorithm 1 runs attention on each class's rows separately. Here it is one attention over the batch under the mask
+    ``labels[i] == labels[j]``, with the same result and shapes that do not depend on the labels:
 
         s = L_e(z)
         q, k, v = split(LayerNorm(s) W_qkv + b_qkv)
         t = s + concat_h(softmax(mask(q_h k_h^T / sqrt(embed_dim / num_heads))) v_h) W_out + b_out
 
-    The residual is on s before the LayerNorm. Biases, initial values (PyTorch's; Xavier-uniform for the
-    packed W_qkv, zero for both attention biases) and the LayerNorm's epsilon of 1e-6 are the reference
-    implementation's. All in float32; there is no dropout.
+    The residual is s before the LayerNorm. Biases, initial values (PyTorch's; Xavier-uniform for the packed W_qkv, zero
+    for both attention biases) and the LayerNorm's epsilon of 1e-6 are the reference implementation's. All is float32;
+    there is no dropout.
 
     Attributes:
         embed_dim: width of both results, at most 65536.
@@ -44,8 +44,8 @@ class EmbeddingSpace(nn.Module):
         """One embedding per row, in the batch's order.
 
         Args:
-            mask: False for padding rows; None if there are none. A padding row attends to itself
-                only and no other row attends to it, so the other rows' results are as if it were not there.
+            mask: False for padding rows; None if there are none. A padding row attends only to itself, and no other row
+                attends to it.
 
         Returns:
             (projected, attended): s and t, float32.

@@ -1,4 +1,4 @@
-"""Where XLA's loops end."""
+"""A barrier to XLA's fusion of loops on CPU."""
 import jax
 from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
@@ -7,12 +7,12 @@ from jaxtyping import Array
 
 @jax.custom_jvp
 def fusion_barrier(x: Array) -> Array:
-    """``x``, any array; on CPU computed in a loop over its own shape, whatever is made of it next.
+    """``x``, any array; on CPU keeps XLA from fusing it with what follows.
 
     XLA fuses a reshaping that moves nothing into the loop before it, which then runs over the new shape and finds its
-    operands by divisions, a few times as slow (docs/performance.md). A call that is not inlined ends the loop before;
-    an optimisation barrier does not, as XLA's CPU backend drops it before it fuses. Where a later XLA inlines the call
-    all the same, results stay and only speed goes. Derivatives are those of ``x``.
+    operands by divisions, a few times as slow (docs/performance.md). A call that is not inlined ends the loop; an
+    optimisation barrier does not, as XLA's CPU backend drops it before it fuses. If a later XLA inlines the call,
+    results stay and only speed is lost. Derivatives are those of ``x``.
     """
     return lax.platform_dependent(x, cpu=_not_inlined, default=lambda x: x)
 

@@ -20,8 +20,8 @@ def uniform_fan_in(key: Key[Array, ""], shape: Sequence[int], dtype: DTypeLike =
 def product(x: Float[Array, "*n inputs"], w: Float[Array, "inputs features"]) -> Float[Array, "*n features"]:
     """``x @ w`` with an input gradient that is fast inside loops.
 
-    XLA's CPU backend turns ``w`` round in every product with its transpose. It moves a concatenation out of a loop, but
-    never a transposition alone: so the tangent, of which the input gradient is the transpose, is written with one.
+    XLA's CPU backend transposes ``w`` in every product with its transpose. It moves a concatenation out of a loop, but
+    never a transposition alone. So the tangent, of which the input gradient is the transpose, uses a concatenation.
 
     Differentiable to any order in forward and reverse mode.
     """
@@ -32,7 +32,7 @@ def product(x: Float[Array, "*n inputs"], w: Float[Array, "inputs features"]) ->
 def _product_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
     (x, w), (dx, dw) = primals, tangents
     y = product(x, w)
-    parts = []  # Of the tangents that there are: a product with zeros would be counted, and computed in forward mode.
+    parts = []  # Only of tangents that are not zero: a product with zeros would be counted, and computed forwards.
     if not isinstance(dx, SymbolicZero):
         turned = jnp.concatenate([part.T for part in jnp.array_split(w, 2)], axis=1)
         parts.append(jnp.tensordot(dx, turned, axes=((-1,), (1,))))

@@ -1,4 +1,4 @@
-"""What goes into and comes out of every classifier."""
+"""Inputs and outputs of every classifier."""
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
@@ -24,15 +24,11 @@ class Outputs(NamedTuple):
 
 def check_normalisation(mean: Sequence[float] | None, std: Sequence[float] | None,
                         channels: int | None = None) -> tuple[Numbers, Numbers]:
-    """Returns mean and std as tuples of floats, or both None.
-
-    Args:
-        mean, std: one number per channel each, in units of images in [0, 1]; or both None.
-        channels: of the images, where they are known.
+    """Mean and std, one number per channel in units of images in [0, 1], as tuples of floats; or both None.
 
     Raises:
-        ValueError: one without the other, other lengths, a mean outside [0, 1], or a std outside (0, 1], as those of
-            images in 0 .. 255 are.
+        ValueError: one without the other, other lengths, or numbers of images in 0 .. 255: a mean outside [0, 1], or a
+            std outside (0, 1].
     """
     if mean is None and std is None:
         return None, None
@@ -51,11 +47,7 @@ def check_normalisation(mean: Sequence[float] | None, std: Sequence[float] | Non
 
 
 def standardise(images: Images, mean: Numbers, std: Numbers, dtype: DTypeLike) -> Images:
-    """Casts images to the compute type, normalised by channel if mean and std are given.
-
-    Args:
-        mean, std: one number per channel, in the same units; None for images as they are.
-        dtype: of the result.
+    """Casts images to the compute type ``dtype``, normalised by channel if mean and std are given.
 
     Raises:
         ValueError: images have another rank or an integer type, or other channels than mean and std.
@@ -72,10 +64,10 @@ def standardise(images: Images, mean: Numbers, std: Numbers, dtype: DTypeLike) -
 
 
 def global_average_pool(x: Images) -> Float[Array, "n channels"]:
-    """The mean over all places, in float32 at least."""
+    """The mean over all pixels, in float32 at least."""
     return jnp.mean(x.astype(jnp.promote_types(x.dtype, jnp.float32)), axis=(1, 2))
 
 
 def in_float32(model: Model) -> Model:
-    """The classifier computing in float32, whatever it trains in; one without an attribute ``dtype`` as it is."""
+    """The classifier computing in float32, whatever it trains in; unchanged if it has no attribute ``dtype``."""
     return model.clone(dtype="float32") if hasattr(model, "dtype") else model

@@ -67,7 +67,6 @@ class ResNet(nn.Module):
     Images of any size work; each stage but the first halves it. Initial values are PyTorch's defaults.
 
     Attributes:
-        num_classes: logits.
         block: `BasicBlock` or `Bottleneck`.
         stage_sizes: blocks in each stage.
         widths: channels in each stage, before a block's expansion; the stem has the first stage's.
@@ -76,7 +75,7 @@ class ResNet(nn.Module):
         mean, std: one number per channel, to normalise images inside the model; or None.
         batch_norm_momentum: weight of the old running statistics.
         batch_norm_axis_name: `axis_name` of BatchNorm.
-        remat: with ``train=True`` keep only the blocks' inputs for a gradient and compute the rest anew. A gradient
+        remat: with ``train=True`` keep only the blocks' inputs for a gradient and compute the rest again. A gradient
             with running statistics, as in an attack, needs little more than the signs under each relu and keeps them.
     """
     num_classes: int

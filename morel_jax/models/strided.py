@@ -1,11 +1,10 @@
 """Convolutions whose kernel is a whole number of strides wide, as matrix products over blocks of the image.
 
-With a kernel of ``a * s`` by ``b * t`` taps and strides ``s``, ``t``, cut the padded image into blocks of s by t
-pixels, the pixels of one side by side as its channels (space to depth): each result then sees a by b whole blocks, at
-as many places of the kernel. Multiply all blocks with all places of the kernel in one product, then add up what belongs
-together: the sums are of shifted windows of the products, where windows of the blocks would be copied once a place. The
-input gradient is the transpose: one product of all cotangents with all places, added up where they belong, and the
-blocks laid out again. Rounding differs from XLA's convolution in the last places.
+The kernel has ``a * s`` by ``b * t`` taps, and the strides are ``s`` and ``t``. Divide the padded image into blocks of
+s by t pixels, each block's pixels as its channels (space to depth). Each result then sees a by b whole blocks, at as
+many places of the kernel. One product multiplies all blocks with all places of the kernel; its shifted windows are then
+summed. (Windows of the blocks would be copied once per place.) The input gradient is the transpose: one product of all
+cotangents with all places, summed into blocks. Rounding differs from XLA's convolution in the last digits.
 """
 import itertools
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from jaxtyping import Array, Float
 
 from morel_jax.models.fusion import fusion_barrier
 
-# Up to this many values a block, products of single blocks are too thin: those that a result sees are put side by side.
+# Up to this many values per block, products of single blocks are too thin: a result's blocks are put side by side.
 _THIN = 16
 
 Pair = tuple[int, int]
@@ -68,7 +67,7 @@ def input_gradient(g: Array, w: Array, strides: Pair, padding: Padding, precisio
 
 
 def _cut(size: Sequence[int], strides: Pair, padding: Padding) -> tuple[list[Pair], list[int]]:
-    """Zeros to add at each side (negative: rows to leave out, which no result sees), and how many blocks that gives."""
+    """Zeros to add at each side (negative: rows to omit, which no result sees), and how many blocks that gives."""
     margins, blocks = [], []
     for length, stride, (low, high) in zip(size, strides, padding, strict=True):
         count = (length + low + high) // stride
@@ -82,9 +81,6 @@ def _places(w: Array, strides: Pair) -> list[Pair]:
 
 
 def _slice(w: Array, place: Pair, strides: Pair) -> Float[Array, "pixels*c_in c_out"]:
-    """What of the kernel meets the block at ``place``.
-
-    A concatenation of single taps, because XLA moves that out of a loop, but never a transposition alone.
-    """
+    """The part of the kernel that meets the block at ``place``, as a concatenation, which XLA moves out of a loop."""
     return jnp.concatenate([w[place[0] * strides[0] + i, place[1] * strides[1] + j]
                             for i in range(strides[0]) for j in range(strides[1])])

@@ -42,7 +42,6 @@ class WideResNet(nn.Module):
     2 / (kernel area * output channels), the head's weight as in PyTorch, its bias at zero.
 
     Attributes:
-        num_classes: logits.
         depth: 6n + 4, with n blocks in each group.
         width: factor on the groups' 16, 32 and 64 channels.
         dtype, mean, std, batch_norm_momentum, batch_norm_axis_name, remat: as in `morel_jax.models.resnet.ResNet`.
@@ -79,7 +78,7 @@ class WideResNet(nn.Module):
         return Outputs(features, head(features))
 
 
-# The deepest residual networks that were ever trained have about so many layers; and the last group's kernels,
+# The deepest residual networks ever trained have about this many layers; and the last group's kernels,
 # 9 (64 width)**2 weights, are fewer than 2**31.
 _DEEPEST, _WIDEST = 1000, 241
 

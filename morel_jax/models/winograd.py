@@ -1,4 +1,4 @@
-"""3x3 convolutions of stride 1 by Winograd's F(2x2, 3x3): 16 matrix products for what takes 36.
+"""3x3 convolutions of stride 1 by Winograd's F(2x2, 3x3): 16 matrix products in place of 36.
 
 A tile of 2x2 results comes from 4x4 values of the image. With the three transformations
 
@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 
 from morel_jax.models.fusion import fusion_barrier
 
-# Measured (docs/performance.md): 64 channels gain, 16 lose, the products being too thin to repay the transformations.
+# Measured (docs/performance.md): 64 channels gain; 16 lose, as thin products do not repay the transformations.
 _LEAST_CHANNELS = 64
 
 Arrays = Sequence[Array]
@@ -46,7 +46,7 @@ def forward(x: Array, w: Array, padding: Padding) -> Array:
 
 def input_gradient(g: Array, w: Array, padding: Padding, input_size: Sequence[int]) -> Array:
     """Transpose of :func:`forward` in x: float[n, h', w', c_out] -> float[n, *input_size, c_in]."""
-    # A convolution with the kernel turned round; indices turn it, and contracting c_out swaps its channels.
+    # A convolution with the reversed kernel: the indices reverse it, and contracting c_out swaps its channels.
     kernels = _transformed_kernel([[w[2 - i, 2 - j] for j in range(3)] for i in range(3)])
     around = tuple((2 - low, input_size[i] - g.shape[1 + i] + low) for i, (low, _) in enumerate(padding))
     tiles = _image_tiles(g, around, input_size)

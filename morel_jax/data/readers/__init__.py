@@ -1,7 +1,4 @@
-"""Readers of official archives: one module per family of data sets, which lists them in `READERS`.
-
-A new module in this folder is found without an entry anywhere else.
-"""
+"""Readers of official archives: one module per family of data sets, which lists them in `READERS` and is found here."""
 import importlib
 import pkgutil
 

@@ -16,8 +16,8 @@ _SHAPE = (32, 32, 3)
 
 def _read(paths: Sequence[Path], folder: str, splits: Mapping[str, Sequence[str]], names: str,
           num_labels: int) -> Content:
-    """Args: names of the archive's folder, of each split's files, and of the file of class names; labels per record,
-    of which the last one counts."""
+    """From the names of the folder, files and file of class names, and the labels per record, of which the last
+    counts."""
     contents = {}
     wanted = {f"{folder}/{file}": file for files in [*splits.values(), [names]] for file in files}
     with tarfile.open(paths[0], "r:gz") as archive:

@@ -18,8 +18,8 @@ CLASS_NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
                "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
 _ADDRESS = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
-# Images and labels of each split. Debian's package `dataset-fashion-mnist` holds the same bytes under other gzip
-# headers, so an archive may also be known by its content.
+# Images and labels of each split. Debian's package `dataset-fashion-mnist` has the same bytes under other gzip headers,
+# so an archive may also be recognised by its content.
 ARCHIVES = {
     "train": (
         Archive(f"{_ADDRESS}train-images-idx3-ubyte.gz",
@@ -39,10 +39,7 @@ ARCHIVES = {
 
 
 def parse_idx(content: bytes, offset: int = 0) -> tuple[UInt8[np.ndarray, "..."], int]:
-    """Reads one array of unsigned bytes in the IDX format (http://yann.lecun.com/exdb/mnist/).
-
-    Args:
-        offset: where the array's header starts.
+    """Reads one array of unsigned bytes in the IDX format (http://yann.lecun.com/exdb/mnist/), from ``offset`` on.
 
     Returns:
         (array, end): a read-only view of `content`; the offset of the byte after it.
@@ -63,7 +60,7 @@ def parse_idx(content: bytes, offset: int = 0) -> tuple[UInt8[np.ndarray, "..."]
 
 
 def read_idx(path: Path) -> UInt8[np.ndarray, "..."]:
-    """Returns the one array of a gzipped IDX file, read-only.
+    """The array of a gzipped IDX file, read-only.
 
     Raises:
         ValueError: it is no such file, or damaged; names the file.

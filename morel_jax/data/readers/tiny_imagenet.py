@@ -1,8 +1,8 @@
 """Tiny-ImageNet: 200 classes of ImageNet at 64x64, from Stanford's course CS231n (https://cs231n.stanford.edu/).
 
 500 training and 50 validation images per class; the unlabelled test images are left out. Rows are in the order of the
-archive's listing. Grey JPEG files decode to three equal channels. Classes are numbered by their sorted WordNet ids, as
-by tools that number a folder's subfolders, and named by `words.txt`; where two would get one name, the id is added.
+archive's listing. Grey JPEG files become three equal channels. Classes are numbered by their sorted WordNet ids, as by
+tools that number a folder's subfolders, and named by `words.txt`; where two would get one name, the id is added.
 """
 import collections
 import re
@@ -42,15 +42,7 @@ def _images(path: Path, files: Iterable[str]) -> Iterator[np.ndarray]:
 
 
 def class_names(wnids: Sequence[str], words: str) -> list[str]:
-    """Names for WordNet ids.
-
-    Args:
-        wnids: WordNet ids, such as "n01443537".
-        words: text of lines "wnid<TAB>name".
-
-    Returns:
-        One per id, all different.
-    """
+    """Names, all different, for WordNet ids such as "n01443537"; ``words`` is text of lines "wnid<TAB>name"."""
     table = dict(line.split("\t", 1) for line in words.splitlines() if line)
     names = [table.get(wnid, wnid).strip() for wnid in wnids]
     times = collections.Counter(names)
