@@ -75,7 +75,7 @@ def _main() -> None:
     content: Any
     for form in dict.fromkeys(_FORMAT.value):
         if form == "stablehlo":
-            name = "model.stablehlo"
+            name, write = "model.stablehlo", write_atomically
             files[name] = (f"for `jax.export.deserialize`, on {', '.join(_PLATFORMS.value)}, batches of any size, "
                            f"weights inside{', differentiable once' if _GRADIENTS.value else ''}")
             content = stablehlo.serialise(trained.logits_fn, data["image_shape"], _PLATFORMS.value, _GRADIENTS.value)

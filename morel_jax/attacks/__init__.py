@@ -1,7 +1,7 @@
 """Attacks: frozen pytrees called as ``attack(logits_fn, key, x, y)``, returning adversarial images.
 
-An attack knows nothing of Flax, normalisation or BatchNorm: ``logits_fn`` maps images float32[n, h, w, c]
-in [0, 1] to logits float[n, classes] and closes over the rest.
+An attack knows nothing of Flax, normalisation or BatchNorm: ``logits_fn`` maps images float32[n, h, w, c] in [0, 1] to
+logits float[n, classes] and closes over the rest.
 """
 from morel_jax.attacks.apgd import APGD, APGDTargeted
 from morel_jax.attacks.autoattack import AutoAttack

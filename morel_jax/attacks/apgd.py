@@ -15,8 +15,8 @@ from morel_jax.losses.classification import (
     targeted_difference_of_logits_ratio,
 )
 
-# The published constants: first checkpoint, by how much the stretch to the next one shrinks, its smallest length,
-# as shares of the steps; momentum; and the share of rising steps below which the step size is halved.
+# The published constants. As fractions of the steps: the first checkpoint, by how much the distance to the next one
+# shrinks, and its least. Then momentum, and the fraction of rising steps below which the step size is halved.
 _FIRST, _SHRINK, _SHORTEST = 0.22, 0.03, 0.06
 _MOMENTUM = 0.75
 _RISING = 0.75
@@ -30,9 +30,10 @@ class Run(struct.PyTreeNode):
         before: the iterate before ``point``.
         time: evaluations of this ascent so far.
         step_size: length of the next step.
-        loss, best_loss, best, best_gradient: at the last point; and the highest so far, where, and its gradient.
+        loss: at the last point.
+        best_loss, best, best_gradient: the highest loss so far, where, and the gradient there.
         window, since, rises: steps between checkpoints, since the last one, and how many of those raised the loss.
-        best_loss_then, halved_then: at the last checkpoint.
+        best_loss_then, halved_then: as of the last checkpoint.
     """
     point: Images
     before: Images
@@ -62,7 +63,7 @@ class APGDState(AttackState):
 
 
 class _AutoPGD(IterativeAttack[APGDState]):
-    """What both attacks share; they differ in the loss and in what their ascents are."""
+    """What both attacks share; they differ in the loss and in the meaning of their ascents."""
     epsilon: jax.typing.ArrayLike
     num_steps: int
     norm: str
@@ -135,7 +136,7 @@ class _AutoPGD(IterativeAttack[APGDState]):
     def _ascend(self, x: Images, run: Run, gradient: Images, loss: Values) -> Run:
         """One step of the ascent, from what was found at its point."""
         started = run.time > 0
-        better = loss > run.best_loss  # At the start there is nothing but minus infinity.
+        better = loss > run.best_loss  # Minus infinity at the start.
         best_loss = jnp.where(better, loss, run.best_loss)
         best, best_gradient = select(better, (run.point, gradient), (run.best, run.best_gradient))
         rises = run.rises + (started & (loss > run.loss))
@@ -171,17 +172,17 @@ class _AutoPGD(IterativeAttack[APGDState]):
 class APGD(_AutoPGD):
     """Untargeted Auto-PGD.
 
-    From a random point of the ball's boundary: steps of 2 epsilon at first, with momentum, halved at checkpoints where
-    less than three quarters of the steps raised the loss, or where the best loss has not risen since the last
-    checkpoint; the ascent then goes on from the best point. An example is finished as soon as it is misclassified.
+    From a random point of the ball's boundary it takes steps of 2 epsilon at first, with momentum. They are halved at
+    checkpoints if fewer than three quarters of the steps raised the loss, or if the best loss has not risen since the
+    last one; the ascent then continues from the best point. An example is finished as soon as it is misclassified.
 
     Attributes:
         epsilon: radius, in pixel units of images in [0, 1].
         num_steps: steps of one ascent; static.
         loss: what is climbed: ``ce`` cross-entropy or ``dlr`` (Eq. 6; three classes or more); static.
         norm: ``linf`` or ``l2``; static.
-        num_restarts: ascents at most, each from its own start; static.
-        eot: gradients averaged a step, for networks that answer at random; from 2 on, the network is called as
+        num_restarts: maximum number of ascents, each from its own start; static.
+        eot: gradients averaged per step, for networks that answer at random; above 1 the network is called as
             ``logits_fn(x, keys)`` with keys[n]; static.
 
     Raises (when called):
@@ -215,7 +216,7 @@ class APGDTargeted(_AutoPGD):
     Attributes:
         epsilon: radius, in pixel units of images in [0, 1].
         num_steps: steps of one ascent; static.
-        num_targets: classes aimed at, in the order of their logits; all others where there are fewer; static.
+        num_targets: classes aimed at, in the order of their logits; at most all others; static.
         norm: ``linf`` or ``l2``; static.
         num_restarts: ascents for each target; static.
         eot: as in :class:`APGD`.

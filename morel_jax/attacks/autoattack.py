@@ -1,4 +1,4 @@
-"""AutoAttack: the ensemble that robustness is compared by (Croce and Hein, arXiv:2003.01690)."""
+"""AutoAttack, the ensemble by which robustness is compared (Croce and Hein, arXiv:2003.01690)."""
 from collections.abc import Callable
 
 import jax
@@ -13,8 +13,8 @@ from morel_jax.attacks.norms import norm
 from morel_jax.attacks.square import Square
 from morel_jax.attacks.types import Images, KeyOrKeys, Labels, LogitsFn
 
-# The published versions: attacks in the order in which they see what the ones before left. A name says which attack
-# it is and how many restarts it has, so that the same name is the same attack everywhere.
+# The published versions: attacks in their order; each sees what earlier ones left. A name says which attack it is and
+# how many restarts it has, so the same name is the same attack everywhere.
 VERSIONS = {
     "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
     "plus": ("apgd-cex5", "apgd-dlrx5", "fabx5", "square", "apgd-t", "fab-t"),
@@ -50,7 +50,7 @@ def member(name: str, epsilon: jax.typing.ArrayLike, norm: str = "linf") -> Iter
 
 @struct.dataclass
 class AutoAttack:
-    """Several attacks, each run on what the ones before it left unbroken.
+    """Several attacks, each run on what earlier ones left unbroken.
 
     Attributes:
         epsilon: radius, in pixel units of images in [0, 1].
@@ -58,7 +58,7 @@ class AutoAttack:
             Square, APGD-T, FAB-T), ``rand`` (APGD-CE and APGD-DLR, gradients averaged over 20 draws, for networks that
             answer at random and are called as ``logits_fn(x, keys)``) or ``custom``; static.
         norm: ``linf`` or ``l2``; static.
-        attacks: names in the order of their running, for version ``custom`` alone; static.
+        attacks: names in the order in which they run, for version ``custom`` alone; static.
 
     Reference: Croce and Hein, arXiv:2003.01690, and the versions of their code.
     """
@@ -68,7 +68,7 @@ class AutoAttack:
     attacks: tuple[str, ...] = struct.field(pytree_node=False, default=())
 
     def members(self) -> dict[str, IterativeAttack]:
-        """The attacks by name, in the order of their running.
+        """The attacks by name, in the order in which they run.
 
         Raises:
             ValueError: an unknown version, norm or attack, ``attacks`` without version ``custom``, or the reverse.
@@ -94,7 +94,7 @@ class AutoAttack:
             x: images in [0, 1].
 
         Returns:
-            Images in the ball and in [0, 1]; an example that no attack breaks comes back unchanged.
+            Images in the ball and in [0, 1]; an example that no attack breaks is returned unchanged.
 
         Raises:
             ValueError: see :meth:`members`; or too few classes for one of them.

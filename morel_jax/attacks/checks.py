@@ -1,7 +1,6 @@
-"""Measurements on a batch that tell a network which hides its gradient from one that is robust.
+"""Measurements on a batch that distinguish a network which hides its gradient from one that is robust.
 
-What they mean is judged in `morel_jax.evaluation.report_card`. The symptoms are those of Athalye et al.
-(arXiv:1802.00420) and Carlini et al. (arXiv:1902.06705), and the flags of AutoAttack's code.
+`morel_jax.evaluation.report_card` interprets them and gives the sources.
 """
 from collections.abc import Callable
 from typing import NamedTuple
@@ -17,7 +16,7 @@ from morel_jax.attacks.norms import norm
 from morel_jax.attacks.types import Keys, Labels, Logits, LogitsFn, Mask, Points, Values
 from morel_jax.losses.classification import cross_entropy, margin
 
-# AutoAttack's flag "softmax output": entries within 0 .. 1 and sums of 1, up to this.
+# AutoAttack's flag "softmax output": entries in 0 .. 1 and sums of 1, up to this.
 _PROBABILITY_ROUNDING = 1e-5
 # Keeps the length of zero logits from dividing by zero, as in AutoAttack's code.
 _TINY = 1e-10
@@ -34,7 +33,7 @@ class Repeats(NamedTuple):
 
 
 class Ascent(NamedTuple):
-    """The course of one ascent; entry t is about the point after t steps.
+    """The course of one ascent; entry t describes the point after t steps.
 
     Attributes:
         margins: by how much the best wrong class leads.
@@ -47,16 +46,13 @@ class Ascent(NamedTuple):
 
 
 def nondeterministic(logits_fn: LogitsFn, x: Float[np.ndarray, "n ..."], repeats: int = 5) -> Repeats:
-    """How far repeated passes over the same images differ.
+    """How far repeated passes over the same images differ; NaN logits that stay NaN do not.
 
-    The network runs operation by operation, its own `jax.jit` switched off: compiled, a random number that it draws
-    in Python or NumPy would be drawn once and then be a constant.
+    The network runs operation by operation, its own `jax.jit` switched off: when compiled, a random number that it
+    draws in Python or NumPy would be drawn once and then be a constant.
 
     Args:
         repeats: passes, at least two.
-
-    Returns:
-        The differences; NaN logits that stay NaN are none.
 
     Raises:
         ValueError: fewer than two passes.
@@ -84,13 +80,12 @@ def looks_like_probabilities(logits: Float[np.ndarray, "n classes"]) -> bool:
 
 
 def gradient_norms(logits_fn: LogitsFn, x: Points, y: Labels) -> tuple[Values, Values]:
-    """Sizes of the gradients that attacks climb.
-
-    Both losses, as a saturated softmax takes away the cross-entropy's gradient and leaves the margin's.
+    """Sizes of the gradients that attacks climb: a saturated softmax removes the cross-entropy's and leaves the
+    margin's.
 
     Returns:
-        (ce, margin): float32, the largest absolute entry of an example's gradient; no sum of squares, which
-        would make zero of what is small; NaN or infinite where the gradient has such an entry.
+        (ce, margin): float32, the largest absolute entry of an example's gradient (a sum of squares would underflow);
+        NaN or infinite where the gradient has such an entry.
     """
     logits, pull_back = jax.vjp(lambda x: jnp.asarray(logits_fn(x), jnp.float32), x)
 
@@ -103,19 +98,18 @@ def gradient_norms(logits_fn: LogitsFn, x: Points, y: Labels) -> tuple[Values, V
 
 def ascend(logits_fn: LogitsFn, keys: Keys, x: Points, y: Labels, epsilon: ArrayLike, num_steps: ArrayLike,
            norm_name: str = "linf", random_start: ArrayLike = True, longest: int | None = None) -> Ascent:
-    """Projected gradient ascent on the cross-entropy that keeps its course.
+    """Projected gradient ascent on the cross-entropy that records its course.
 
-    Steps are 2.5 epsilon / num_steps long (Madry et al., arXiv:1706.06083), so that an ascent can cross the ball;
-    but a single one epsilon, as in FGSM. An entry of the gradient that is NaN or infinite moves nothing.
+    Steps are 2.5 epsilon / num_steps long (Madry et al., arXiv:1706.06083), so that an ascent can cross the ball; a
+    single step is epsilon long, as in FGSM. An entry of the gradient that is NaN or infinite moves nothing.
 
     Args:
         x: images in [0, 1].
         epsilon: radius, in pixel units of images in [0, 1]; may be traced.
         num_steps: steps taken; may be traced where ``longest`` is given, so that one program serves all lengths.
         norm_name: ``linf`` or ``l2``.
-        random_start: begin at a random point of the ball's boundary, as Auto-PGD does, and not at the image; may be
-            traced.
-        longest: room for the course; fixes its shape. None: ``num_steps``.
+        random_start: start from a random point of the ball's boundary, as Auto-PGD does, not the image; may be traced.
+        longest: length of the recorded course, which fixes its shape; None: ``num_steps``.
 
     Returns:
         The course; entries after ``num_steps`` are zero and False.
@@ -131,7 +125,7 @@ def ascend(logits_fn: LogitsFn, keys: Keys, x: Points, y: Labels, epsilon: Array
         return cross_entropy(logits, y).sum(), (margin(logits, y), misclassified(logits, y))
 
     def step(time: Array, carry: tuple[Array, Array, Points]) -> tuple[Array, Array, Points]:
-        margins, wrong, point = carry  # As far as known; the last step evaluates its point and stays.
+        margins, wrong, point = carry  # As far as known; the last step only evaluates its point.
         gradient, seen = jax.grad(objective, has_aux=True)(point)
         gradient = jnp.where(jnp.isfinite(gradient), gradient, 0)
         moved = ball.project(point + step_size * ball.direction(gradient), x, epsilon)
@@ -145,20 +139,10 @@ def ascend(logits_fn: LogitsFn, keys: Keys, x: Points, y: Labels, epsilon: Array
 
 def noise_breaks(logits_fn: LogitsFn, keys: Keys, x: Points, y: Labels, epsilon: ArrayLike, draws: ArrayLike,
                  norm_name: str = "linf") -> Mask:
-    """Whether random noise that reaches the ball's boundary is enough.
+    """Whether each example is misclassified for at least one of ``draws`` of noise that reaches the ball's boundary.
 
-    Every other draw is noise of all sizes, scaled to length epsilon; the rest has the same size in each pixel and
-    random signs, which in Linf is a corner of the ball.
-
-    Args:
-        logits_fn, keys, x, y, epsilon, norm_name: as in :func:`ascend`.
-        draws: how many; may be traced.
-
-    Returns:
-        Whether each example is misclassified at one draw or more.
-
-    Raises:
-        ValueError: an unknown norm.
+    Every other draw is noise of all sizes, scaled to length epsilon. The others have one size in all pixels and random
+    signs, which in Linf is a corner of the ball. Arguments and errors as in :func:`ascend`; ``draws`` may be traced.
     """
     ball = norm(norm_name)
 

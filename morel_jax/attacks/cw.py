@@ -1,4 +1,4 @@
-"""Carlini and Wagner's Linf attack (arXiv:1608.04644), in the form that the Adversarial Robustness Toolbox gives it."""
+"""Carlini and Wagner's Linf attack (arXiv:1608.04644), in the form of the Adversarial Robustness Toolbox."""
 import math
 
 import jax
@@ -12,7 +12,7 @@ from morel_jax.attacks.iterative import AttackState, IterativeAttack, begin, sel
 from morel_jax.attacks.types import Counts, Images, Keys, Labels, Logits, LogitsFn, Mask, Points, Values
 from morel_jax.losses.classification import margin
 
-# ART's constants: where tau begins and ends, the loss at which a descent stops, what keeps arctanh finite, Adam's.
+# ART's constants: first and last tau, the loss at which a descent stops, what keeps arctanh finite, and Adam's.
 _FIRST_TAU, _LAST_TAU = 1.0, 1 / 256
 _CONVERGED = 0.001
 _SMOOTHER = 0.999999
@@ -31,7 +31,7 @@ class Descent(struct.PyTreeNode):
     """Adam's descent of each example from its own image.
 
     Attributes:
-        point: where the network is evaluated next, in tanh space: the image is (tanh(point) + 1) / 2.
+        point: where the network is evaluated next, in tanh space, where the image is (tanh(point) + 1) / 2.
         mean, square: Adam's running means of the gradient and of its square.
         time: Adam's steps so far.
     """
@@ -47,10 +47,10 @@ class CWState(AttackState):
         tau: how far a pixel may move before it is penalised.
         const: weight of the classification term.
         distance: of the nearest adversarial image so far; 1 before there is one.
-        nearer: whether a nearer one was found since tau was last lowered.
+        nearer: whether a nearer one has been found since tau was last lowered.
         descent: the descent for this tau and const.
-        first_gradient: at the point where all descents begin, so that none but the first has to evaluate it.
-        projected: whether ``x_adv``, just projected into the ball, is what is evaluated next.
+        first_gradient: at the point where all descents start, so that only the first has to evaluate it.
+        projected: whether ``x_adv``, just projected into the ball, is evaluated next.
     """
     tau: Values
     const: Values
@@ -63,32 +63,31 @@ class CWState(AttackState):
 
 @struct.dataclass
 class CWLinf(IterativeAttack[CWState]):
-    """Untargeted CW-Linf: the smallest perturbation, by descents that penalise pixels that move further than tau.
+    """Untargeted CW-Linf: the smallest perturbation, by descents that penalise pixels that move farther than tau.
 
         l(x') = c max(z_y - max_{j != y} z_j + confidence, 0) + sum_p max(|x'_p - x_p| - tau, 0)
 
     Adam descends from the image, in tanh space so that pixels stay in [0, 1], until l < 0.001 or for ``max_iter``
-    steps; the last point counts if it is misclassified and nearer than any before. That is done for each c, from
-    ``initial_const`` on, ``const_factor`` times as much each time, while it is below ``largest_const``. Then tau, 1 at
-    first, becomes ``decrease_factor`` times itself or times the smallest distance so far, whichever is smaller. The
-    attack ends when no c has brought a nearer image, or when tau is 1 / 256 or less.
+    steps. The last point counts if it is misclassified and nearer than any before. This is repeated for each c, from
+    ``initial_const`` on, multiplied by ``const_factor`` each time, while it is below ``largest_const``. Then tau,
+    initially 1, becomes ``decrease_factor`` times itself or times the smallest distance so far, whichever is smaller.
+    The attack ends when no c has given a nearer image, or when tau is 1 / 256 or less.
 
-    Fields, defaults and arithmetic are those of ART's ``CarliniLInfMethod`` with clip values (0, 1), down to these
-    details: the gradient of the classification term is that of z_y - max_{j != y} z_j, neither cut off at zero nor
-    multiplied by c, both of which the loss has; so c decides no more than when a descent stops. The differences: images
-    that are misclassified already stay as they are, where ART perturbs them too; and ``epsilon``. Without ``epsilon``
-    the perturbation is not bounded.
+    Fields, defaults and arithmetic are those of ART's ``CarliniLInfMethod`` with clip values (0, 1), down to this
+    detail: the gradient of the classification term is that of z_y - max_{j != y} z_j, neither cut off at zero nor
+    multiplied by c as in the loss; so c only decides when a descent stops. There are two differences: images that are
+    misclassified already stay as they are, where ART perturbs them too; and ``epsilon``.
 
     Attributes:
         confidence: by how much another class is to lead, in logits.
         learning_rate: Adam's.
         max_iter: Adam's steps in a descent at most; static.
         decrease_factor: of tau, in (0, 1).
-        initial_const: first c, positive; nothing is tried where it is not below ``largest_const``.
+        initial_const: first c, positive; nothing is tried unless it is below ``largest_const``.
         largest_const: bound on c, itself not tried.
         const_factor: of c; the first c is the only one unless it is above 1.
-        epsilon: radius of the ball into which the final image is projected, in pixel units of images in [0, 1], as the
-            MOREL paper has it; an image that is not misclassified any more then counts as not found. None: no ball.
+        epsilon: radius of the ball into which the final image is projected, in pixel units of images in [0, 1], as in
+            the MOREL paper; an image that is then no longer misclassified counts as not found. None: no bound.
 
     Raises (when called):
         ValueError: a negative ``max_iter``.
@@ -131,7 +130,7 @@ class CWLinf(IterativeAttack[CWState]):
         return select(state.projected, self._settle(x, wrong, state), self._project(x, moved, self.epsilon))
 
     def _gradient(self, x: Images, image: Images, state: CWState, gradient: Images) -> Images:
-        """Of the objective in tanh space, from that of the classification term in the image."""
+        """The objective's gradient in tanh space, from the classification term's in the image."""
         change = image - x
         outside = jnp.abs(change) > _like(state.tau, x)
         slope = (1 - jnp.tanh(state.descent.point) ** 2) / (2 * _SMOOTHER)
@@ -139,7 +138,7 @@ class CWLinf(IterativeAttack[CWState]):
         return (gradient + jnp.where(outside, jnp.sign(change), 0)) * slope
 
     def _judge(self, x: Images, image: Images, lead: Values, wrong: Mask, gradient: Images, state: CWState) -> CWState:
-        """What follows from the evaluation of a descent's point."""
+        """The state after the evaluation of a descent's point."""
         descent = state.descent
         excess = jnp.maximum(jnp.abs(image - x) - _like(state.tau, x), 0)
         loss = state.const * jnp.maximum(lead + self.confidence, 0) + jnp.sum(excess, axis=tuple(range(1, x.ndim)))
@@ -150,7 +149,7 @@ class CWLinf(IterativeAttack[CWState]):
         x_adv, smallest = select(better, (image, distance), (state.x_adv, state.distance))
         nearer = state.nearer | better
 
-        # A constant that does not rise would go on for ever.
+        # A constant that does not rise would never end.
         const = state.const * self.const_factor
         no_const = ended & ~((const < self.largest_const) & (const > state.const))
         const = jnp.where(no_const, self.initial_const, jnp.where(ended, const, state.const))
@@ -179,7 +178,7 @@ class CWLinf(IterativeAttack[CWState]):
                        time=descent.time + 1)
 
     def _project(self, x: Images, state: CWState, epsilon: jax.typing.ArrayLike) -> CWState:
-        """Into the ball, where the attack has just ended outside it; one more evaluation has to follow."""
+        """Projects into the ball where the attack has just ended outside it; one more evaluation must follow."""
         projected = state.done & state.found & (state.distance > epsilon)
         x_adv = select(projected, linf.project(state.x_adv, x, epsilon), state.x_adv)
         return state.replace(done=state.done & ~projected, x_adv=x_adv, projected=projected)

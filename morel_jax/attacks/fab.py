@@ -13,9 +13,9 @@ from morel_jax.attacks.keys import fold_in_rows
 from morel_jax.attacks.norms import norm
 from morel_jax.attacks.types import Counts, Images, KeyOrKeys, Keys, Labels, Logits, LogitsFn, Mask, Values
 
-# Keeps the distance to a boundary without a gradient finite, and two moves of no length from becoming NaN.
+# Keeps the distance to a boundary without a gradient finite, and two moves of zero length from becoming NaN.
 _TINY, _SHORTEST = 1e-12, 1e-8
-# Another class's logit less y's, and its gradient: a boundary that a move can aim at.
+# Another class's logit minus y's, and its gradient: a boundary that a move can aim at.
 Boundary = tuple[Values, Images]
 
 
@@ -24,7 +24,7 @@ class FABState(AttackState):
     Attributes:
         number: which run is under way.
         order: classes by falling logit on the clean image.
-        point: from where the next move goes.
+        point: where the next move starts.
         moves: moves of this run so far.
         best: the nearest adversarial image of all runs; the image itself until there is one.
         best_distance: its distance; infinity until there is one, 0 for a misclassified example.
@@ -38,7 +38,7 @@ class FABState(AttackState):
 
 
 class _BoundaryAttack(IterativeAttack[FABState]):
-    """What both attacks share; they differ in the boundary that a move aims at and in what their runs are."""
+    """What both attacks share; they differ in the boundary that a move aims at and in the meaning of their runs."""
     passes = 2
     epsilon: jax.typing.ArrayLike
     num_steps: int
@@ -52,7 +52,7 @@ class _BoundaryAttack(IterativeAttack[FABState]):
 
     def _boundary(self, difference: Callable[[Labels], Boundary], num_classes: int, y: Labels,
                   state: FABState) -> Boundary:
-        """The boundary to move onto; ``difference`` gives those to the classes that it is called with."""
+        """The boundary to move onto; ``difference`` gives the boundary to the class that it is called with."""
         raise NotImplementedError
 
     def _runs(self, num_classes: int) -> int:
@@ -81,8 +81,7 @@ class _BoundaryAttack(IterativeAttack[FABState]):
             sign = sign.astype(logits.dtype)
             return jnp.sum(sign * logits, axis=-1).astype(x.dtype), pull_back(sign)[0]
 
-        # A branch, so that the gradient is computed once: XLA would compute its last operations anew in each of the
-        # many places that use it.
+        # A branch, so that the gradient is computed once: XLA would repeat its last operations wherever it is used.
         moved = jax.lax.cond(jnp.all(state.done), lambda *_: state.point, self._move, x, state.point,
                              *self._boundary(difference, num_classes, y, state))
         moved = jnp.where(jnp.isfinite(moved), moved, state.point)
@@ -104,7 +103,7 @@ class _BoundaryAttack(IterativeAttack[FABState]):
         )
 
     def _move(self, x: Images, point: Images, gap: Values, gradient: Images) -> Images:
-        """From ``point`` over the linearised boundary, drawn to where the image itself would meet it."""
+        """From ``point`` over the linearised boundary, biased towards where the image itself would meet it."""
         flat, point, image = (a.reshape(a.shape[0], -1) for a in (gradient, point, x))
         offset = jnp.sum(flat * point, axis=-1) - gap
 
@@ -120,7 +119,7 @@ class _BoundaryAttack(IterativeAttack[FABState]):
 
     def _with_starts(self, keys: Keys, x: Images, new: Mask, number: Counts, best_distance: Values,
                      point: Images) -> Images:
-        """``point`` with the start of run ``number`` where ``new``: the image, at random in a restart."""
+        """``point`` with the start of run ``number`` where ``new``: the image, or a random point in a restart."""
         point = select(new, x, point)
         if self.num_restarts == 1:
             return point
@@ -137,8 +136,8 @@ class _BoundaryAttack(IterativeAttack[FABState]):
         """The nearest adversarial images that all runs together find; ``epsilon`` only limits the random starts.
 
         Returns:
-            (x_adv, distance): images in [0, 1]; and their distances in the attack's norm: 0 for a misclassified
-            example, and infinity, with the image unchanged, where no adversarial image was found.
+            (x_adv, distance): images in [0, 1], and their distances in the attack's norm: 0 for a misclassified
+            example; infinity, with the image unchanged, where none was found.
         """
         state = self.replace(thorough=True).run(logits_fn, key, x, y)
         return prepare(self, logits_fn, x, y)[-1](state.best), state.best_distance
@@ -148,12 +147,11 @@ class _BoundaryAttack(IterativeAttack[FABState]):
 class FAB(_BoundaryAttack):
     """Untargeted FAB.
 
-    From the image: each step moves over the linearised boundary to the class that is then nearest, and a bit towards
-    where the image itself would meet it; an adversarial point is kept if it is the nearest so far, and the next step
-    begins between it and the image. The image found counts if it is within ``epsilon``; an example is finished as soon
-    as there is one.
+    From the image, each step moves over the linearised boundary to the nearest class, and a bit towards where the image
+    itself would meet it. An adversarial point is kept if it is the nearest so far, and the next step starts between it
+    and the image. The image found counts if it is within ``epsilon``; the example is then finished.
 
-    A step is one move: a gradient of every logit where it begins, and a look at where it leads.
+    A step is one move: a gradient of every logit at its start, and a pass at its end.
 
     Attributes:
         epsilon: radius, in pixel units of images in [0, 1].
@@ -161,13 +159,13 @@ class FAB(_BoundaryAttack):
         norm: ``linf`` or ``l2``; static.
         num_restarts: runs; all but the first start at random, at half of ``epsilon`` or of the distance of the nearest
             adversarial image so far, if that is smaller; static.
-        alpha_max: the largest weight of the image's own way to the boundary, in 0 .. 1.
-        eta: how far a move goes, 1 being onto the boundary.
-        beta: what the way back from an adversarial point leaves of its distance, in 0 .. 1.
-        thorough: whether an example goes on when something within ``epsilon`` is found, for something nearer; static.
+        alpha_max: the largest weight of the image's own move to the boundary, in 0 .. 1.
+        eta: how far a move goes; 1 is onto the boundary.
+        beta: fraction of its distance that an adversarial point keeps on the way back to the image, in 0 .. 1.
+        thorough: whether to continue after something within ``epsilon`` is found, for something nearer; static.
 
     Raises (when called):
-        ValueError: an unknown ``norm``, fewer than two classes, or nothing to do: no steps or no runs.
+        ValueError: an unknown ``norm``, fewer than two classes, no steps or no runs.
 
     Reference: Croce and Hein, arXiv:1907.02044, with the constants and the order of events of AutoAttack's code.
     """
@@ -201,18 +199,12 @@ class FAB(_BoundaryAttack):
 class FABTargeted(_BoundaryAttack):
     """FAB on the boundary to one class at a time: the likeliest wrong classes on the clean image, one after another.
 
-    A step takes one gradient, whatever the number of classes; else as :class:`FAB`.
+    A step takes one gradient, whatever the number of classes; otherwise, and in its errors, it is like :class:`FAB`.
 
     Attributes:
-        epsilon: radius, in pixel units of images in [0, 1].
-        num_steps: moves of one run; static.
-        num_targets: classes aimed at, in the order of their logits; all others where there are fewer; static.
-        norm: ``linf`` or ``l2``; static.
-        num_restarts: runs for each target; starts as in :class:`FAB`; static.
-        alpha_max, eta, beta, thorough: as in :class:`FAB`.
-
-    Raises (when called):
-        ValueError: as :class:`FAB`.
+        num_targets: classes aimed at, in the order of their logits; at most all others; static.
+        num_restarts: runs for each target; static.
+        epsilon, num_steps, norm, alpha_max, eta, beta, thorough: as in :class:`FAB`.
 
     Reference: Croce and Hein, arXiv:2003.01690, on FAB-T, with the order of events of AutoAttack's code.
     """

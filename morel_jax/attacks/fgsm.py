@@ -25,14 +25,7 @@ class FGSM:
     epsilon: jax.typing.ArrayLike
 
     def __call__(self, logits_fn: LogitsFn, key: KeyOrKeys, x: Images, y: Labels) -> Images:
-        """Adversarial images.
-
-        Args:
-            key: not used: there is nothing random here.
-            x: images in [0, 1].
-
-        Returns:
-            Like ``x``, in the ball and in [0, 1]; no gradient flows through it.
+        """Images in the ball and in [0, 1], through which no gradient flows; ``key`` is not used.
 
         Raises:
             ValueError: images, labels, logits or ``epsilon`` that make no sense, where their values are known.

@@ -1,9 +1,9 @@
 """The nearest point of a hyperplane inside the box of images.
 
-With the direction in which each pixel has to move known, and the room it has until it meets the box, the smallest move
-onto the plane is given by one number: in Linf every pixel goes as far as the farthest, in L2 in proportion to its
-weight, and each stops at the box. How near the plane comes grows with that number along a concave line of straight
-pieces, so Newton's method from zero climbs to the answer, ends there exactly, and needs no sorting.
+Each pixel's direction and its room in the box are known. The smallest move onto the plane then depends on one number:
+in Linf every pixel moves that far, in L2 in proportion to its weight, and each stops at the box. The distance covered
+towards the plane is a concave, piecewise linear function of that number. So Newton's method from zero reaches the
+answer exactly, without sorting.
 """
 from collections.abc import Callable
 
@@ -21,13 +21,13 @@ def project_linf(x: Rows, w: Rows, b: Values) -> Rows:
 
     Args:
         x: points in [0, 1].
-        w, b: normals and offsets; a pixel of weight 0 is left alone.
+        w, b: normals and offsets; a pixel of weight 0 does not move.
 
     Returns:
-        The moves: x + move is on the plane, or in the corner of the box nearest to it where the plane
-        does not meet the box; 0 where w is 0. Each row depends on its own x, w and b only.
+        The moves: x + move is on the plane, or in the corner of the box nearest to it if the plane does not meet the
+        box; 0 where w is 0.
 
-    Reference: the projection that Croce and Hein, arXiv:1907.02044, attack with; solved differently.
+    Reference: the projection of Croce and Hein, arXiv:1907.02044, solved differently.
     """
     return _project(x, w, b, lambda weights: 1.0)
 
@@ -66,7 +66,6 @@ def _lengths(weights: Rows, speeds: Rows | float, room: Rows, need: Float[Array,
         further = (slope > 0) & (onto > t)
         return jnp.where(further, onto, t), jnp.any(further)
 
-    # A pixel that has met the box stays there, so there are at most d + 1 turns; a row that has come to its end keeps
-    # its t.
+    # A pixel that has met the box stays there, so there are at most d + 1 turns; a finished row keeps its t.
     t, _ = jax.lax.while_loop(lambda carry: carry[1], newton, (jnp.zeros_like(need), jnp.array(True)))
     return jnp.minimum(t * speeds, room)

@@ -1,6 +1,6 @@
-"""What every attack checks and prepares before it begins: images, labels, its own numbers, and what a network returns.
+"""Checks and preparation of every attack's call: images, labels, its own numbers, and what a network returns.
 
-Values are checked where they are concrete. Inside a compiled program they are tracers, and only shapes and types are.
+Values are checked where they are concrete; of tracers, inside a compiled program, only shapes and types are.
 """
 import math
 from collections.abc import Callable
@@ -23,23 +23,23 @@ def _concrete(array: Any) -> bool:
 
 
 def check_images(x: Points | np.ndarray, name: str = "x", allow_uint8: bool = False) -> None:
-    """Raises ValueError unless ``x`` is float[n, ...], with all values in [0, 1] where they are known, or allowed."""
+    """Raises ValueError unless ``x`` is float[n, ...] in [0, 1], as far as values are known, or uint8 if allowed."""
     if allow_uint8 and x.dtype == np.uint8:
         return
     if not jnp.issubdtype(x.dtype, jnp.floating):
         hint = "; divide uint8 images by 255" if x.dtype == np.uint8 else ""
         raise ValueError(f"{name} must be {'uint8 or ' if allow_uint8 else ''}floats in [0, 1]; got {x.dtype}{hint}.")
     if x.ndim < 2:
-        raise ValueError(f"{name} must have shape [n, ...], one image a row; got {x.shape}.")
+        raise ValueError(f"{name} must have shape [n, ...], one image per row; got {x.shape}.")
     if x.size and _concrete(x):
-        values = np.asarray(x)  # Not jnp: in a program that is being traced it would not compute.
+        values = np.asarray(x)  # Not jnp, which would not compute while a program is traced.
         low, high = float(values.min()), float(values.max())
         if not (low >= 0 and high <= 1):  # Of NaN neither holds.
             raise ValueError(f"{name} must be in [0, 1]; got values from {low:.9g} to {high:.9g}.")
 
 
 def check_labels(y: Labels | np.ndarray, count: int, num_classes: int | None = None, name: str = "y") -> None:
-    """Raises ValueError unless ``y`` is int[count], in 0 .. ``num_classes`` - 1 where both are known."""
+    """Raises ValueError unless ``y`` is int[count], in 0 .. ``num_classes`` - 1 as far as both are known."""
     if y.shape != (count,):
         hint = "; of one-hot labels take the argmax" if y.ndim == 2 and y.shape[1] > 1 else ""
         raise ValueError(f"{name} must have shape [{count}], a class for each image; got {y.shape}{hint}.")
@@ -64,9 +64,9 @@ def check_logits(logits: Any, count: int) -> None:
 
 def check_finite(logits: Float[Array | np.ndarray, "n classes"], name: str = "logits_fn",
                  index: np.ndarray | None = None) -> None:
-    """Raises ValueError if logits on clean images are known and not all finite: no attack could say anything.
+    """Raises ValueError if logits on clean images are known and not all finite, which makes attacks meaningless.
 
-    The message names the network and the first such image, by its place in ``index`` int[n] where that is given.
+    The message names the network and the first such image, by its entry in ``index`` if that is given.
     """
     if _concrete(logits):
         bad = np.flatnonzero(~np.all(np.isfinite(np.asarray(logits, np.float64)), axis=-1))
@@ -77,7 +77,7 @@ def check_finite(logits: Float[Array | np.ndarray, "n classes"], name: str = "lo
 
 
 def misclassified(logits: Logits, y: Labels) -> Mask:
-    """Whether a wrong class leads; False where a logit is NaN or infinite, as the argmax of such a row says nothing."""
+    """Whether a wrong class leads; False where a logit is NaN or infinite, as the argmax is then meaningless."""
     return (jnp.argmax(logits, axis=-1) != y) & jnp.all(jnp.isfinite(logits), axis=-1)
 
 
@@ -85,22 +85,21 @@ _RADIUS = "a finite number of at least 0", lambda value: math.isfinite(value) an
 _POSITIVE = "a finite number above 0", lambda value: math.isfinite(value) and value > 0
 _FINITE = "a finite number", math.isfinite
 _SHARE = "in [0, 1]", lambda value: 0 <= value <= 1
-# Of the attacks' numbers, by field.
+# Rules of the attacks' numbers, by field.
 _RULES = {
     "epsilon": _RADIUS, "step_size": _POSITIVE, "confidence": _FINITE, "learning_rate": _POSITIVE,
     "decrease_factor": ("in (0, 1)", lambda value: 0 < value < 1), "initial_const": _POSITIVE, "largest_const": _RADIUS,
     "const_factor": _FINITE, "alpha_max": _SHARE, "eta": _POSITIVE, "beta": _SHARE,
     "p_init": ("in (0, 1]", lambda value: 0 < value <= 1),
 }
-# Counts, which are static, with the least of each.
+# The least value of each count; counts are static.
 _LEAST = {"num_steps": 0, "num_restarts": 1, "num_targets": 1, "eot": 1, "num_queries": 1, "max_iter": 0}
 
 
 def check_fields(attack: Any) -> None:
-    """Raises ValueError if a number of ``attack`` is known and makes no sense; the message names field, rule and value.
+    """Raises ValueError if a known number of ``attack`` breaks its rule; the message names field, rule and value.
 
-    A radius in Linf is at most 1, the width of the box that all images are in. Only in a ball of radius 0 may a step
-    have length 0.
+    A radius in Linf is at most 1, the width of the box of images. Only in a ball of radius 0 may a step have length 0.
     """
     linf = getattr(attack, "norm", "linf") == "linf"
     for field in fields(attack):
@@ -125,17 +124,17 @@ def check_fields(attack: Any) -> None:
 
 def prepare(attack: Attack, logits_fn: LogitsFn, x: Images, y: Labels,
             ) -> tuple[Attack, LogitsFn, Images, Labels, Callable[[Images], Images]]:
-    """Checks an attack's call, and has the attack compute in float32 at least.
+    """Checks an attack's call, and makes the attack compute in float32 at least.
 
-    Half-precision images become float32 for the attack, and the network sees its points rounded towards ``x`` in the
-    images' own type: so what was judged is what is returned, in the ball and in the box.
+    Half-precision images become float32 for the attack. The network sees its points rounded towards ``x`` in the
+    images' own type, so the image that was judged is the one returned, in the ball and in the box.
 
     Returns:
-        (attack, logits_fn, x, y, finish): the same as arrays and in the type of computation; and the function that
-        takes a found image to the type of ``x``.
+        (attack, logits_fn, x, y, finish): the same as arrays in the type of computation; and a function that converts a
+        found image to the type of ``x``.
 
     Raises:
-        ValueError: in one line, whatever of the call makes no sense.
+        ValueError: an argument that makes no sense, in one line.
     """
     check_fields(attack)
     images, labels = (array if hasattr(array, "dtype") else np.asarray(array) for array in (x, y))
@@ -150,7 +149,7 @@ def prepare(attack: Attack, logits_fn: LogitsFn, x: Images, y: Labels,
 
     def logits_of(point: Images, *keys: Any) -> Logits:
         seen = point
-        if half:  # Rounding has no gradient; without it the point's is that of the rounded one.
+        if half:  # Rounding has no gradient; this gives the point the gradient at the rounded one.
             seen = point.astype(x.dtype)
             seen = seen + jax.lax.stop_gradient(finish(jax.lax.stop_gradient(point)) - seen)
         logits = logits_fn(seen, *keys)

@@ -1,8 +1,7 @@
-"""Attacks that move an example on by one step, a pass through the network or two, at a time.
+"""Attacks that advance an example one step, of one or two passes through the network, at a time.
 
-Each example stands alone in such an attack: it has its own key, its own counters and its own end. So examples that
-are at different places of their attacks can share a batch, one that is finished can make room for another
-(`morel_jax.evaluation.pool`), and no result depends on what else was in the batch.
+Each example has its own key, counters and end. So examples at different stages can share a batch, a finished one can
+make room for another (`morel_jax.evaluation.pool`), and no result depends on the rest of the batch.
 """
 from typing import Generic, TypeVar
 
@@ -17,13 +16,13 @@ from morel_jax.attacks.types import Counts, Images, KeyOrKeys, Keys, Labels, Log
 
 
 class AttackState(struct.PyTreeNode):
-    """What is known of every example; an attack's own state adds fields, each with the examples in its first axis.
+    """The state of every example; an attack's own state adds fields, each with the examples along its first axis.
 
     Attributes:
         done: an example that is done stays as it is.
         found: whether ``x_adv`` is an adversarial image within the attack's bounds.
         x_adv: the image itself until something is found.
-        steps: steps so far; the pass on the clean image before the first is none.
+        steps: steps so far, without the pass on the clean image before the first.
     """
     done: Mask
     found: Mask
@@ -44,7 +43,7 @@ def select(mask: Mask, chosen: Rows, other: Rows) -> Rows:
 
 
 def begin(x: Images, clean_logits: Logits, y: Labels) -> dict[str, Array]:
-    """The fields of a fresh :class:`AttackState`, as a dict: misclassified examples are found already, and done.
+    """The fields of a new :class:`AttackState`, as a dict: misclassified examples are found and done.
 
     Raises:
         ValueError: logits that are not finite, where they are known.
@@ -60,23 +59,23 @@ class IterativeAttack(Generic[State]):
     A subclass is a frozen pytree with the methods ``start`` and ``step``; only ``step`` evaluates the network.
 
     Attributes:
-        passes: through the network, forwards or with a gradient, in one step; the same for every example and step.
+        passes: through the network, with or without a gradient, in one step; the same for every example and step.
     """
     passes = 1
 
     def start(self, keys: Keys, x: Images, y: Labels, clean_logits: Logits) -> State:
-        """The state before the first step, an :class:`AttackState` that :func:`begin` has begun."""
+        """The state before the first step, with the fields of :func:`begin`."""
         raise NotImplementedError
 
     def step(self, logits_fn: LogitsFn, keys: Keys, x: Images, y: Labels, state: State) -> State:
         """The state after one step, which evaluates the network on ``passes`` images per example.
 
-        Its rows of examples that are done, and its ``steps``, do not matter: :meth:`advance` sees to them.
+        Rows of examples that are done, and ``steps``, do not matter: :meth:`advance` sets them.
         """
         raise NotImplementedError
 
     def clean_logits(self, logits_fn: LogitsFn, keys: Keys, x: Images) -> Logits:
-        """Logits on the clean images; a subclass that knows random networks gives them their keys here."""
+        """Logits on the clean images; a subclass for random networks passes their keys here."""
         del keys
         return logits_fn(x)
 
@@ -90,15 +89,12 @@ class IterativeAttack(Generic[State]):
         return select(state.done, state, moved.replace(steps=state.steps + 1))
 
     def run(self, logits_fn: LogitsFn, key: KeyOrKeys, x: Images, y: Labels, skip: Mask | bool = False) -> State:
-        """The final state.
+        """The final state, every example done.
 
         Args:
             key: one key, or keys[n], one per example.
             x: images in [0, 1].
             skip: examples to leave alone.
-
-        Returns:
-            The attack's :class:`AttackState`, every example done.
 
         Raises:
             ValueError: images, labels, logits or numbers that make no sense, where their values are known.
@@ -114,8 +110,6 @@ class IterativeAttack(Generic[State]):
         return jax.lax.stop_gradient(state.replace(x_adv=finish(state.x_adv)))
 
     def __call__(self, logits_fn: LogitsFn, key: KeyOrKeys, x: Images, y: Labels) -> Images:
-        """Adversarial images like ``x``; an example for which none was found comes back unchanged.
-
-        Arguments as in :meth:`run`.
-        """
+        """Adversarial images; an example for which none was found is returned unchanged. Arguments as in
+        :meth:`run`."""
         return self.run(logits_fn, key, x, y).x_adv

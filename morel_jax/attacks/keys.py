@@ -1,4 +1,4 @@
-"""Random keys, one per example, so that no example's noise depends on the batch it stands in."""
+"""Random keys, one per example, so that no example's noise depends on its batch."""
 import zlib
 
 import jax
@@ -13,12 +13,8 @@ def example_keys(key: KeyOrKeys, count: int) -> Keys:
     """One key per example.
 
     Args:
-        key: a key, from which example i gets ``fold_in(key, i)``; or an array of ``count`` keys, used as
-            they are (fold the examples' own indices in, and a result no longer depends on the batch).
-        count: number of examples.
-
-    Returns:
-        Array of ``count`` keys.
+        key: a key, from which example i gets ``fold_in(key, i)``; or an array of ``count`` keys, used as they are (made
+            from the examples' own indices, they make results independent of the batch).
 
     Raises:
         ValueError: ``key`` is an array of another length.
@@ -28,7 +24,7 @@ def example_keys(key: KeyOrKeys, count: int) -> Keys:
     if key.ndim == 0:
         return fold_in_each(key, jnp.arange(count))
     if key.shape != (count,):
-        raise ValueError(f"key must be one key or an array of {count} keys, one an example; got shape {key.shape}.")
+        raise ValueError(f"key must be one key or an array of {count} keys, one per example; got shape {key.shape}.")
     return key
 
 

@@ -1,4 +1,4 @@
-"""The L2 ball inside the box of images: what attacks need of a norm."""
+"""The L2 ball inside the box of images: the functions that attacks need of a norm."""
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike

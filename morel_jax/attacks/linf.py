@@ -1,4 +1,4 @@
-"""The Linf ball inside the box of images: what attacks need of a norm, and starting points."""
+"""The Linf ball inside the box of images: the functions that attacks need of a norm, and starting points."""
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -56,7 +56,7 @@ STARTS = {"uniform": _uniform, "normal": _normal, "clean": _clean}
 
 
 def start_point(start: str, key: KeyOrKeys, x: Points, epsilon: ArrayLike) -> Points:
-    """Where an iterative attack begins, inside the ball and the box.
+    """The starting point of an iterative attack, inside the ball and the box.
 
     Args:
         start: ``uniform`` in the ball, ``normal`` (x + 0.001 N(0, 1)), or ``clean`` (x itself).

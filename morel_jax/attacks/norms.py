@@ -8,7 +8,7 @@ NORMS = {"linf": linf, "l2": l2}
 
 
 def norm(name: str) -> ModuleType:
-    """The module that knows the norm ``name``.
+    """The module of the norm ``name``.
 
     Raises:
         ValueError: an unknown name.

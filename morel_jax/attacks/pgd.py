@@ -13,13 +13,13 @@ from morel_jax.attacks.keys import example_keys, fold_in_rows
 from morel_jax.attacks.types import Images, KeyOrKeys, Keys, Labels, Logits, LogitsFn, Mask, Values
 from morel_jax.losses.classification import cross_entropy, difference_of_logits_ratio, kl_divergence, margin
 
-# Of the logits; and what gives one for a batch, out of the network, images and labels.
+# A loss of logits; and a function that makes one for a batch, from the network, images and labels.
 Loss = Callable[[Logits], Values]
 LossOfBatch = Callable[[LogitsFn, Images, Labels], Loss]
 
 
 def _from_clean(distance: Callable[[Logits, Logits], Values]) -> LossOfBatch:
-    """A loss that compares with the clean outputs, which are computed once."""
+    """A loss that compares with the clean outputs, which it computes once."""
     def loss(logits_fn: LogitsFn, x: Images, y: Labels) -> Loss:
         del y
         clean_logits = jax.lax.stop_gradient(logits_fn(x))
@@ -55,8 +55,8 @@ class PGD:
         loss: what is climbed: ``ce`` cross-entropy, ``dlr`` difference of logits ratio (three classes or more), ``kl``
             KL(clean || adversarial) as in TRADES, ``squared_error`` ``|softmax(adversarial) - softmax(clean)|^2`` as in
             SCORE, or ``margin`` (largest other logit minus the label's); static.
-        num_restarts: climbs, each from its own random start, the first one that of a single run; static. The result
-            is the end of the first climb that ends misclassified, or else of the one that ends with the highest loss.
+        num_restarts: climbs, each from its own random start, the first that of a single run; static. The result is the
+            end of the first climb that ends misclassified, or else of the one that ends with the highest loss.
     """
     epsilon: jax.typing.ArrayLike
     step_size: jax.typing.ArrayLike
@@ -66,14 +66,7 @@ class PGD:
     num_restarts: int = struct.field(pytree_node=False, default=1)
 
     def __call__(self, logits_fn: LogitsFn, key: KeyOrKeys, x: Images, y: Labels) -> Images:
-        """Adversarial images.
-
-        Args:
-            key: one key, or keys[n], one per example.
-            x: images in [0, 1].
-
-        Returns:
-            Like ``x``, in the ball and in [0, 1]; no gradient flows through it.
+        """Images in the ball and in [0, 1], through which no gradient flows; ``key`` is one key, or one per example.
 
         Raises:
             ValueError: unknown ``start`` or ``loss``; ``kl`` or ``squared_error`` from a ``clean`` start, where the

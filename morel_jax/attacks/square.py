@@ -18,24 +18,24 @@ from morel_jax.attacks.keys import fold_in_rows
 from morel_jax.attacks.types import Counts, Images, KeyOrKeys, Keys, Labels, Logits, LogitsFn, Values
 from morel_jax.losses.classification import margin
 
-# Proposals after which the squares' share of the image is halved, in an attack of 10000 queries: the paper's.
+# Proposals after which the squares' share of the image is halved, in an attack of 10000 queries (from the paper).
 _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 _SCHEDULE_LENGTH = 10_000
-# Linf proposals among which one step looks for one that changes a pixel. It changes no result.
+# Linf proposals among which one step looks for one that changes a pixel. It affects no result.
 _LOOKAHEAD = 4
 
 Words = UInt32[Array, "..."]
 Sizes = Int[Array, "..."]
-# Images, and how many proposals were looked at for them.
+# Images, and how many proposals were considered for them.
 Proposal = tuple[Images, Counts]
 
 
 class SquareState(AttackState):
     """
     Attributes:
-        queries: images tried so far, with those that needed no pass through the network.
+        queries: images tried so far, including those that needed no pass through the network.
         best: the image of the lowest loss in this run; the run's start before its first query.
-        loss: by how much the label's logit leads there; infinite before the run's first query.
+        loss: the lead of the label's logit there; infinite before the run's first query.
     """
     queries: Counts
     best: Images
@@ -44,27 +44,27 @@ class SquareState(AttackState):
 
 @struct.dataclass
 class Square(IterativeAttack[SquareState]):
-    """Square Attack, which needs logits alone, no gradient.
+    """Square Attack, which needs no gradient.
 
-    Linf: from vertical stripes of +- epsilon; a proposal sets a square, in each channel, to + epsilon or - epsilon.
-    L2: from a grid of patterns; a proposal moves the mass of one square into another. A proposal stays if it lowers
-    the lead of the label's logit over the best other one, or is misclassified: then the example is finished. Squares
-    shrink as queries go by.
+    Linf starts from vertical stripes of +- epsilon; a proposal sets a square, in each channel, to + epsilon or
+    - epsilon. L2 starts from a grid of patterns; a proposal moves the mass of one square into another. A proposal is
+    accepted if it lowers the lead of the label's logit over the best other one, or is misclassified, which finishes the
+    example. Squares shrink with the number of queries.
 
-    Each example draws its own squares, where the published code draws one place for the whole batch. A Linf proposal
-    that changes no pixel counts as a query, but as it could only be refused, it takes no pass through the network: so
+    Each example draws its own squares; the published code draws one place for the whole batch. A Linf proposal that
+    changes no pixel counts as a query but takes no pass through the network, as it could only be refused. So
     ``queries`` of the state runs ahead of ``steps``. A network must give the same image the same logits.
 
     Attributes:
         epsilon: radius, in pixel units of images in [0, 1].
         num_queries: proposals of one run; its start is one more query; static.
         norm: ``linf`` or ``l2``; static.
-        num_restarts: runs at most, each from its own start; static.
+        num_restarts: maximum number of runs, each from its own start; static.
         p_init: share of the image that the first squares cover; static.
-        rescale_schedule: stretch the schedule of shrinking, made for 10000 queries, to ``num_queries``; static.
+        rescale_schedule: scale the schedule of shrinking, made for 10000 queries, to ``num_queries``; static.
 
     Raises (when called):
-        ValueError: an unknown ``norm``, no query at all, or one class only.
+        ValueError: an unknown ``norm``, no query, or one class only.
 
     Reference: Andriushchenko, Croce, Flammarion and Hein, arXiv:1912.00049, Algorithms 1 to 3, with the schedule and
     the loss of AutoAttack's code.
@@ -116,11 +116,7 @@ class Square(IterativeAttack[SquareState]):
 @functools.lru_cache
 def side_lengths(num_queries: int, h: int, w: int, norm: str = "linf", p_init: float = 0.8,
                  rescale_schedule: bool = False) -> Int32[np.ndarray, " 1+num_queries"]:
-    """Sides of the squares, on images ``h`` by ``w``.
-
-    Returns:
-        Entry i is of proposal i, and the start, entry 0, has the first proposal's.
-    """
+    """Sides of the squares on images ``h`` by ``w``, by proposal; entry 0, the start, has the first proposal's."""
     def side(number: int) -> int:
         # The published code numbers its proposals from 0.
         time = max(number - 1, 0)
@@ -132,7 +128,7 @@ def side_lengths(num_queries: int, h: int, w: int, norm: str = "linf", p_init: f
 
 
 def _words(keys: KeyOrKeys, count: int) -> Words:
-    """Random words, ``count`` for each of the keys."""
+    """Random words, ``count`` for each key."""
     words = jax.vmap(lambda key: jax.random.bits(key, (count,)))(keys.reshape(-1))
     return words.reshape(*keys.shape, count)
 
@@ -148,9 +144,9 @@ def _signs(words: Words, channels: int) -> Bool[Array, "... channels"]:
 
 
 def _place(words: Words, side: Sizes, h: int, w: int) -> tuple[Sizes, Sizes]:
-    """Top and left of a square of ``side`` that words[..., 2] choose.
+    """Top and left of a square of ``side``, chosen by words[..., 2].
 
-    They are 0 .. size - side - 1, as published: no square reaches the last row or column, but those that fill the axis.
+    They are in 0 .. size - side - 1, as published: no square reaches the last row or column unless it fills the axis.
     """
     def corner(word: Words, size: int) -> Sizes:
         return (word % jnp.maximum(size - side, 1).astype(jnp.uint32)).astype(jnp.int32)
@@ -159,7 +155,7 @@ def _place(words: Words, side: Sizes, h: int, w: int) -> tuple[Sizes, Sizes]:
 
 
 def _window(top: Sizes, left: Sizes, side: Sizes, h: int, w: int) -> Bool[Array, "... h w 1"]:
-    """What a square covers."""
+    """The pixels that a square covers."""
     def covered(first: Sizes, size: int) -> Bool[Array, "... size"]:
         offset = jnp.arange(size) - first[..., None]
         return (offset >= 0) & (offset < side[..., None])
@@ -168,7 +164,7 @@ def _window(top: Sizes, left: Sizes, side: Sizes, h: int, w: int) -> Bool[Array,
 
 
 def _extreme(raised: Bool[Array, "n _ w c"] | bool, x: Images, epsilon: ArrayLike) -> Images:
-    """Each pixel at the upper end of what it may be where ``raised``, else at the lower end."""
+    """Each pixel at the upper end of its range where ``raised``, otherwise at the lower end."""
     return jnp.clip(jnp.where(raised, x + epsilon, x - epsilon), 0.0, 1.0)
 
 
@@ -182,7 +178,7 @@ def _linf_start(coins: Callable[[int], Bool[Array, "n count"]], x: Images, epsil
 
 
 def _linf_propose(attack: Square, keys: Keys, x: Images, state: SquareState, number: Counts) -> Proposal:
-    """Of the next few proposals, the first that changes a pixel; the last one where none does."""
+    """Of the next few proposals, the first that changes a pixel, or the last one."""
     _, h, w, c = x.shape
     ahead = jnp.arange(_LOOKAHEAD)
     numbers = number[:, None] + ahead
@@ -192,7 +188,7 @@ def _linf_propose(attack: Square, keys: Keys, x: Images, state: SquareState, num
     top, left = _place(words[..., :2], side, h, w)
     raised = _signs(words[..., 2:], c)
 
-    # In its square a proposal has every pixel at an end of what it may be, whatever was there.
+    # In its square a proposal puts every pixel at an end of its range.
     low, high = _extreme(False, x, epsilon=attack.epsilon), _extreme(True, x, epsilon=attack.epsilon)
     differs = jnp.where(raised[:, :, None, None, :], (state.best != high)[:, None], (state.best != low)[:, None])
     changes = jnp.any(_window(top, left, side, h, w) & differs, axis=(2, 3, 4)) & (numbers <= attack.num_queries)
@@ -208,7 +204,7 @@ def _linf_propose(attack: Square, keys: Keys, x: Images, state: SquareState, num
 
 
 def _l2_propose(attack: Square, keys: Keys, x: Images, state: SquareState, number: Counts) -> Proposal:
-    """As :func:`_linf_propose`, but always the very next proposal."""
+    """As :func:`_linf_propose`, but always the next proposal."""
     _, h, w, c = x.shape
     sides = attack._sides(x)
     known, which = np.unique(sides, return_inverse=True)

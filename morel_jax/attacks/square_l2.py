@@ -1,4 +1,4 @@
-"""What Square Attack does in the L2 ball: patterns of mass that are moved from one window of the image to another."""
+"""Square Attack in the L2 ball: patterns of mass that move from one window of the image to another."""
 import functools
 import math
 from collections.abc import Callable
@@ -18,7 +18,7 @@ _TINY = 1e-12
 
 
 def side(share: float, h: int, w: int) -> int:
-    """Side of a window that covers ``share`` of the image: odd and at least 3, where the image is no smaller."""
+    """Side of a window that covers ``share`` of the image: odd and at least 3, unless the image is smaller."""
     odd = max(round(math.sqrt(share * h * w)), 3) | 1
     return min(odd, h, w)
 
@@ -66,15 +66,9 @@ def placed(table: Float[np.ndarray, "k largest largest"], number: Counts, top: C
 
 
 def start(coins: Callable[[int], Bool[Array, "n count"]], x: Images, epsilon: ArrayLike) -> Images:
-    """A grid of patterns a fifth of the image in side, each upright or lying, of either sign in each channel.
+    """Images in the ball and in [0, 1] with a grid of patterns of a fifth of the image in side.
 
-    Args:
-        coins: count -> random booleans[n, count].
-        x: images in [0, 1].
-        epsilon: radius in pixel units of [0, 1].
-
-    Returns:
-        Images in the ball and in [0, 1].
+    Each pattern is upright or lying, of either sign in each channel; ``coins(count)`` are random booleans[n, count].
     """
     n, h, w, c = x.shape
     tile = max(min(h, w) // 5, 1)
@@ -89,18 +83,14 @@ def start(coins: Callable[[int], Bool[Array, "n count"]], x: Images, epsilon: Ar
 
 
 def move(best: Images, x: Images, epsilon: ArrayLike, fresh: Images, into: Window, out_of: Window) -> Images:
-    """Moves the mass of two windows into the first of them.
+    """Moves the mass of two windows into the first of them; gives images in the ball and in [0, 1].
 
-    There, in each channel, what was there and the new pattern are added, each at length 1, and the sum gets the length
-    that both windows had together, and the channel's share of what the ball leaves over.
+    There, in each channel, the old content and the new pattern are added, each at length 1. The sum gets the length
+    that both windows had together, and the channel's share of what the ball leaves unused.
 
     Args:
         best, x: where to begin, and images in [0, 1].
-        epsilon: radius in pixel units of [0, 1].
         fresh: the new pattern, within ``into``.
-
-    Returns:
-        Images in the ball and in [0, 1].
     """
     def length(values: Images) -> Float[Array, "n 1 1 c"]:
         return jnp.sqrt(jnp.sum(values**2, axis=(1, 2), keepdims=True))

@@ -17,7 +17,7 @@ Mask = Bool[Array, "*n c"]
 
 
 def label_mask(logits: Logits, labels: Labels) -> Mask:
-    """Returns true at each example's label, after checking shapes and the labels' dtype.
+    """True at each example's label.
 
     Raises:
         ValueError: labels.shape is not logits.shape[:-1], or labels are not integers (found while tracing).
@@ -31,7 +31,7 @@ def label_mask(logits: Logits, labels: Labels) -> Mask:
 
 
 def runner_up_mask(logits: Logits, own: Mask) -> Mask:
-    """Returns true at the largest logit outside `own`, the label's mask; the first of equals.
+    """True at the largest logit outside `own`, the label's mask; the first of equals.
 
     Raises:
         ValueError: there is one class only (found while tracing).
@@ -43,7 +43,7 @@ def runner_up_mask(logits: Logits, own: Mask) -> Mask:
 
 
 def pick(values: Logits, chosen: Mask) -> Values:
-    """Returns the one entry of each row that `chosen` marks; NaN where it marks none."""
+    """The one entry of each row that `chosen` marks; NaN where it marks none."""
     picked = jnp.sum(jnp.where(chosen, values, 0), axis=-1)
     return jnp.where(jnp.any(chosen, axis=-1), picked, jnp.nan)
 
@@ -59,7 +59,7 @@ def check_number(name: str, value: ArrayLike, least: float = 0.0, most: float = 
     """Raises ValueError unless ``value`` is finite and in [least, most], where it is known: no tracer."""
     if isinstance(value, jax.core.Tracer):
         return
-    numbers = np.asarray(value, np.float64)  # Not jnp: in a program that is being traced it would not compute.
+    numbers = np.asarray(value, np.float64)  # Not jnp, which would not compute while a program is traced.
     if not np.all(np.isfinite(numbers) & (numbers >= least) & (numbers <= most)):
         bound = f"at least {least:g}" if most == math.inf else f"in [{least:g}, {most:g}]"
         raise ValueError(f"{name} must be finite and {bound}; got {value}.")
@@ -74,15 +74,15 @@ def cross_entropy(logits: Logits, labels: Labels, label_smoothing: ArrayLike = 0
         label_smoothing: s in [0, 1]; may be traced.
 
     Returns:
-        Values in nats, at least 0; finite with finite gradients at logits of 1e4 in size. A label out of
-        range scores NaN.
+        Values in nats, at least 0; finite with finite gradients at logits of 1e4 in size. A label out of range scores
+        NaN.
 
     Raises:
         ValueError: shapes do not fit, or labels are not integers (found while tracing); label_smoothing is known and
             not in [0, 1].
 
-    Reference: the L_ce of Eq. 11, Hotegni and Peitz, arXiv:2410.01697. Smoothing is uniform over all c
-    classes (Szegedy et al., arXiv:1512.00567).
+    Reference: the L_ce of Eq. 11, Hotegni and Peitz, arXiv:2410.01697. Smoothing is uniform over all c classes (Szegedy
+    et al., arXiv:1512.00567).
     """
     check_number("label_smoothing", label_smoothing, most=1.0)
     own = label_mask(logits, labels)

@@ -1,7 +1,6 @@
-"""Two objectives' gradients to the one direction that is descended: weights from their inner products.
+"""Methods that combine the gradients of two objectives into one direction, w_1 g_1 + w_2 g_2.
 
-Every method here gives a combination w_1 g_1 + w_2 g_2, and needs of the gradients only their Gram matrix
-[[g_1.g_1, g_1.g_2], [g_1.g_2, g_2.g_2]]. Results have its dtype and are finite wherever it is.
+They need only the Gram matrix [[g_1.g_1, g_1.g_2], [g_1.g_2, g_2.g_2]]. Weights have its dtype and are finite if it is.
 """
 from collections.abc import Callable
 
@@ -40,7 +39,7 @@ def mgda(gram: Gram) -> Weights:
 
 
 def pcgrad(gram: Gram) -> Weights:
-    """Projecting conflicting gradients: each loses its part along the other where they point apart; then the sum.
+    """Projecting conflicting gradients: the sum, after each loses its part along the other if they conflict.
 
         w = (1 - g_1.g_2 / |g_1|^2, 1 - g_1.g_2 / |g_2|^2) where g_1.g_2 < 0, else (1, 1)
 
@@ -55,7 +54,7 @@ def pcgrad(gram: Gram) -> Weights:
 
 
 def cagrad(gram: Gram, closeness: ArrayLike = 0.4) -> Weights:
-    """Conflict-averse gradient: near the mean gradient, the direction whose worse objective falls fastest.
+    """Conflict-averse gradient: the direction near the mean gradient along which the worse objective falls fastest.
 
         max_d min_i g_i.d   with |d - g_0| <= c |g_0|,   g_0 = (g_1 + g_2) / 2
         d = g_0 + c |g_0| / |g_u| g_u,   u in the simplex minimising g_u.g_0 + c |g_0| |g_u|
@@ -70,7 +69,7 @@ def cagrad(gram: Gram, closeness: ArrayLike = 0.4) -> Weights:
 
     Reference: Liu et al., arXiv:2110.14048, Eqs. 3 and 5.
     """
-    # Of gradients of any size: the weights do not depend on it.
+    # The weights do not depend on the gradients' size.
     scale = jnp.maximum(jnp.max(jnp.abs(gram)), _tiny(gram))
     gram, mean = gram / scale, jnp.full(2, 0.5, gram.dtype)
     radius = closeness * jnp.sqrt(jnp.maximum(mean @ gram @ mean, 0))
@@ -101,11 +100,11 @@ def cagrad(gram: Gram, closeness: ArrayLike = 0.4) -> Weights:
 def nash(gram: Gram) -> Weights:
     """Nash-MTL's bargaining solution: the direction in which the product of both gains is largest.
 
-        G alpha = 1 / alpha;   of two objectives  alpha_i = 1 / (|g_i| sqrt(1 + cos(g_1, g_2)))
+        G alpha = 1 / alpha;   for two objectives  alpha_i = 1 / (|g_i| sqrt(1 + cos(g_1, g_2)))
 
     Returns:
-        Positive weights. Where the gradients are opposed the cosine counts as no less than -0.999, for there is no
-        gain to bargain for; a gradient of length zero counts as one of the smallest that is told from it.
+        Positive weights. The cosine counts as at least -0.999, as opposed gradients leave no gain to bargain for; a
+        zero gradient counts as the smallest positive one.
 
     Reference: Navon et al., arXiv:2202.01017, Eq. 3, solved in closed form.
     """

@@ -1,4 +1,4 @@
-"""Losses on the embedding space: what MOREL calls L_1. One value per row, in the embeddings' dtype."""
+"""Losses on the embedding space, MOREL's L_1. One value per row, in the embeddings' dtype."""
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -22,8 +22,8 @@ def cosine_alignment(s: Embeddings, s_adv: Embeddings) -> Float[Array, " n"]:
         s, s_adv: natural and adversarial; row i comes from image i.
 
     Returns:
-        Values in [0, 2] up to rounding, unitless; 0 when parallel, 2 when opposed. A zero row scores 1
-        and its gradient stays finite. A norm below 1e-6 counts as 1e-6.
+        Values in [0, 2] up to rounding, unitless; 0 when parallel, 2 when opposed. A zero row scores 1 and its gradient
+        stays finite. A norm below 1e-6 counts as 1e-6.
 
     Raises:
         ValueError: shapes differ (found while tracing).
@@ -36,26 +36,26 @@ def cosine_alignment(s: Embeddings, s_adv: Embeddings) -> Float[Array, " n"]:
 
 def multi_positive_contrastive(embeddings: Embeddings, labels: Int[Array, " n"], temperature: ArrayLike = 0.1,
                                mask: Bool[Array, " n"] | None = None) -> Float[Array, " n"]:
-    """Multi-positive contrastive loss: draws each row to the others of its class, away from the rest.
+    """Multi-positive contrastive loss: pulls each row towards the others of its class, and away from the rest.
 
         l_j = -1/|P(j)| sum_{p in P(j)} log( exp(<t_j, t_p> / tau) / sum_{q != j} exp(<t_j, t_q> / tau) )
 
     with t the rows divided by their norms and P(j) the other rows with the label of row j. Two readings use it:
 
-    - `paper`: on the 2n rows concatenate([t, t']) with concatenate([y, y]), natural and adversarial; the
-      loss is the sum of l, as Eq. 9 is printed. Every anchor then has a positive.
-    - `reference`: on the n natural rows; the loss is the mean of l over all n anchors, those without
-      positives among them.
+    - `paper`: on the 2n rows concatenate([t, t']) with concatenate([y, y]), natural and adversarial; the loss is the
+      sum of l, as Eq. 9 is printed. Every anchor then has a positive.
+    - `reference`: on the n natural rows; the loss is the mean of l over all n anchors, including those without
+      positives.
 
     Args:
         embeddings: of any scale: rows are normalised here (Eq. 7), a norm below 1e-6 counting as 1e-6.
         temperature: tau > 0; may be traced.
-        mask: false on padding; None for none. A masked row is neither anchor nor candidate, and may
-            hold anything, even NaN.
+        mask: false on padding; None for none. A masked row is neither anchor nor candidate, and may be anything, even
+            NaN.
 
     Returns:
-        Values in nats, at least 0 up to rounding; 0 for an anchor without positives and for masked rows.
-        Finite with finite gradients at zero rows, identical rows and small temperatures (tried to 1e-6).
+        Values in nats, at least 0 up to rounding; 0 for an anchor without positives and for masked rows. Finite with
+        finite gradients at zero rows, identical rows and small temperatures (tested to 1e-6).
 
     Raises:
         ValueError: shapes do not fit, or labels are not integers (found while tracing); temperature is known and not
@@ -79,7 +79,7 @@ def multi_positive_contrastive(embeddings: Embeddings, labels: Int[Array, " n"],
     similarity = jnp.matmul(t, t.T, precision=jax.lax.Precision.HIGHEST) / jnp.asarray(temperature, t.dtype)
     candidates = mask[:, None] & mask[None, :] & ~jnp.eye(t.shape[0], dtype=bool)
     positives = candidates & (labels[:, None] == labels[None, :])
-    # A finite floor: with -inf, a row without candidates would have a NaN inside, which jax_debug_nans reports.
+    # A finite floor: with -inf, a row without candidates would have an inner NaN, which jax_debug_nans reports.
     log_total = jax.nn.logsumexp(jnp.where(candidates, similarity, jnp.finfo(t.dtype).min), axis=-1)
     count = jnp.sum(positives, axis=-1, dtype=t.dtype)
     drawn = jnp.sum(jnp.where(positives, similarity, 0), axis=-1) / jnp.maximum(count, 1)

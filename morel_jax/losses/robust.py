@@ -1,4 +1,4 @@
-"""Robust classification losses: what MOREL calls L_2.
+"""Robust classification losses, MOREL's L_2.
 
 Each takes natural and adversarial logits, and labels in 0 .. c - 1, and returns one value per example; the mean over
 the batch is the published loss. Logits are float32 or float64; the result has their dtype, and weights are cast to it.
@@ -28,16 +28,13 @@ LOAT_FIRST, LOAT_MIDDLE, LOAT_LAST = 0, 1, 2
 
 
 def pgd_at(logits: Logits | None, logits_adv: Logits, labels: Labels, label_smoothing: ArrayLike = 0.0) -> Values:
-    """Adversarial training of Madry et al.: the cross-entropy of the adversarial outputs.
+    """Adversarial training of Madry et al.: the cross-entropy of the adversarial outputs, in nats.
 
         l_i = CE(z'_i, y_i)
 
     Args:
-        logits: natural, or None; unused beyond its shape, so that all robust losses are called alike.
+        logits: natural, or None; only its shape is used, so that all robust losses are called alike.
         label_smoothing: as in `cross_entropy`; may be traced.
-
-    Returns:
-        Values in nats.
 
     Raises:
         ValueError: shapes do not fit, or labels are not integers (found while tracing).
@@ -60,8 +57,8 @@ def trades(logits: Logits, logits_adv: Logits, labels: Labels, beta: ArrayLike =
         label_smoothing: of the natural term, as in `cross_entropy`; may be traced. 0 in the published loss.
 
     Returns:
-        Values in nats; their mean is the published loss, which divides the summed divergence by n.
-        Finite with finite gradients at logits of 1e4 in size.
+        Values in nats; their mean is the published loss, which divides the summed divergence by n. Finite with finite
+        gradients at logits of 1e4 in size.
 
     Raises:
         ValueError: shapes do not fit, or labels are not integers (found while tracing); beta is known and negative or
@@ -81,25 +78,23 @@ def mart(logits: Logits, logits_adv: Logits, labels: Labels, beta: ArrayLike = 6
         l_i = CE(z'_i, y_i) - log(1.0001 - max_{j != y_i} p'_ij + 1e-12)
               + beta * (1.0000001 - p_{i y_i}) * sum_j p_ij (log p_ij - log(p'_ij + 1e-12))
 
-    with p = softmax(z_i), p' = softmax(z'_i). All three terms of the published loss are means over the
-    batch of numbers that each depend on one example only, so nothing couples examples. Gradients flow
-    through the weight 1.0000001 - p_y too, as in the published code.
+    with p = softmax(z_i), p' = softmax(z'_i). No term couples examples. Gradients flow through the weight
+    1.0000001 - p_y too, as in the published code.
 
     Args:
         beta: weight of the robust term, 1/lambda in the paper; may be traced.
 
     Returns:
-        Values in nats; their mean is the published loss. Finite with finite gradients at logits of 1e4
-        in size and at probabilities 0 and 1.
+        Values in nats; their mean is the published loss. Finite with finite gradients at logits of 1e4 in size and at
+        probabilities 0 and 1.
 
     Raises:
-        ValueError: shapes do not fit, labels are not integers, or there is one class only (found while
-            tracing); beta is known and negative or not finite.
+        ValueError: shapes do not fit, labels are not integers, or there is one class only (found while tracing); beta
+            is known and negative or not finite.
 
-    Reference: Eq. 12, Hotegni and Peitz, arXiv:2410.01697, which prints the boosted cross-entropy on natural
-    outputs; as MART's authors and MOREL's implementation do, this uses the adversarial ones. The constants
-    are those of the code published with Wang et al., "Improving adversarial robustness requires revisiting
-    misclassified examples", ICLR 2020.
+    Reference: Eq. 12, Hotegni and Peitz, arXiv:2410.01697, which prints the boosted cross-entropy on natural outputs;
+    as MART's authors and MOREL's implementation do, this uses the adversarial ones. The constants are from the code of
+    Wang et al., "Improving adversarial robustness requires revisiting misclassified examples", ICLR 2020.
     """
     check_pair("logits", logits, "logits_adv", logits_adv)
     check_number("beta", beta)
@@ -119,12 +114,11 @@ def loat_phase(epoch: ArrayLike, last_phase_epoch: ArrayLike) -> Int[Array, ""]:
 
     Args:
         epoch: counted from 1 as in LOAT's code; may be traced.
-        last_phase_epoch: the epoch from which the last phase runs: 100 of 110 with MART, 90 with
-            TRADES, in LOAT's code; may be traced.
+        last_phase_epoch: first epoch of the last phase; in LOAT's code 100 of 110 with MART, 90 with TRADES; may be
+            traced.
 
     Returns:
-        LOAT_FIRST up to epoch 1, LOAT_LAST from last_phase_epoch on, LOAT_MIDDLE between. Epoch 1 is
-        in the first phase whatever last_phase_epoch is.
+        LOAT_FIRST up to epoch 1, whatever last_phase_epoch is, LOAT_LAST from last_phase_epoch on, LOAT_MIDDLE between.
     """
     later = jnp.where(jnp.asarray(epoch) >= last_phase_epoch, LOAT_LAST, LOAT_MIDDLE)
     return jnp.where(jnp.asarray(epoch) <= 1, LOAT_FIRST, later).astype(jnp.int32)
@@ -167,8 +161,8 @@ def loat(logits: Logits, logits_adv: Logits, labels: Labels, phase: ArrayLike, b
          mask: Bool[Array, " n"] | None = None) -> Values:
     """LOAT: MART or TRADES plus Fisher-Rao-norm-based terms on the logits in the first and last epochs.
 
-    With p = softmax(z_i), p' = softmax(z'_i), R_correct and R_wrong the means of r_i over the images whose
-    natural outputs are right and wrong, and A_correct, A_wrong those of a_i, the batch loss is
+    With p = softmax(z_i), p' = softmax(z'_i), R_correct and R_wrong the means of r_i over the images whose natural
+    outputs are right and wrong, and A_correct, A_wrong those of a_i, the batch loss is
 
         first phase:   mean(base) + theta (R_correct - R_wrong) + gamma A_wrong
         middle phase:  mean(base)
@@ -177,31 +171,31 @@ def loat(logits: Logits, logits_adv: Logits, labels: Labels, phase: ArrayLike, b
         kind "mse":  r_i = sum_{j != y_i} (p_ij - (1 - p_{i y_i}) / (c - 1))^2,   a_i = sum_j (p'_ij - p_ij)^2
         kind "kl":   r_i = -log(1 - max_{j != y_i} p_ij),   a_i = -log(1 - |p'_ik - p_ik|), k = argmax_j p'_ij
 
-    The pairing a_i compares probabilities, although it is named after adversarial logit pairing: so does
-    LOAT's code, in every phase and on both bases. A mean over no image is 0, with gradient 0, where that
-    code divides by zero. gamma = 0 gives its variant without pairing.
+    The pairing a_i compares probabilities, as LOAT's code does, although it is named after adversarial logit pairing. A
+    mean over no image is 0, with gradient 0, where that code divides by zero. gamma = 0 gives its variant without
+    pairing.
 
     Args:
-        phase: LOAT_FIRST, LOAT_MIDDLE or LOAT_LAST (see `loat_phase`); may be traced. Any other value is
-            the middle phase.
+        phase: LOAT_FIRST, LOAT_MIDDLE or LOAT_LAST (see `loat_phase`); may be traced. Any other value is the middle
+            phase.
         beta: weight of the base's robust term; may be traced.
         theta: weight of R; may be traced. LOAT's code defaults to 1.0 and runs ResNet18 with 0.1.
         gamma: weight of the pairing; may be traced.
         kind: "mse" or "kl"; static.
         base: "mart" or "trades"; static.
-        mask: false on padding; None for none. Masked rows may hold anything, even NaN or a label out of range.
+        mask: false on padding; None for none. Masked rows may be anything, even NaN or a label out of range.
 
     Returns:
-        Values whose mean over the unmasked rows is the batch loss; masked rows score 0. The group means
-        are shared out over their members, so a row depends on the whole batch. Finite with finite gradients
-        at logits of 1e4 in size and at probabilities 0 and 1.
+        Values whose mean over the unmasked rows is the batch loss; masked rows score 0. The group means are divided
+        among their members, so a row depends on the whole batch. Finite with finite gradients at logits of 1e4 in size
+        and at probabilities 0 and 1.
 
     Raises:
-        ValueError: unknown kind or base, shapes do not fit, labels are not integers, or there is one class
-            only (all found while tracing); beta, theta or gamma is known and negative or not finite.
+        ValueError: unknown kind or base, shapes do not fit, labels are not integers, or there is one class only (all
+            found while tracing); beta, theta or gamma is known and negative or not finite.
 
-    Reference: L_2 of MOREL(<-LOAT), Hotegni and Peitz, arXiv:2410.01697; Yin and Ruan, "Boosting adversarial
-    training via Fisher-Rao norm-based regularization", CVPR 2024, in the form of the code published with it.
+    Reference: L_2 of MOREL(<-LOAT), Hotegni and Peitz, arXiv:2410.01697; Yin and Ruan, "Boosting adversarial training
+    via Fisher-Rao norm-based regularization", CVPR 2024, in the form of its published code.
     """
     for name, value, known in (("kind", kind, _KINDS), ("base", base, _BASES)):
         if value not in known:
@@ -215,7 +209,7 @@ def loat(logits: Logits, logits_adv: Logits, labels: Labels, phase: ArrayLike, b
         mask = jnp.ones(labels.shape, bool)
     check_pair("mask", mask, "labels", labels)
     mask = mask.astype(bool)
-    # Padding is blanked, not just left out of the result: it must not reach a gradient as 0 * NaN.
+    # Padding is blanked, not just left out of the result, as it must not reach a gradient as 0 * NaN.
     labels = jnp.where(mask, labels, 0)
     own = label_mask(logits, labels)
     logits, logits_adv = (jnp.where(mask[:, None], z, 0) for z in (logits, logits_adv))

@@ -1,4 +1,4 @@
-"""Scalarisations: several objectives' losses to the one number that is minimised."""
+"""Scalarisations, which combine several objectives' losses into the number that is minimised."""
 import math
 import numbers
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ def conic(losses: Losses, preference: Losses | Sequence[float], reference_point:
 
         CS = sum_i k_i (L_i - a_i) + gamma sum_i (L_i - a_i)
 
-    The augmentation term is printed without the absolute values that give Kasimbeyli's cone its shape.
-    Under the conditions, a_i < L_i among them, both are the same number, and CS is `weighted_sum` with the
-    preference k + gamma, less a constant that is 0 when a is.
+    The augmentation term is printed without the absolute values that give Kasimbeyli's cone its shape. Under the
+    conditions, which include a_i < L_i, both are the same number, and CS is `weighted_sum` with the preference
+    k + gamma, minus a constant that is 0 when a is.
 
     Args:
         losses, preference: L and k; may be traced.
@@ -33,8 +33,8 @@ def conic(losses: Losses, preference: Losses | Sequence[float], reference_point:
     Raises:
         ValueError: shapes do not fit (found while tracing).
 
-    Reference: CS(k, gamma, a), Hotegni and Peitz, arXiv:2410.01697; Kasimbeyli, "A conic
-    scalarization method in multi-objective optimization", J. Global Optim. 56 (2013), 279-297.
+    Reference: CS(k, gamma, a), Hotegni and Peitz, arXiv:2410.01697; Kasimbeyli, "A conic scalarization method in
+    multi-objective optimization", J. Global Optim. 56 (2013), 279-297.
     """
     reference_point = jnp.asarray(reference_point, losses.dtype)
     check_pair("losses", losses, "reference_point", reference_point)
@@ -46,16 +46,10 @@ def conic(losses: Losses, preference: Losses | Sequence[float], reference_point:
 
 
 def weighted_sum(losses: Losses, preference: Losses | Sequence[float]) -> Float[Array, ""]:
-    """Weighted sum WS = sum_i k_i L_i.
-
-    Args:
-        losses, preference: L and k; may be traced.
-
-    Returns:
-        WS, in the losses' dtype, to which the preference is cast.
+    """Weighted sum WS = sum_i k_i L_i, in the losses' dtype; both arguments may be traced.
 
     Raises:
-        ValueError: shapes differ, or losses has not one axis (found while tracing).
+        ValueError: shapes differ, or losses does not have one axis (found while tracing).
 
     Reference: the WS of Figure 4, Hotegni and Peitz, arXiv:2410.01697, whose formula is not printed.
     """
@@ -67,13 +61,9 @@ def weighted_sum(losses: Losses, preference: Losses | Sequence[float]) -> Float[
 
 
 def check_conic(preference: Sequence[float], reference_point: Sequence[float], augmentation: float) -> None:
-    """Checks what can be checked of conic scalarisation's conditions before any loss is known.
+    """Checks those conditions of conic scalarisation that do not depend on the losses, as a_i < L_i does.
 
-    0 <= gamma < k_i and 0 <= a_i for every i, all finite, and as many k as a. The condition a_i < L_i is
-    left: it depends on the losses.
-
-    Args:
-        preference, reference_point, augmentation: k, a and gamma.
+    They are 0 <= gamma < k_i and 0 <= a_i for every i, all finite, and as many k as a.
 
     Raises:
         ValueError: a condition is broken; the message names field, rule and value.

@@ -78,7 +78,7 @@ def test_numbers_of_another_type_do_not_change_the_images():
     (dict(x=MODEL.x * 0 + np.float32(1 + 1e-6)), r"x must be in \[0, 1\]; got values from 1.00000095 to 1.00000095"),
     (dict(x=MODEL.x * np.nan), r"x must be in \[0, 1\]; got values from nan"),
     (dict(x=(MODEL.x * 255).astype(np.uint8)), r"x must be floats in \[0, 1\]; got uint8; divide uint8 images by 255"),
-    (dict(x=MODEL.x[0, 0, 0]), r"x must have shape \[n, ...\], one image a row; got \(1,\)"),
+    (dict(x=MODEL.x[0, 0, 0]), r"x must have shape \[n, ...\], one image per row; got \(1,\)"),
     (dict(y=np.eye(5)[MODEL.y]), r"y must have shape \[6\].* got \(6, 5\); of one-hot labels take the argmax"),
     (dict(y=MODEL.y[:, None]), r"y must have shape \[6\], a class for each image; got \(6, 1\)"),
     (dict(y=MODEL.y[:4]), r"y must have shape \[6\], a class for each image; got \(4,\)"),

@@ -29,5 +29,5 @@ def test_keys_given_one_an_example_are_used_as_they_are():
 
 
 def test_wrong_number_of_keys():
-    with pytest.raises(ValueError, match=r"array of 4 keys, one an example; got shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"array of 4 keys, one per example; got shape \(3,\)"):
         example_keys(jax.random.split(jax.random.key(0), 3), 4)
