@@ -1,10 +1,14 @@
 """A run small enough for a test: real images, few of them, and a network of a few thousand weights."""
+import functools
+import os
+import signal
 from importlib import metadata
 
 import numpy as np
 
 from morel_jax import data
 from morel_jax.configuration import recipe
+from morel_jax.progress import TrainingProgress
 
 # Of XLA_FLAGS, for programs that run for less time than their compilation takes.
 COMPILE_QUICKLY = "--xla_backend_optimization_level=0"
@@ -33,6 +37,30 @@ def small_config(method="morel_mart", variant="paper", **changes):
         section, _, field = name.rpartition("__")
         setattr(config[section] if section else config, field, value)
     return config
+
+
+# An even smaller run: two epochs of six batches, for a network that runs with little optimisation.
+tiny_config = functools.partial(small_config, batch_size=8, validation__batch_size=8)
+tiny_dataset = functools.partial(small_dataset, train=48, test=20)
+
+
+def without_clocks(history):
+    """A run's history without its times."""
+    return [{name: value for name, value in line.items() if name not in ("seconds", "images_per_second")}
+            for line in history]
+
+
+def interrupt_after(monkeypatch, calls, method="steps", number=signal.SIGTERM):
+    """Sends this process a signal at the given call of a method of the progress."""
+    original, seen = getattr(TrainingProgress, method), []
+
+    def interrupting(self, *arguments):
+        original(self, *arguments)
+        seen.append(arguments)
+        if len(seen) == calls:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(TrainingProgress, method, interrupting)
 
 
 def images_and_labels(count=8, size=8, channels=3, classes=4, seed=0):

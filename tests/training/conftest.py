@@ -2,7 +2,9 @@ import shutil
 
 import pytest
 
+from morel_jax import builders
 from morel_jax.training.checkpoint import Checkpoints
+from tests.small import small_dataset, tiny_dataset
 from tests.training.checkpoints import save
 
 
@@ -22,3 +24,15 @@ def saved(tmp_path_factory):
 def workdir(saved, tmp_path):
     """A copy of it."""
     return shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+
+
+@pytest.fixture
+def small_data(monkeypatch):
+    """Every config's data set is `small_dataset`'s."""
+    monkeypatch.setattr(builders, "dataset", lambda config: small_dataset())
+
+
+@pytest.fixture
+def tiny_data(monkeypatch):
+    """Every config's data set is `tiny_dataset`'s."""
+    monkeypatch.setattr(builders, "dataset", lambda config: tiny_dataset())

@@ -7,16 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from morel_jax import builders, training
+from morel_jax import training
 from morel_jax.progress import TrainingProgress
 from tests.small import small_config, small_dataset
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def _small_data(monkeypatch):
-    monkeypatch.setattr(builders, "dataset", lambda config: small_dataset())
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_data")]
 
 
 @pytest.fixture(scope="module", params=["weights and images", "gradients and average"])

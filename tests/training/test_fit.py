@@ -12,39 +12,22 @@ import numpy as np
 import pytest
 
 from morel_jax import builders, evaluation, progress, training
-from morel_jax.progress import TrainingProgress
 from morel_jax.training import trainer
 from morel_jax.training.checkpoint import Checkpoints
 from morel_jax.training.saved import load_record
-from tests import small
+from tests.small import interrupt_after, tiny_config, tiny_dataset, without_clocks
 
-small_config = functools.partial(small.small_config, batch_size=8, validation__batch_size=8)
+pytestmark = pytest.mark.usefixtures("tiny_data")
 # Of tests to which the method is all the same.
-light_config = functools.partial(small_config, "standard", batch_norm__statistics_from=("natural",), ema_decay=0.9)
-
-
-def small_dataset():
-    """Six batches of a network that runs with little optimisation."""
-    return small.small_dataset(train=48, test=20)
-
-
-@pytest.fixture(autouse=True)
-def _small_data(monkeypatch):
-    monkeypatch.setattr(builders, "dataset", lambda config: small_dataset())
-
-
-def judged(history):
-    """The history without what a clock said."""
-    return [{name: value for name, value in line.items() if name not in ("seconds", "images_per_second")}
-            for line in history]
+light_config = functools.partial(tiny_config, "standard", batch_norm__statistics_from=("natural",), ema_decay=0.9)
 
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(builders, "dataset", lambda config: small_dataset())
+        patch.setattr(builders, "dataset", lambda config: tiny_dataset())
         workdir = tmp_path_factory.mktemp("unbroken")
-        return *training.fit(small_config(), workdir, progress=False), workdir
+        return *training.fit(tiny_config(), workdir, progress=False), workdir
 
 
 def test_a_runs_folder(unbroken):
@@ -63,7 +46,7 @@ def test_a_runs_folder(unbroken):
 
 def test_a_finished_run_given_again_is_returned(unbroken):
     state, history, workdir = unbroken
-    again, history_again = training.fit(small_config(), workdir, progress=False)
+    again, history_again = training.fit(tiny_config(), workdir, progress=False)
     chex.assert_trees_all_equal(again, state)
     assert history_again == history
 
@@ -71,8 +54,8 @@ def test_a_finished_run_given_again_is_returned(unbroken):
 def test_load_gives_the_plain_classifier(unbroken):
     state, history, workdir = unbroken
     logits_fn, config = evaluation.load(workdir, "last")
-    assert config.to_dict() == small_config().to_dict()
-    test = small_dataset().test
+    assert config.to_dict() == tiny_config().to_dict()
+    test = tiny_dataset().test
     x = test.images.astype(np.float32) / 255
     assert np.mean(np.argmax(logits_fn(x), -1) == test.labels) == history[-1]["clean_accuracy"]
     model = builders.model(config, 10)
@@ -98,8 +81,8 @@ def test_load_errors(unbroken, tmp_path):
 
 
 @pytest.mark.parametrize("train", [
-    lambda workdir: training.fit(small_config(), workdir),
-    lambda workdir: training.fit_population(small_config(), [{"seed": 1}], workdir)])
+    lambda workdir: training.fit(tiny_config(), workdir),
+    lambda workdir: training.fit_population(tiny_config(), [{"seed": 1}], workdir)])
 def test_a_workdir_is_a_local_path(tmp_path, monkeypatch, train):
     monkeypatch.chdir(tmp_path)
     for workdir in ("", "gs://bucket/run", "run\\a"):
@@ -116,27 +99,18 @@ def test_a_workdir_is_a_local_path(tmp_path, monkeypatch, train):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("moment", ["step", "validation"])
+@pytest.mark.parametrize("moment", ["steps", "validation"])
 def test_a_signal_saves_and_the_resumed_run_is_bitwise_the_same(unbroken, tmp_path, monkeypatch, number, moment):
     before = signal.getsignal(number)
-    place = (TrainingProgress, "steps") if moment == "step" else (TrainingProgress, "validation")
-    original, calls = getattr(*place), []
-
-    def interrupting(self, *arguments):
-        original(self, *arguments)
-        calls.append(arguments)
-        if len(calls) == 2:
-            os.kill(os.getpid(), number)
-
-    monkeypatch.setattr(*place, interrupting)
-    with pytest.raises(training.Interrupted, match=r"stopped and saved at step .*the same command resumes") as error:
-        training.fit(small_config(), tmp_path, progress=False)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 2, moment, number)
+        with pytest.raises(training.Interrupted, match="stopped and saved at step .*the same command resumes") as error:
+            training.fit(tiny_config(), tmp_path, progress=False)
     assert error.value.signal_number == number
     assert signal.getsignal(number) == before
-    monkeypatch.setattr(*place, original)
-    state, history = training.fit(small_config(), tmp_path, progress=False)
+    state, history = training.fit(tiny_config(), tmp_path, progress=False)
     chex.assert_trees_all_equal(state, unbroken[0])
-    assert judged(history) == judged(unbroken[1])
+    assert without_clocks(history) == without_clocks(unbroken[1])
 
 
 def test_nothing_is_told_of_an_epoch_before_its_checkpoint_is_on_disk(unbroken, tmp_path, monkeypatch):
@@ -151,13 +125,13 @@ def test_nothing_is_told_of_an_epoch_before_its_checkpoint_is_on_disk(unbroken, 
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "_commit", killed)
         with pytest.raises(KeyboardInterrupt):
-            training.fit(small_config(), tmp_path, progress=False)
+            training.fit(tiny_config(), tmp_path, progress=False)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert lines == load_record(tmp_path, "last")["history"]
     assert [line["epoch"] for line in lines] == [1]
-    state, history = training.fit(small_config(), tmp_path, progress=False)
+    state, history = training.fit(tiny_config(), tmp_path, progress=False)
     chex.assert_trees_all_equal(state, unbroken[0])
-    assert judged(history) == judged(unbroken[1])
+    assert without_clocks(history) == without_clocks(unbroken[1])
 
 
 def test_records_are_what_fit_returns(unbroken):
@@ -170,13 +144,13 @@ def test_records_are_what_fit_returns(unbroken):
 
 def test_another_config_in_the_workdir_is_refused(unbroken):
     with pytest.raises(ValueError, match=r"config\.batch_size: 8 there, 16 given"):
-        training.fit(small_config(batch_size=16), unbroken[-1], progress=False)
+        training.fit(tiny_config(batch_size=16), unbroken[-1], progress=False)
 
 
 def test_seeds_differ_and_repeat(unbroken, tmp_path):
-    again, _ = training.fit(small_config(), tmp_path / "again", progress=False)
+    again, _ = training.fit(tiny_config(), tmp_path / "again", progress=False)
     chex.assert_trees_all_equal(again, unbroken[0])
-    other, _ = training.fit(small_config(seed=1), tmp_path / "other", progress=False)
+    other, _ = training.fit(tiny_config(seed=1), tmp_path / "other", progress=False)
     assert any(np.any(np.asarray(a) != b) for a, b in zip(jax.tree.leaves(other.params),
                                                            jax.tree.leaves(again.params), strict=True))
 
@@ -188,14 +162,14 @@ def test_progress_shows_losses_speed_and_time_left(tmp_path, monkeypatch):
     # However short an epoch is, its bar is drawn at each report.
     update = progress.tqdm.update
     monkeypatch.setattr(progress.tqdm, "update", lambda bar, count: (update(bar, count), bar.refresh()))
-    training.fit(small_config(), tmp_path)
+    training.fit(tiny_config(), tmp_path)
     shown = terminal.getvalue()
     for text in ("epoch 1/2", "loss=", "cosine=", "run left=", "img/s", "validated=", "clean", "robust", "best"):
         assert text in shown
 
 
 def test_divergence_names_the_step_and_keeps_the_last_good_state(tmp_path):
-    config = small_config(optimizer__drop_epochs=(2,), optimizer__drop_factors=(1e38,))
+    config = tiny_config(optimizer__drop_epochs=(2,), optimizer__drop_factors=(1e38,))
     with pytest.raises(training.Diverged, match=r"not finite at step \d+ \(epoch 2\).*checkpoints/last"):
         training.fit(config, tmp_path, progress=False)
     logits_fn, _ = evaluation.load(tmp_path, "last")
@@ -205,7 +179,7 @@ def test_divergence_names_the_step_and_keeps_the_last_good_state(tmp_path):
 
 def test_divergence_before_anything_was_saved(tmp_path):
     with pytest.raises(training.Diverged, match=r"at step \d+ \(epoch 1\); nothing had been saved yet\."):
-        training.fit(small_config(optimizer__learning_rate=1e38), tmp_path, progress=False)
+        training.fit(tiny_config(optimizer__learning_rate=1e38), tmp_path, progress=False)
 
 
 def test_one_compilation_for_all_epochs_and_pieces(tmp_path, monkeypatch, caplog):
@@ -222,14 +196,7 @@ def test_average_survives_a_resumption(tmp_path):
     config = light_config()
     whole, _ = training.fit(config, tmp_path / "whole", progress=False)
     with pytest.MonkeyPatch.context() as patch:
-        original = TrainingProgress.start_epoch
-
-        def interrupting(self, epoch, done):
-            original(self, epoch, done)
-            if epoch == 2:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-        patch.setattr(TrainingProgress, "start_epoch", interrupting)
+        interrupt_after(patch, 2, "start_epoch")
         with pytest.raises(training.Interrupted):
             training.fit(config, tmp_path / "broken", progress=False)
     state, _ = training.fit(config, tmp_path / "broken", progress=False)
@@ -244,6 +211,6 @@ def test_validation_only_where_asked_and_at_the_end(tmp_path):
 
 @pytest.mark.slow  # Bit for bit as users compile: another program may round otherwise under the fast tests' flags.
 def test_streaming_from_the_host_is_bitwise_the_same(unbroken, tmp_path):
-    state, history = training.fit(small_config(data__placement="host"), tmp_path, progress=False)
+    state, history = training.fit(tiny_config(data__placement="host"), tmp_path, progress=False)
     chex.assert_trees_all_equal(state, unbroken[0])
-    assert judged(history) == judged(unbroken[1])
+    assert without_clocks(history) == without_clocks(unbroken[1])

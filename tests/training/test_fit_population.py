@@ -1,10 +1,8 @@
-import functools
 import itertools
 import json
 import logging
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import types
@@ -15,9 +13,10 @@ import numpy as np
 import pytest
 
 from morel_jax import builders, evaluation, training
-from morel_jax.progress import TrainingProgress
 from morel_jax.training import checkpoint, trainer
-from tests import small
+from tests.small import interrupt_after, tiny_config, tiny_dataset, without_clocks
+
+pytestmark = pytest.mark.usefixtures("tiny_data")
 
 SETTINGS = [{"preference": 0.2}, {"optimizer.learning_rate": 0.03, "seed": 5}, {"seed": 1}]
 # Of parameters and losses after two epochs, where the compiled program is not the one of a run alone.
@@ -25,52 +24,20 @@ ROUNDING = 1e-5
 NAMES = ["preference=0.2_0.8", "learning_rate=0.03,seed=5", "seed=1"]
 
 
-small_config = functools.partial(small.small_config, batch_size=8, validation__batch_size=8)
-
-
-def small_dataset():
-    """Six batches of a network that runs with little optimisation."""
-    return small.small_dataset(train=48, test=20)
-
-
-@pytest.fixture(autouse=True)
-def _small_data(monkeypatch):
-    monkeypatch.setattr(builders, "dataset", lambda config: small_dataset())
-
-
-def judged(history):
-    """The history without what a clock said."""
-    return [{name: value for name, value in line.items() if name not in ("seconds", "images_per_second")}
-            for line in history]
-
-
 def assert_same(outcomes, expected):
     assert [outcome.member.name for outcome in outcomes] == [outcome.member.name for outcome in expected]
     for outcome, other in zip(outcomes, expected, strict=True):
         chex.assert_trees_all_equal(outcome.state, other.state)
-        assert judged(outcome.history) == judged(other.history)
-
-
-def interrupt_after(monkeypatch, calls, method="steps"):
-    """SIGTERM at the n-th report of progress."""
-    original, seen = getattr(TrainingProgress, method), []
-
-    def interrupting(self, *arguments):
-        original(self, *arguments)
-        seen.append(arguments)
-        if len(seen) == calls:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(TrainingProgress, method, interrupting)
+        assert without_clocks(outcome.history) == without_clocks(other.history)
 
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
     """(outcomes, workdir) of three members, one after another on one device."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(builders, "dataset", lambda config: small_dataset())
+        patch.setattr(builders, "dataset", lambda config: tiny_dataset())
         workdir = tmp_path_factory.mktemp("sweep")
-        return training.fit_population(small_config(), SETTINGS, workdir, progress=False, mode="sequential"), workdir
+        return training.fit_population(tiny_config(), SETTINGS, workdir, progress=False, mode="sequential"), workdir
 
 
 # Bit for bit as users compile: under the fast tests' flags another program may round otherwise.
@@ -85,7 +52,7 @@ def test_a_member_is_bitwise_the_run_trained_alone(unbroken, tmp_path, number):
     assert outcome.diverged is None
     state, history = training.fit(outcome.member.config, tmp_path, progress=False)
     chex.assert_trees_all_equal(outcome.state, jax.device_get(state))
-    assert judged(outcome.history) == judged(history)
+    assert without_clocks(outcome.history) == without_clocks(history)
 
 
 def test_a_members_folder_is_a_runs_folder(unbroken):
@@ -101,14 +68,14 @@ def test_a_members_folder_is_a_runs_folder(unbroken):
         assert int(kept) == best["step"] + best["epoch"]
         logits_fn, config = evaluation.load(folder, "last")
         assert config.to_dict() == outcome.member.config.to_dict()
-        test = small_dataset().test
+        test = tiny_dataset().test
         right = np.asarray(logits_fn(test.images.astype(np.float32) / 255)).argmax(-1) == test.labels
         assert np.mean(right, dtype=np.float64) == lines[-1]["clean_accuracy"]
 
 
 def test_a_finished_sweep_given_again_is_returned(unbroken):
     outcomes, workdir = unbroken
-    assert_same(training.fit_population(small_config(), SETTINGS, workdir, progress=False), outcomes)
+    assert_same(training.fit_population(tiny_config(), SETTINGS, workdir, progress=False), outcomes)
 
 
 @pytest.mark.parametrize(("method", "calls"), [("steps", 2), ("validation", 2)])
@@ -116,8 +83,8 @@ def test_a_signal_saves_and_the_resumed_sweep_is_bitwise_the_same(unbroken, tmp_
     with monkeypatch.context() as patch:
         interrupt_after(patch, calls, method)
         with pytest.raises(training.Interrupted, match=r"stopped and saved 3 members at step \d+ .*resumes from there"):
-            training.fit_population(small_config(), SETTINGS, tmp_path, progress=False)
-    assert_same(training.fit_population(small_config(), SETTINGS, tmp_path, progress=False), unbroken[0])
+            training.fit_population(tiny_config(), SETTINGS, tmp_path, progress=False)
+    assert_same(training.fit_population(tiny_config(), SETTINGS, tmp_path, progress=False), unbroken[0])
 
 
 @as_users_compile
@@ -125,14 +92,14 @@ def test_fit_goes_on_with_a_member(unbroken, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         interrupt_after(patch, 2)
         with pytest.raises(training.Interrupted):
-            training.fit_population(small_config(), SETTINGS, tmp_path, progress=False)
+            training.fit_population(tiny_config(), SETTINGS, tmp_path, progress=False)
     outcome = unbroken[0][1]
     state, history = training.fit(outcome.member.config, tmp_path / outcome.member.name, progress=False)
     chex.assert_trees_all_equal(jax.device_get(state), outcome.state)
-    assert judged(history) == judged(outcome.history)
+    assert without_clocks(history) == without_clocks(outcome.history)
     # Its checkpoints are now later than those of the others.
     with pytest.raises(ValueError, match=r"one and the same position; got preference=0\.2_0\.8: \["):
-        training.fit_population(small_config(), SETTINGS, tmp_path, progress=False)
+        training.fit_population(tiny_config(), SETTINGS, tmp_path, progress=False)
 
 
 def kill_while_saving(monkeypatch, saves):
@@ -154,8 +121,8 @@ def test_members_that_were_saved_at_different_positions_go_on_from_a_common_one(
     with monkeypatch.context() as patch:
         kill_while_saving(patch, saves)
         with pytest.raises(KeyboardInterrupt):
-            training.fit_population(small_config(), SETTINGS, tmp_path, progress=False)
-    assert_same(training.fit_population(small_config(), SETTINGS, tmp_path, progress=False), unbroken[0])
+            training.fit_population(tiny_config(), SETTINGS, tmp_path, progress=False)
+    assert_same(training.fit_population(tiny_config(), SETTINGS, tmp_path, progress=False), unbroken[0])
 
 
 def test_a_members_failed_write_stops_all_at_a_position_that_all_have(unbroken, tmp_path, monkeypatch):
@@ -175,9 +142,9 @@ def test_a_members_failed_write_stops_all_at_a_position_that_all_have(unbroken, 
         # Each look at the clock a thousand seconds after the last: all are saved after every step.
         patch.setattr(trainer, "time", types.SimpleNamespace(monotonic=itertools.count(step=1000.0).__next__))
         with pytest.raises(OSError, match="could not be written"):
-            training.fit_population(small_config(), SETTINGS, tmp_path, progress=False)
+            training.fit_population(tiny_config(), SETTINGS, tmp_path, progress=False)
     assert len(written) == 2
-    assert_same(training.fit_population(small_config(), SETTINGS, tmp_path, progress=False), unbroken[0])
+    assert_same(training.fit_population(tiny_config(), SETTINGS, tmp_path, progress=False), unbroken[0])
 
 
 def test_nothing_is_told_of_a_member_before_it_is_on_disk(tmp_path, monkeypatch):
@@ -192,7 +159,7 @@ def test_nothing_is_told_of_a_member_before_it_is_on_disk(tmp_path, monkeypatch)
     monkeypatch.setattr(checkpoint.Checkpoints, "_commit", killed)
     settings = [{"seed": 1}, {"optimizer.drop_epochs": [2], "optimizer.drop_factors": [1e38]}, {"seed": 2}]
     with pytest.raises(KeyboardInterrupt):
-        training.fit_population(small_config(), settings, tmp_path, progress=False)
+        training.fit_population(tiny_config(), settings, tmp_path, progress=False)
     (folder,) = tmp_path.glob("drop_epochs*")
     assert not (folder / "metrics.jsonl").exists()
     assert not (folder / "diverged.json").exists()
@@ -204,9 +171,9 @@ def test_a_member_that_diverges_leaves_the_others_as_they_are(unbroken, tmp_path
     with monkeypatch.context() as patch:
         interrupt_after(patch, 3, "validation")
         with pytest.raises(training.Interrupted):
-            training.fit_population(small_config(), settings, tmp_path, progress=False)
+            training.fit_population(tiny_config(), settings, tmp_path, progress=False)
     for _ in range(2):  # The second finds all of them ended.
-        outcomes = training.fit_population(small_config(), settings, tmp_path, progress=False)
+        outcomes = training.fit_population(tiny_config(), settings, tmp_path, progress=False)
         bad = outcomes.pop(1)
         assert_same(outcomes, unbroken[0][:2])
         assert bad.state is None
@@ -221,13 +188,13 @@ def test_a_member_that_diverges_leaves_the_others_as_they_are(unbroken, tmp_path
 def test_a_sweep_ends_when_all_have_diverged(tmp_path):
     settings = [{"optimizer.learning_rate": rate} for rate in (1e38, 2e38, 3e38)]
     for _ in range(2):
-        outcomes = training.fit_population(small_config(), settings, tmp_path, progress=False)
+        outcomes = training.fit_population(tiny_config(), settings, tmp_path, progress=False)
         assert all(outcome.diverged["epoch"] == 1 and outcome.history == [] for outcome in outcomes)
 
 
 @pytest.mark.slow
 def test_vmapped_members_are_the_same_but_for_rounding(unbroken, tmp_path):
-    outcomes = training.fit_population(small_config(), SETTINGS, tmp_path, progress=False, mode="vmapped")
+    outcomes = training.fit_population(tiny_config(), SETTINGS, tmp_path, progress=False, mode="vmapped")
     for outcome, expected in zip(outcomes, unbroken[0], strict=True):
         chex.assert_trees_all_close(outcome.state, expected.state, rtol=0, atol=ROUNDING)
         for line, other in zip(outcome.history, expected.history, strict=True):
@@ -240,7 +207,7 @@ def compilations(caplog, name):
 
 def test_one_compilation_for_all_members_and_none_for_as_many_others(tmp_path, caplog):
     trainer.programs.cache_clear()
-    config = small_config("standard", epochs=1, batch_norm__statistics_from=("natural",))
+    config = tiny_config("standard", epochs=1, batch_norm__statistics_from=("natural",))
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
         for sweep in range(2):
             training.fit_population(config, [{"seed": 10 * sweep + seed, "loss.label_smoothing": seed / 10}
@@ -249,7 +216,7 @@ def test_one_compilation_for_all_members_and_none_for_as_many_others(tmp_path, c
 
 
 def test_progress_shows_the_mean_of_members(tmp_path, capfd):
-    config = small_config("standard", epochs=1, batch_norm__statistics_from=("natural",))
+    config = tiny_config("standard", epochs=1, batch_norm__statistics_from=("natural",))
     outcomes = training.fit_population(config, [{"seed": 1}, {"seed": 2}, {"seed": 3}], tmp_path)
     mean = np.mean([outcome.history[0]["loss"] for outcome in outcomes])
     assert f"epoch 1/1, mean of 3  loss {mean:.4f}" in capfd.readouterr().err
@@ -257,7 +224,7 @@ def test_progress_shows_the_mean_of_members(tmp_path, capfd):
 
 @as_users_compile
 def test_averages(tmp_path):
-    config = small_config("standard", epochs=1, batch_norm__statistics_from=("natural",), ema_decay=0.9)
+    config = tiny_config("standard", epochs=1, batch_norm__statistics_from=("natural",), ema_decay=0.9)
     (outcome,) = training.fit_population(config, [{"ema_decay": 0.5}], tmp_path / "sweep", progress=False)
     state, _ = training.fit(outcome.member.config, tmp_path / "alone", progress=False)
     chex.assert_trees_all_equal(outcome.state, jax.device_get(state))
@@ -271,20 +238,20 @@ def test_averages(tmp_path):
 ])
 def test_wrong_configs(tmp_path, changes, options, message):
     with pytest.raises(ValueError, match=message):
-        training.fit_population(small_config(**changes), SETTINGS, tmp_path / "sweep", progress=False, **options)
+        training.fit_population(tiny_config(**changes), SETTINGS, tmp_path / "sweep", progress=False, **options)
     assert not (tmp_path / "sweep").exists()
 
 
 def test_another_sweep_in_the_workdir_is_refused(unbroken, tmp_path):
     workdir = unbroken[1]
     with pytest.raises(ValueError, match="keeps those it began with") as error:
-        training.fit_population(small_config(), [*SETTINGS[:2], {"seed": 2}], workdir, progress=False)
+        training.fit_population(tiny_config(), [*SETTINGS[:2], {"seed": 2}], workdir, progress=False)
     assert "seed=1: there, not given" in str(error.value)
     assert "seed=2: given, not there" in str(error.value)
     with pytest.raises(ValueError, match=r"config\.batch_size: 8 there, 16 given"):
-        training.fit_population(small_config(batch_size=16), SETTINGS, workdir, progress=False)
+        training.fit_population(tiny_config(batch_size=16), SETTINGS, workdir, progress=False)
     with pytest.raises(ValueError, match="holds a single run"):
-        training.fit_population(small_config(), SETTINGS, workdir / NAMES[0], progress=False)
+        training.fit_population(tiny_config(), SETTINGS, workdir / NAMES[0], progress=False)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import time
 import chex
 import pytest
 
-from tests.small import newest_checkpoint
+from tests.small import newest_checkpoint, without_clocks
 from tests.training import killed_run
 from tests.training.killed_run import EPOCHS, PHASES, fit
 
@@ -34,10 +34,6 @@ class _Children:
     def wait_until_it_works(self, process):
         while self.phase.value == 0 and process.is_alive():
             time.sleep(0.002)
-
-
-def _without_clocks(line):
-    return {name: value for name, value in line.items() if name not in ("seconds", "images_per_second")}
 
 
 def _reached(workdir):
@@ -97,7 +93,7 @@ def test_killed_fifty_times_ends_bitwise_the_same(tmp_path):
     for workdir in runs:
         again, history_again = fit(workdir)
         chex.assert_trees_all_equal(again, state)
-        assert list(map(_without_clocks, history_again)) == list(map(_without_clocks, history))
+        assert without_clocks(history_again) == without_clocks(history)
         lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
         assert lines == history_again
         assert _evaluation(workdir) == _evaluation(tmp_path / "unbroken")

@@ -12,14 +12,10 @@ from morel_jax.training import trainer
 from morel_jax.training.placement import Sharded, Stacked, build_layout
 from tests.small import small_config, small_dataset
 
+pytestmark = pytest.mark.usefixtures("small_data")
 SETTINGS = [{"seed": 1}, {"optimizer.learning_rate": 0.03}, {"preference": 0.4}]
 # Of parameters after two epochs, where the compiled program is another.
 ROUNDING = 1e-5
-
-
-@pytest.fixture(autouse=True)
-def _small_data(monkeypatch):
-    monkeypatch.setattr(builders, "dataset", lambda config: small_dataset())
 
 
 def compilations(caplog):

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from tests.small import COMPILE_QUICKLY
+from tests.small import COMPILE_QUICKLY, without_clocks
 from tests.training.one_process import EPOCHS, STEPS
 
 # How long the others may take to end after one process has died.
@@ -57,9 +57,7 @@ def kill(running):
 
 
 def history(workdir):
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name not in ("seconds", "images_per_second")}
-            for line in lines]
+    return without_clocks(map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines()))
 
 
 @pytest.fixture(scope="module", autouse=True)
