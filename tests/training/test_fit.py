@@ -104,9 +104,9 @@ def test_a_signal_saves_and_the_resumed_run_is_bitwise_the_same(unbroken, tmp_pa
     before = signal.getsignal(number)
     with monkeypatch.context() as patch:
         interrupt_after(patch, 2, moment, number)
-        with pytest.raises(training.Interrupted, match="stopped and saved at step .*the same command resumes") as error:
+        with pytest.raises(training.Interrupted, match=r"stopped and saved at step .*the same command resumes") as stop:
             training.fit(tiny_config(), tmp_path, progress=False)
-    assert error.value.signal_number == number
+    assert stop.value.signal_number == number
     assert signal.getsignal(number) == before
     state, history = training.fit(tiny_config(), tmp_path, progress=False)
     chex.assert_trees_all_equal(state, unbroken[0])
