@@ -7,6 +7,7 @@ import difflib
 import importlib.machinery
 import importlib.util
 import os
+import textwrap
 import types
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,6 +33,7 @@ from morel_jax.schema import (
     check_value,
     error,
     one_of,
+    shown,
 )
 
 VARIANTS = ("paper", "reference")
@@ -169,6 +171,14 @@ def unknown_field(field: str) -> str:
     likely = [known for known in nearest if likeness(known) >= max(0.6, likeness(nearest[0]) - 0.1)] or nearest
     return (f"config.{field} is not a field of this library's configs; nearest: "
             f"{', '.join(f'config.{known}' for known in likely)}.")
+
+
+def describe_fields() -> str:
+    """How a command line sets fields, and every field with its default and text, for a terminal."""
+    lines = ["Fields of a config and defaults. --config=FILE sets them, --config.SECTION.FIELD=VALUE one of them.", ""]
+    for name, field in sorted(FIELDS.items()):
+        lines += [f"{name} = {shown(field.default)}", textwrap.indent(textwrap.fill(field.text(), 100), "    ")]
+    return "\n".join(lines)
 
 
 def config_file(name: str) -> str:

@@ -55,6 +55,23 @@ class Field:
         object.__setattr__(self, "swept", self.swept or bool(self.traced))
 
 
+    def text(self) -> str:
+        """Its meaning, source, whether a sweep may vary it, and its rule, in sentences."""
+        return (self.meaning + (f" Source: {self.source}." if self.source else "")
+                + (" Sweepable." if self.swept else "") + (f" Must {self.rule.text}." if self.rule else ""))
+
+
+def shown(value: Any) -> str:
+    """A field's value as code; a float that is a multiple of 0.1 / 255 as that fraction."""
+    if isinstance(value, float) and 0 < value < 1:
+        levels = round(value * 255, 9)
+        if levels == round(levels, 1) and value != round(value, 4):
+            return f"{levels:g}/255"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(shown, value))})"
+    return repr(value)
+
+
 def one_of(*names: str) -> Rule:
     """The Rule of a field that takes one of these names."""
     return Rule(lambda value: value in names, f"be one of {', '.join(names)}")

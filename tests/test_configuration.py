@@ -10,9 +10,10 @@ from absl import flags
 from ml_collections import config_flags
 
 from morel_jax import builders
-from morel_jax.configuration import FIELDS, VARIANTS, check, defaults, flatten, nested, recipe
+from morel_jax.configuration import FIELDS, VARIANTS, check, defaults, describe_fields, flatten, nested, recipe
 from morel_jax.methods import METHODS
 from morel_jax.optimizer import learning_rate
+from morel_jax.schema import shown
 from morel_jax.training.custom import CustomParts
 from morel_jax.training.placement import build_layout
 from morel_jax.training.setup import build_hparams, build_parts, setup
@@ -293,3 +294,18 @@ def test_methods_do_not_disagree_on_a_field():
     for method in METHODS.values():
         for name, field in method.fields.items():
             assert FIELDS[name] is field
+
+
+def test_fields_are_described():
+    text = describe_fields()
+    assert all(f"\n{name} = {shown(field.default)}\n    {field.meaning[:40]}" in text for name, field in FIELDS.items())
+    assert max(map(len, text.splitlines())) <= 120
+    assert FIELDS["attack.epsilon"].text() == (
+        "Radius of the training attack, in units of images in [0, 1]. Source: paper, 4.1: PGD-10, 8/255, epsilon/4, "
+        "random start. Sweepable. Must be in [1e-06, 1], the units of images in [0, 1].")
+
+
+@pytest.mark.parametrize(("value", "text"), [(8 / 255, "8/255"), (0.8 / 255, "0.8/255"), (0.031, "0.031"), (0.1, "0.1"),
+                                             ((0.1, 8 / 255), "(0.1, 8/255)"), ("ce", "'ce'"), (False, "False")])
+def test_values_are_shown(value, text):
+    assert shown(value) == text

@@ -8,6 +8,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from morel_jax import attack_names, configuration
 from morel_jax.methods import METHODS
+from morel_jax.schema import shown
 
 _FLAGS_OF = Path(__file__).parent / "flags_of.py"
 
@@ -16,17 +17,6 @@ def flags_of(module):
     """The flags that a command defines, as `flags_of.py` describes them."""
     outcome = subprocess.run([sys.executable, _FLAGS_OF, module], capture_output=True, text=True, check=True)
     return json.loads(outcome.stdout)
-
-
-def shown(value):
-    """A config's value as code; a float that is some 255ths as that fraction."""
-    if isinstance(value, float) and 0 < value < 1:
-        levels = round(value * 255, 9)
-        if levels == round(levels, 1) and value != round(value, 4):
-            return f"{levels:g}/255"
-    if isinstance(value, tuple):
-        return f"({', '.join(shown(entry) for entry in value)})"
-    return repr(value)
 
 
 def _cell(text):
@@ -78,9 +68,7 @@ class ConfigFields(_Written):
                                        "|---|---|---|", *sections[section]]) for section in sorted(sections))
 
     def row(self, name, field):
-        said = [field.meaning, field.source and f"Source: {field.source}.", field.swept and "*Sweepable.*",
-                field.rule and f"*Must {field.rule.text}.*"]
-        return f"| `{name.rpartition('.')[2]}` | `{shown(field.default)}` | {_cell(' '.join(filter(None, said)))} |"
+        return f"| `{name.rpartition('.')[2]}` | `{shown(field.default)}` | {_cell(field.text())} |"
 
 
 class Attacks(_Written):
