@@ -72,7 +72,7 @@ FIELDS = types.MappingProxyType({
     "data.archive_dir": Field("", "Folder with the data set's own archives; empty: they are downloaded.",
                               may_differ=True),
     "data.cache_dir": Field("", "Where decoded arrays are kept; empty: the user's cache folder.", may_differ=True),
-    "data.test_split": Field("", "Split that is judged on; empty: the data set's own."),
+    "data.test_split": Field("", "Split to evaluate on; empty: the data set's own."),
     "data.crop_padding": Field(4, "Pixels around an image out of which it is cropped at random.", NOT_NEGATIVE,
                                "reference"),
     "data.flip": Field(True, "Whether images are mirrored at random.", source="reference"),
@@ -112,7 +112,7 @@ FIELDS = types.MappingProxyType({
     "validation.examples": Field(0, "Only this many images of the split, each class in proportion; 0: all.",
                                  NOT_NEGATIVE),
     "validation.every": Field(1, "Epochs between validations; the last epoch always has one.", AT_LEAST_1),
-    "validation.batch_size": Field(128, "Images judged at a time; the last batch is filled up.", AT_LEAST_1),
+    "validation.batch_size": Field(128, "Images evaluated at a time; the last batch is filled up.", AT_LEAST_1),
     **_pgd("validation", "validation's PGD", "paper, 4.1 and 4.2: PGD-20, epsilon/10", swept=False,
            epsilon=8 / 255, step_size=0.8 / 255, num_steps=20),
     "mesh.data": Field(0, "Devices with a whole copy of the parameters each, among which the batch is split; 0: all "

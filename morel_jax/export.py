@@ -33,7 +33,7 @@ def _summary(folder: Path, trained: "Trained") -> dict[str, Any] | None:
     summary = read_summary(path)
     settings = summary["settings"]
     digests = network_digests(trained.logits_fn, trained.data["image_shape"])
-    # Weights and modules; and the traced program, where this version of JAX has judged.
+    # Weights and modules; and the traced program, if this version of JAX made the summary.
     if settings.get("network") == digests["network"] and all(settings.get(name, digest) == digest
                                                              for name, digest in digests.items()):
         return summary

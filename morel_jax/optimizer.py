@@ -15,30 +15,30 @@ from ml_collections import ConfigDict
 from morel_jax.schema import AT_LEAST_1, LARGEST_FLOAT, NOT_NEGATIVE, SHARE, Field, Rule, each, error, one_of
 
 FIELDS = {
-    "ema_decay": Field(0.0, "What a moving average of the weights keeps in a step. The average is what is judged; 0: "
+    "ema_decay": Field(0.0, "Share that a moving average of the weights keeps in a step. The average is evaluated; 0: "
                        "no average.", SHARE, traced="ema_decay"),
-    "swa_first_epoch": Field(0, "First epoch of the plain mean of the weights and of BatchNorm's statistics over the "
-                             "steps since then, which is what is judged; 0: no mean. SWA takes a mean over epochs and "
+    "swa_first_epoch": Field(0, "First epoch of a plain mean of the weights and of BatchNorm's statistics over the "
+                             "steps since then. The mean is evaluated; 0: no mean. SWA takes a mean over epochs and "
                              "computes the statistics again.", NOT_NEGATIVE, "Izmailov et al., arXiv:1803.05407",
                              swept=True),
     "optimizer.learning_rate": Field(0.001, "Initial learning rate of SGD; the highest of one_cycle and cyclic.",
                                      NOT_NEGATIVE, "paper, 4.1: ResNet18", swept=True),
     "optimizer.momentum": Field(0.9, "Momentum of SGD.", SHARE, "paper, 4.1", traced="momentum"),
-    "optimizer.nesterov": Field(False, "Nesterov's form of the momentum, as PyTorch has it.",
+    "optimizer.nesterov": Field(False, "Nesterov's form of the momentum, as in PyTorch.",
                                 source="Sutskever et al., ICML 2013"),
     "optimizer.weight_decay": Field(1e-4, "Added to the gradient times the weights, as PyTorch's SGD does.",
                                     NOT_NEGATIVE, "paper, 4.1", traced="weight_decay"),
     "optimizer.schedule": Field("drops", "How the learning rate changes: drops at the drop_epochs; cosine, half a "
-                                "cosine down to 0 after the last epoch (arXiv:1608.03983); one_cycle, step by step in "
-                                "a line from 0 up to the rate and down to 0 (arXiv:1708.07120); cyclic, step by step "
-                                "in triangles (arXiv:1506.01186, and one triangle in arXiv:2001.03994).",
+                                "cosine down to 0 after the last epoch (arXiv:1608.03983); one_cycle, linear by step "
+                                "from 0 up to the rate and down to 0 (arXiv:1708.07120); cyclic, triangles by step "
+                                "(arXiv:1506.01186, and one triangle in arXiv:2001.03994).",
                                 one_of("drops", "cosine", "one_cycle", "cyclic")),
-    "optimizer.warmup_epochs": Field(0, "Epochs in which the rate of drops or cosine rises in a line to the initial "
-                                     "one.", NOT_NEGATIVE, "Goyal et al., arXiv:1706.02677", swept=True),
+    "optimizer.warmup_epochs": Field(0, "Epochs in which drops or cosine raise the rate linearly to the initial one.",
+                                     NOT_NEGATIVE, "Goyal et al., arXiv:1706.02677", swept=True),
     "optimizer.drop_epochs": Field((75, 90), "The first epochs at the lower rates, counted from 1.",
                                    each(Rule(AT_LEAST_1.holds, "be at least 1, counted from 1")), "paper, 4.1",
                                    swept=True),
-    "optimizer.drop_factors": Field((0.1, 0.01), "What the initial rate is multiplied by from those epochs on.",
+    "optimizer.drop_factors": Field((0.1, 0.01), "Factors on the initial rate from those epochs on.",
                                     each(NOT_NEGATIVE), "paper, 4.1: ResNet18", swept=True),
     "optimizer.cycle_peak": Field(0.4, "Share of the training after which one_cycle is at its highest rate.", SHARE,
                                   "Rice et al., arXiv:2002.11569", swept=True),
@@ -148,13 +148,13 @@ def schedule(config: ConfigDict, epoch: int, steps_per_epoch: int) -> dict[str, 
 
 
 def rate_at(hparams: Any, step: Int[Array, ""]) -> Float[Array, ""]:
-    """The learning rate of update number ``step`` of a run out of an epoch's numbers."""
+    """The learning rate of update number ``step`` of a run, from an epoch's numbers."""
     rates = hparams.learning_rate
     return rates[step % len(rates)] if rates.ndim else rates
 
 
 def keeps_average(config: ConfigDict) -> bool:
-    """Whether an average of the weights is kept, and judged."""
+    """Whether an average of the weights is kept and evaluated."""
     return config.ema_decay > 0 or config.swa_first_epoch > 0
 
 
@@ -170,7 +170,7 @@ def average_kept(hparams: Any, step: Int[Array, ""]) -> Float[Array, ""]:
 
 
 def perturbed(params: dict[str, PyTree], grads: dict[str, PyTree], gamma: ArrayLike) -> dict[str, PyTree]:
-    """Weights moved up the loss: adversarial weight perturbation, one step of it.
+    """Weights moved up the loss by one step of adversarial weight perturbation.
 
         w + gamma |w| g / |g|   for each array of two axes or more, norms over the array
 

@@ -95,7 +95,7 @@ def robustness_curves(figure: FigureBase, card: ReportCard) -> None:
     """
     by_radius, by_step, margin = figure.subplots(1, 3)
     by_radius.plot(card.epsilons, [100 * share for share in card.epsilon_accuracies], "o-", ms=3)
-    by_radius.axvline(card.epsilon, color=_BAD, lw=1, ls="--", label=f"{card.epsilon:.4g}, judged at")
+    by_radius.axvline(card.epsilon, color=_BAD, lw=1, ls="--", label=f"evaluated at {card.epsilon:.4g}")
     by_radius.set_xscale("symlog", linthresh=card.epsilon)
     by_radius.set_xlim(0, max(card.epsilons))
     by_radius.set_xlabel(f"epsilon, {card.norm}", fontsize=8)

@@ -92,7 +92,7 @@ class Ledger:
         lines = self._lines()
         settings = json.loads(json.dumps(settings))
         if kept.exists():
-            stored = read_json(kept, "Put back a copy of it, or move the folder away and evaluate anew.", fields={})
+            stored = read_json(kept, "Put back a copy of it, or move the folder away and evaluate again.", fields={})
             different = [f"  {name}: {_shown(stored.get(name))} there, {_shown(settings.get(name))} now"
                          for name in sorted(stored.keys() | settings.keys())
                          if not agree(name, stored.get(name), settings.get(name))
@@ -126,7 +126,7 @@ class Ledger:
         header, *lines = self._path.read_bytes().split(b"\n")[:-1] or [_HEADER.encode()]
         if header == ",".join(_FIELDS).encode():
             raise DamagedFileError(f"{self._path} was written by an earlier version of this library, without checksums "
-                                   "of its rows. Give another folder, or move this one away and evaluate anew.")
+                                   "of its rows. Give another folder, or move this one away and evaluate again.")
         if header != _HEADER.encode():
             raise DamagedFileError(f"{self._path}, line 1: the columns must be {_HEADER}; got {header[:200]!r}. "
                                    "Put that line back, or give another folder.")

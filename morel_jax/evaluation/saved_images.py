@@ -26,7 +26,7 @@ class SavedImages:
 
     def __init__(self, folder: Path, shape: Sequence[int]) -> None:
         self._folder, self._shape, self._checksums = folder, tuple(shape), folder / manifest.NAME
-        self._remedy = f"Put back a copy of it, or move {folder.parent} away and evaluate anew."
+        self._remedy = f"Put back a copy of it, or move {folder.parent} away and evaluate again."
         if self._checksums.exists() and (fault := manifest.problem(folder)):
             place = fault if fault.startswith(str(folder)) else f"{folder}/{fault}"
             raise DamagedFileError(f"{place}. {self._remedy} Without saved images the evaluation continues as it is.")

@@ -89,13 +89,13 @@ def to_markdown(card: Mapping[str, Any]) -> str:
         rows = {"none (clean)": found["clean"]} | found["attacks"]
         if "worst_case" in found:
             rows["worst case over attacks"] = found["worst_case"]
-        lines += [f"Judged by `python -m morel_jax.evaluate` on {found['images']} test images, {found['norm']}, "
+        lines += [f"Evaluated by `python -m morel_jax.evaluate` on {found['images']} test images, {found['norm']}, "
                   f"epsilon {found['epsilon']:.5g}, seed {found['seed']}:", "",
                   "| attack | accuracy, % | 95 % interval |", "|---|---|---|"]
         lines += [f"| {name} | {100 * entry['accuracy']:.2f} | {100 * entry['interval'][0]:.2f} to "
                   f"{100 * entry['interval'][1]:.2f} |" for name, entry in rows.items()]
     else:
-        lines.append("Not judged by `python -m morel_jax.evaluate` with these weights.")
+        lines.append("Not evaluated by `python -m morel_jax.evaluate` with these weights.")
     lines += ["", "## Files", "", *(f"- `{name}`: {what}" for name, what in card["files"].items()),
               "- `model_card.json`: this card, and the whole config"]
     return "\n".join(lines) + "\n"

@@ -64,5 +64,5 @@ def test_no_folder_of_the_machine_is_told():
 def test_without_history_or_evaluation():
     text = to_markdown(card(record=RECORD | {"history": []}, model__mean=(0.5,), model__std=(0.25,)))
     assert "While training" not in text
-    assert "Not judged by" in text
+    assert "Not evaluated by" in text
     assert "normalised inside with mean (0.5,) and std (0.25,)" in text
