@@ -7,10 +7,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.summary import scalar
-
 from morel_jax import builders
 from morel_jax.configuration import FIELDS, check, defaults, flatten, nested
 from morel_jax.files import DamagedFileError, local_path, make_folder, read_json, write_atomically
@@ -214,22 +210,24 @@ class MetricsWriter:
         if self._events is not None:
             self._events.close()
 
-    def start(self, history):
-        """Opens both with what a resumed run starts with; TensorBoard drops what an earlier try wrote after it."""
-        # Not SummaryWriter: its thread dies of a full disk, and whoever waits for it then waits for ever.
-        self._events = EventsWriter(str(self._workdir / "events"))
-        # The last line is written again: a kill may have come between its checkpoint and its event.
-        self._add_event(history[-1]["step"] if history else 0, session_log=SessionLog(status=SessionLog.START))
-        if history:
-            self.write(history)
-
-    def _add_event(self, step, **content):
-        self._events.write_event(Event(wall_time=time.time(), step=step, **content))
-
     def write(self, history):
-        """Brings both up to ``history``, a list of flat dicts, whose last entry is new."""
+        """Brings both up to ``history``, a list of flat dicts.
+
+        Its last entry is new, or the one that a resumed run starts with: a kill may have come between its checkpoint
+        and its event. TensorBoard drops what an earlier try wrote from that step on.
+        """
+        # Here: it imports PyTorch where that is installed, which takes longer than a first step should have to wait.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.summary import scalar
+
         write_metrics(self._workdir, history)
         latest = history[-1]
-        for name, value in latest.items():
-            self._add_event(latest["step"], summary=scalar(name, value))
+        contents: list[dict] = [{"summary": scalar(name, value)} for name, value in latest.items()]
+        if self._events is None:
+            # Not SummaryWriter: its thread dies of a full disk, and whoever waits for it then waits for ever.
+            self._events = EventsWriter(str(self._workdir / "events"))
+            contents.insert(0, {"session_log": SessionLog(status=SessionLog.START)})
+        for content in contents:
+            self._events.write_event(Event(wall_time=time.time(), step=latest["step"], **content))
         self._events.flush()

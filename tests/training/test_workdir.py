@@ -155,12 +155,11 @@ def test_the_home_folder_is_expanded(tmp_path, monkeypatch):
 def test_metrics_are_what_the_history_says(tmp_path):
     history = [{"epoch": 1, "step": 6, "loss": 0.1 + 0.2}]
     with MetricsWriter(tmp_path) as writer:
-        writer.start([])
         writer.write(history)
     # A resumed run knows less than the file: the file follows.
     (tmp_path / "metrics.jsonl").write_text("{}\n{}\n{}\n")
     with MetricsWriter(tmp_path) as writer:
-        writer.start(history)
+        writer.write(history)
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == history
     assert list(tmp_path.glob("events.out.tfevents.*"))

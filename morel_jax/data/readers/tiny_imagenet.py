@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
 
 from morel_jax.data.archives import Archive, Content, Reader
 
@@ -35,6 +34,8 @@ def _read(paths: Sequence[Path]) -> Content:
 
 
 def _images(path: Path, files: Iterable[str]) -> Iterator[np.ndarray]:
+    import PIL.Image  # Of this data set's readers alone.
+
     with zipfile.ZipFile(path) as archive:
         for file in files:
             with archive.open(file) as content, PIL.Image.open(content) as image:
