@@ -12,6 +12,7 @@ from morel_jax.determinism import avoid_wrong_sums
 if TYPE_CHECKING:
     from morel_jax import attacks, data, evaluation, gradients, interop, losses, methods, models, targets, training
     from morel_jax.attacks import IterativeAttack
+    from morel_jax.compilation_cache import use_compilation_cache
     from morel_jax.configuration import check, recipe
     from morel_jax.evaluation import evaluate, load
     from morel_jax.evaluation.report_card import report_card
@@ -22,12 +23,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Diverged", "HParams", "Interrupted", "IterativeAttack", "Views", "attacks", "check", "data", "evaluate",
            "evaluation", "fit", "fit_population", "gradients", "interop", "load", "losses", "methods", "models",
-           "recipe", "report_card", "targets", "training"]
+           "recipe", "report_card", "targets", "training", "use_compilation_cache"]
 
 # Where the names are defined that are no packages.
 _HOMES = {"Diverged": "training", "HParams": "training.state", "Interrupted": "training", "IterativeAttack": "attacks",
           "Views": "methods", "check": "configuration", "evaluate": "evaluation", "fit": "training",
-          "fit_population": "training", "load": "evaluation", "recipe": "configuration", "report_card": "evaluation"}
+          "fit_population": "training", "load": "evaluation", "recipe": "configuration", "report_card": "evaluation",
+          "use_compilation_cache": "compilation_cache"}
 
 __version__ = metadata.version("morel_jax")
 avoid_wrong_sums()

@@ -68,6 +68,12 @@ def define_config(default=None, help_text="Name of a shipped config, or a Python
     return holder
 
 
+def define_compilation_cache():
+    """The flag ``--compilation_cache``, which :func:`exit_status` reads."""
+    flags.DEFINE_string("compilation_cache", None, "Folder where compiled programs are kept for the next start, by "
+                        "default one in the user's cache folder; off: none. JAX_COMPILATION_CACHE_DIR goes before.")
+
+
 def _check_overrides(argv):
     overridden = [found[1] for argument in argv[1:] if (found := re.match(r"--?(?:no)?config\.([^=]*)", argument))]
     if not overridden:
@@ -123,6 +129,9 @@ def exit_status(work):
     from morel_jax import sharding  # Here: --help and a wrong flag answer at once.
     from morel_jax.training import Diverged, Interrupted
     try:
+        if "compilation_cache" in flags.FLAGS and (folder := flags.FLAGS.compilation_cache) != "off":
+            from morel_jax.compilation_cache import use_compilation_cache
+            use_compilation_cache(folder)
         try:
             return work() or 0
         except (AssertionError, RuntimeError):

@@ -39,6 +39,7 @@ _REPORT_CARD = flags.DEFINE_integer(
     lower_bound=0)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the results; by default evaluation/ in the workdir.")
 _PROGRESS = flags.DEFINE_bool("progress", True, "Show a progress bar.")
+command.define_compilation_cache()
 
 _SHOWN_CLASSES, _DRAWN_FROM = 8, 200
 

@@ -43,6 +43,19 @@ def local_path(path: Any, name: str) -> Path:
         raise ValueError(f"{name} begins with ~, but no home folder is known for it; got {text!r}.") from None
 
 
+def user_cache() -> Path | None:
+    """This library's folder for what may be deleted: ``$XDG_CACHE_HOME/morel_jax``, by default ``~/.cache/morel_jax``.
+
+    The variable is taken only where it is absolute, as the XDG base directory specification has it. None where no home
+    folder is known.
+    """
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        return (Path(home) if os.path.isabs(home) else Path.home() / ".cache") / "morel_jax"
+    except RuntimeError:
+        return None
+
+
 @contextlib.contextmanager
 def reading(path: str | os.PathLike, fault: str) -> Iterator[None]:
     """Names the file in whatever a reader of some format raises inside the ``with`` block.

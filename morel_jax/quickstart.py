@@ -11,6 +11,7 @@ from morel_jax import command
 
 _CONFIG = command.define_config("quickstart", "What MOREL's network is trained with; by default quickstart.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Folder for both runs and the figure.")
+command.define_compilation_cache()
 
 _SHOWN_CLASSES = 8
 

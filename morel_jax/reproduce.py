@@ -23,6 +23,7 @@ _EXPLAIN = flags.DEFINE_string(
     "explain", None, "Print how a cell's number is made, and stop: TABLE/DATASET/ARCHITECTURE/THREAT/METHOD/ATTACK/"
     "CHECKPOINT, such as 1/cifar10/resnet18/white-box/morel_mart/pgd20/best.")
 _PROGRESS = flags.DEFINE_bool("progress", True, "Show progress bars.")
+command.define_compilation_cache()
 
 
 def _shard() -> tuple[int, int]:

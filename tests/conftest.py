@@ -45,14 +45,17 @@ def _shared_folder(tmp_path_factory, worker_id):
 
 @pytest.fixture(scope="session", autouse=True)
 def _compile_once(tmp_path_factory, worker_id):
-    """Most tests compile a program that another has compiled: keep them for the run and all its workers.
+    """Most tests compile a program that another has compiled: keep them for the run, all its workers and the processes
+    that tests start.
 
     Where ``JAX_COMPILATION_CACHE_DIR`` names a folder, for the next run too.
     """
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        folder = _shared_folder(tmp_path_factory, worker_id) / "compiled"
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)  # Writing costs too.
+    folder = _shared_folder(tmp_path_factory, worker_id) / "compiled"
+    settings = {"JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(folder),
+                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": 0.5}  # Writing costs too.
+    for name, value in settings.items():
+        os.environ[name] = str(value)
+        jax.config.update(name.lower(), value)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -25,12 +25,18 @@ def test_every_name_is_imported_on_first_use():
     assert {name for name, kind in found.items() if kind == "module"} == {
         "attacks", "data", "evaluation", "gradients", "interop", "losses", "methods", "models", "targets", "training"}
     assert {name for name, kind in found.items() if kind == "function"} == {
-        "check", "evaluate", "fit", "fit_population", "load", "recipe", "report_card"}
+        "check", "evaluate", "fit", "fit_population", "load", "recipe", "report_card", "use_compilation_cache"}
 
 
 def test_importing_the_package_is_light():
     loaded = _of_fresh_process("import json, sys, morel_jax\nprint(json.dumps(sorted(sys.modules)))")
     assert not {"flax", "orbax", "tensorflow_datasets", "jax", "numpy"} & set(loaded)
+
+
+def test_training_imports_what_every_run_needs_and_no_more():
+    loaded = _of_fresh_process("import json, sys, morel_jax.training\nprint(json.dumps(sorted(sys.modules)))")
+    assert not {"tensorboardX", "torch", "tensorflow", "grain", "tensorflow_datasets", "matplotlib", "scipy", "pandas",
+                "requests", "PIL", "pooch"} & set(loaded)
 
 
 def test_names_are_listed_and_no_others_found():

@@ -23,7 +23,7 @@ from jaxtyping import UInt8
 
 from morel_jax import manifest
 from morel_jax.data.dataset import Dataset, Split
-from morel_jax.files import read_json
+from morel_jax.files import read_json, user_cache
 
 _FORMAT = 3  # Counts changes in the content of entries; it is part of their names.
 _RECORD = "entry.json"
@@ -31,16 +31,16 @@ _logger = logging.getLogger(__name__)
 
 
 def default_dir() -> Path:
-    """`$XDG_CACHE_HOME/morel_jax` if that variable is absolute, as XDG's specification asks; or
-    `~/.cache/morel_jax`."""
-    home = os.environ.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(home):
-        return Path(home) / "morel_jax"
-    try:
-        return Path.home() / ".cache" / "morel_jax"
-    except RuntimeError:
+    """:func:`~morel_jax.files.user_cache`.
+
+    Raises:
+        ValueError: no home folder is known.
+    """
+    cache = user_cache()
+    if cache is None:
         raise ValueError("cache_dir (config.data.cache_dir) must be given where HOME is not set and no home folder is "
-                         "known.") from None
+                         "known.")
+    return cache
 
 
 def place(cache_dir: Path, name: str, source: Any) -> Path:
