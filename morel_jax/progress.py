@@ -75,6 +75,7 @@ class TrainingProgress(_Progress):
         self._images_per_step = config.batch_size * runs
         self._whose = f", mean of {runs}" if runs > 1 else ""
         self.steps_per_epoch = 0
+        self._opened, self._compiling = time.monotonic(), 0.0
         self._began: float | None = None
         self._steps_then = 0
 
@@ -93,10 +94,22 @@ class TrainingProgress(_Progress):
         self._open(self._title(epoch), self.steps_per_epoch * self._images_per_step, done * self._images_per_step,
                    unit_scale=True)
 
+    def compiled(self, seconds: float) -> None:
+        """Takes the seconds that the steps' program took to compile, or to be read from the cache."""
+        self._compiling = seconds
+
+    def say(self, text: str) -> None:
+        """Writes a line, unless nothing is shown."""
+        if self._epochs_shown:
+            self._write(text)
+
     def steps(self, done: int, totals: Any) -> None:
         """Shows that ``done`` steps of the epoch are done."""
         overall = (self._epoch - 1) * self.steps_per_epoch + done
         if self._began is None:  # The first dispatch compiled, so it says nothing about the speed.
+            if self._shown:
+                self.say(f"first step after {time.monotonic() - self._opened:.1f} s, {self._compiling:.1f} s of them "
+                         "compiling")
             self._began, self._steps_then = time.monotonic(), overall
             left = "?"
         else:

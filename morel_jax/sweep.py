@@ -15,6 +15,8 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "The sweep's folder. An existing
 _MODE = flags.DEFINE_enum("mode", None, ["sequential", "vmapped"],
                           "How one device works on its members; by default sequential on a CPU, else vmapped.")
 _PROGRESS = flags.DEFINE_bool("progress", True, "Show how far the epoch is; each epoch's line is shown anyway.")
+_PROFILE = flags.DEFINE_integer("profile", 0, "Trace so many steps into profile/ in the workdir.", lower_bound=0)
+command.define_compilation_cache()
 
 
 def _settings() -> list[dict[str, Any]]:
@@ -30,7 +32,8 @@ def _main() -> int:
     from morel_jax.training import fit_population
     from morel_jax.training.sweep_table import table_rows, to_csv, to_markdown
     workdir = local_path(_WORKDIR.value, "--workdir")
-    outcomes = fit_population(_CONFIG.value, _settings(), workdir, _PROGRESS.value or "epochs", _MODE.value)
+    outcomes = fit_population(_CONFIG.value, _settings(), workdir, _PROGRESS.value or "epochs", _MODE.value,
+                              profile=_PROFILE.value)
     rows = table_rows(outcomes)
     text = to_markdown(rows, workdir)
     for name, content in (("sweep.md", text), ("sweep.csv", to_csv(rows))):

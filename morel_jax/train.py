@@ -16,6 +16,8 @@ _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0;
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which process this is, from 0.", lower_bound=0)
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes the run has.", lower_bound=1)
 _DETERMINISTIC = flags.DEFINE_bool("deterministic", False, "On a GPU, only kernels that repeat bit for bit; slower.")
+_PROFILE = flags.DEFINE_integer("profile", 0, "Trace so many steps into profile/ in the workdir.", lower_bound=0)
+command.define_compilation_cache()
 
 
 def _main():
@@ -36,7 +38,7 @@ def _main():
             print(found)
         return
     workdir = local_path(_WORKDIR.value, "--workdir")
-    fit(_CONFIG.value, workdir, progress=_PROGRESS.value or "epochs")
+    fit(_CONFIG.value, workdir, progress=_PROGRESS.value or "epochs", profile=_PROFILE.value)
     if sharding.is_first_process():
         print(f"done: {workdir}", file=sys.stderr)
 

@@ -29,6 +29,7 @@ def shown(monkeypatch, how, terminal, seconds_per_line=60.0):
     with TrainingProgress(small_config(), how) as bar:
         bar.steps_per_epoch = 3
         bar.start_epoch(1, 0)
+        bar.compiled(1.25)
         for done in (1, 2, 3):
             bar.steps(done, Totals({"loss": np.float32(2 * done)}, np.int32(done), np.int32(-1)))
         bar.validation(16, 40)
@@ -36,25 +37,28 @@ def shown(monkeypatch, how, terminal, seconds_per_line=60.0):
     return stream.getvalue()
 
 
+FIRST = "first step after 0.0 s, 1.2 s of them compiling"
 EPOCH = "epoch 1/2  loss 1.2500  100 img/s  01:01  best"
 
 
 def test_a_file_gets_lines_without_carriage_returns(monkeypatch):
     text = shown(monkeypatch, True, terminal=False, seconds_per_line=0.0)
     assert "\r" not in text
-    lines = text.splitlines()
+    first, *lines = text.splitlines()
+    assert first == FIRST
     assert [line.split("  ")[1] for line in lines[:3]] == ["16/48 img", "32/48 img", "48/48 img"]
     assert all("loss 2.000" in line and "run left" in line for line in lines[:3])
     assert lines[3:] == ["epoch 1/2  validated 16/40", EPOCH]
 
 
 def test_between_a_files_lines_lies_a_minute(monkeypatch):
-    assert shown(monkeypatch, True, terminal=False).splitlines() == [EPOCH]
+    assert shown(monkeypatch, True, terminal=False).splitlines() == [FIRST, EPOCH]
 
 
 def test_a_terminal_gets_a_bar(monkeypatch):
     text = shown(monkeypatch, True, terminal=True)
     assert "\repoch 1/2:" in text
+    assert FIRST in text
     assert EPOCH in text
 
 

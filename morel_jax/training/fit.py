@@ -14,6 +14,7 @@ from morel_jax.training.interruption import InterruptionRequest
 from morel_jax.training.lock import hold
 from morel_jax.training.members import Member, build_members
 from morel_jax.training.placement import MODES, Sharded, Stacked, build_layout, check_compiled
+from morel_jax.training.profile import Profile
 from morel_jax.training.setup import setup
 from morel_jax.training.trainer import Trainer
 from morel_jax.training.workdir import describe_data, open_sweep, open_workdir
@@ -35,7 +36,7 @@ class Outcome:
     diverged: dict | None
 
 
-def _train(members, placement, workdir, custom, progress, is_sweep):
+def _train(members, placement, workdir, custom, progress, profile, is_sweep):
     """The Trainer of these members, at the end of its work."""
     first, config = sharding.is_first_process(), members[0].config
     with contextlib.ExitStack() as stack:
@@ -51,16 +52,17 @@ def _train(members, placement, workdir, custom, progress, is_sweep):
             open_workdir(member.config, folder, write=first, custom=custom.record())
         request = stack.enter_context(InterruptionRequest())  # Watches until the checkpoints are written.
         bar = stack.enter_context(TrainingProgress(config, progress and first, len(members)))
+        traced = Profile(profile, workdir, bar)
         made = setup(config, custom)
         if first:
             for folder in folders:
                 describe_data(folder, made.data)
-        trainer = Trainer(made, members, placement, workdir, folders, request, bar, stack)
+        trainer = Trainer(made, members, placement, workdir, folders, request, bar, traced, stack)
         trainer.run()
     return trainer
 
 
-def fit(config, workdir, progress=True, *, dataset=None, model=None, loss=None, attack=None):
+def fit(config, workdir, progress=True, *, dataset=None, model=None, loss=None, attack=None, profile=0):
     """Trains, or resumes the run in ``workdir``; bitwise the same whether or not it was interrupted.
 
     Runs on the devices that ``config.mesh`` asks for, those of all processes; every process must call it alike. Another
@@ -72,6 +74,7 @@ def fit(config, workdir, progress=True, *, dataset=None, model=None, loss=None, 
         progress: on standard error, True: a bar and one line per epoch; "epochs": the lines alone; False: nothing.
         dataset, model, loss, attack: one's own, in place of what the config names; see
             :class:`~morel_jax.training.custom.CustomParts`. A resumption must be given the same.
+        profile: how many steps to trace into ``profile`` in the workdir, for XProf or Perfetto; results do not change.
 
     Returns:
         (state, history): the final TrainState, and a list of dicts, one per epoch: ``epoch``, ``step``,
@@ -91,7 +94,7 @@ def fit(config, workdir, progress=True, *, dataset=None, model=None, loss=None, 
     custom = CustomParts(dataset, model, loss, attack)
     builders.check_images(config, custom.dataset)
     alone = Member(name="", changes={}, config=config)
-    trainer = _train([alone], Sharded(build_layout(config)), workdir, custom, progress, is_sweep=False)
+    trainer = _train([alone], Sharded(build_layout(config)), workdir, custom, progress, profile, is_sweep=False)
     (run,) = trainer.runs
     return run.state, run.history
 
@@ -115,7 +118,7 @@ def _placement(members, mode, custom):
 
 
 def fit_population(config, settings, workdir, progress=True, mode=None, *, dataset=None, model=None, loss=None,
-                   attack=None):
+                   attack=None, profile=0):
     """Trains a member for each of ``settings``, or resumes the sweep in ``workdir``.
 
     One program trains all of them, cut over this process's devices (``config.mesh.data`` is not looked at); other
@@ -132,6 +135,7 @@ def fit_population(config, settings, workdir, progress=True, mode=None, *, datas
         mode: how the members of one device are worked on, ``sequential`` or ``vmapped``; None: the first on a CPU, else
             the second.
         dataset, model, loss, attack: one's own, for every member, as in :func:`fit`.
+        profile: as in :func:`fit`.
 
     Returns:
         list of Outcome, in the order of ``settings``. In a member's history ``seconds`` and ``images_per_second`` are
@@ -147,6 +151,6 @@ def fit_population(config, settings, workdir, progress=True, mode=None, *, datas
     placement = _placement(members, mode, custom)
     builders.check_images(config, custom.dataset)
     workdir = local_path(workdir, "workdir")
-    trainer = _train(members, placement, workdir, custom, progress, is_sweep=True)
+    trainer = _train(members, placement, workdir, custom, progress, profile, is_sweep=True)
     return [Outcome(member, None if diverged else jax.device_get(run.state), run.history, diverged)
             for member, run, diverged in zip(members, trainer.runs, trainer.diverged, strict=True)]

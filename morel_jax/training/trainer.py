@@ -103,13 +103,14 @@ class Trainer:
         folders: the members' own.
         request: InterruptionRequest.
         progress: TrainingProgress.
+        profile: Profile.
         stack: ExitStack that closes what is opened here: the checkpoints are on disk before the metrics are closed.
     """
 
-    def __init__(self, setup, members, placement, workdir, folders, request, progress, stack):
+    def __init__(self, setup, members, placement, workdir, folders, request, progress, profile, stack):
         self.setup, self.members, self.placement = setup, members, placement
         self.workdir, self.folders = workdir, folders
-        self.request, self.progress = request, progress
+        self.request, self.progress, self.profile = request, progress, profile
         self.is_sweep = folders != [workdir]
         self.metrics = [stack.enter_context(MetricsWriter(folder)) if sharding.is_first_process() else None
                         for folder in folders]
@@ -122,11 +123,12 @@ class Trainer:
         self.step_keys, self.validation_keys = (placement.keys(seeds, purpose) for purpose in (STEP, VALIDATION))
         self.runs = self._start(placement.new_states(setup, seeds, INITIAL))
         for run, writer in zip(self.runs, self.metrics, strict=True):
-            if writer:
-                writer.start(run.history)
+            if writer and run.history:
+                writer.write(run.history)
         self.states = placement.states([run.state for run in self.runs])
         self.totals = placement.totals([run.totals for run in self.runs])
         self.saved_at = time.monotonic()
+        self.compiled = False
 
     @property
     def living(self):
@@ -249,13 +251,14 @@ class Trainer:
         for piece, first, last in self.feed.pieces(orders, done):
             while done < last and self.living:
                 self._stop_if_asked()
-                stop = min(done + size, last)
-                began = time.monotonic()
-                self.states, self.totals = self.train(
-                    self.states, self.totals, hparams, piece, self.step_keys, np.int32(done - first),
-                    placement.stops(stop - first, done - first, self.living))
-                self._note_divergence()
-                now = time.monotonic()
+                profiled = self.profile.steps(last - done, last - first)
+                stop = done + profiled if profiled else min(done + size, last)
+                with self.profile.around(profiled):
+                    began = time.monotonic()
+                    self._dispatch(hparams, piece, np.int32(done - first),
+                                   placement.stops(stop - first, done - first, self.living))
+                    self._note_divergence()
+                    now = time.monotonic()
                 # All processes must take the same steps and save at the same ones: the slowest clock decides.
                 elapsed, since_saved = sharding.agree([now - began, now - self.saved_at])
                 for number in self.living:
@@ -268,6 +271,16 @@ class Trainer:
                 self.progress.steps(done, placement.mean(self.totals, self.living))
                 if done < self.steps_per_epoch and since_saved > self.setup.config.checkpoint.every_seconds:
                     self._save()
+
+    def _dispatch(self, hparams, piece, start, stop):
+        """Takes the steps ``start`` to ``stop`` of a piece."""
+        arguments = self.states, self.totals, hparams, piece, self.step_keys, start, stop
+        if not self.compiled:
+            began = time.monotonic()
+            self.train.lower(*arguments).compile()  # The call below finds it done.
+            self.compiled = True
+            self.progress.compiled(time.monotonic() - began)
+        self.states, self.totals = self.train(*arguments)
 
     def _finish_epoch(self):
         """Validates where the config says so, and saves; each living member's history grows by one line."""
