@@ -59,7 +59,7 @@ class Population:
         dataset = Dataset("random", split, split, _CLASSES, tuple(map(str, range(_CLASSES))))
         made, seeds = setup(config, CustomParts(dataset)), [member.config.seed for member in members]
         self._placement = placement = Stacked.over_local_devices(count, mode)
-        self._no_totals = [made.no_totals] * count
+        self._no_totals = [made.no_totals()] * count
         self._state = placement.states(placement.new_states(made, seeds, INITIAL))
         piece, *_ = next(placement.feed(split, "device").pieces(placement.orders([rows] * count), 0))
         self._arguments = (placement.hparams([made.hparams(member.config, 1) for member in members]), piece,

@@ -159,7 +159,7 @@ def measure_flops_per_second(config: ConfigDict) -> float:
     """The speed of a config's compiled steps; needs the data set's shape, not its content."""
     blank, placement = setup(config, blank=True), Sharded(build_layout(config))
     (state,) = placement.new_states(blank, [config.seed], INITIAL)
-    totals, key = placement.totals([blank.no_totals]), placement.keys([config.seed], STEP)
+    totals, key = placement.totals([blank.no_totals()]), placement.keys([config.seed], STEP)
     few = dataclasses.replace(blank.train, images=np.ascontiguousarray(blank.train.images[:config.batch_size]),
                               labels=np.ascontiguousarray(blank.train.labels[:config.batch_size]))
     order = np.tile(np.arange(config.batch_size, dtype=np.int32), (1 + _MEASURED_STEPS, 1))

@@ -5,6 +5,7 @@ A placement knows arrays and compiled programs, and nothing of epochs, files or 
 import dataclasses
 import math
 from functools import partial
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -133,6 +134,7 @@ class Stacked:
     mesh: Mesh
     mode: str
     members: int = dataclasses.field(compare=False)
+    layout: ClassVar[None] = None  # Each member lies whole on a device.
 
     @classmethod
     def over_local_devices(cls, members, mode=None):

@@ -122,16 +122,25 @@ class Setup:
         """Shapes of what ``train_step`` takes: (TrainState, HParams, Batch, key); HParams as values."""
         key = jax.eval_shape(lambda: jax.random.key(0))
         hparams = self.hparams(self.config, epoch=1)
-        state = jax.eval_shape(lambda key: create_state(self.parts, key, self.image_shape, hparams,
-                                                        optimizer.keeps_average(self.config)), key)
+        state = jax.eval_shape(self._new_state(), key)
         labels: Any = jax.ShapeDtypeStruct((self.config.batch_size,), np.int32)
         images: Any = jax.ShapeDtypeStruct((self.config.batch_size, *self.image_shape), np.uint8)
         return state, hparams, Batch(images, labels, labels), key
 
-    @functools.cached_property
-    def no_totals(self):
-        """Totals of no step, as NumPy arrays: what an epoch begins with."""
-        return empty_totals(*self.step_arguments, parts=self.parts)
+    def no_totals(self, layout=None):
+        """Totals of no step, as NumPy arrays: what an epoch begins with.
+
+        Args:
+            layout: of the run, whose step is then traced once for this and for its loop.
+        """
+        state, hparams, *rest = self.step_arguments
+        if layout is not None:  # To JAX the devices are part of a shape.
+            state, *rest = layout.abstract((state, *rest), layout.replicated)
+        return empty_totals(state, hparams, *rest, parts=self.parts, layout=layout)
+
+    def _new_state(self):
+        return _new_state(shared_config(self.config), optimizer.keeps_average(self.config), self.parts,
+                          self.image_shape)
 
     def compile_new_state(self, key, layout=None):
         """The function key -> TrainState of a new run, compiled.
@@ -141,17 +150,18 @@ class Setup:
             layout: of the run, where the state will lie; None: where the key is.
         """
         like = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=key.sharding)
-        return _compiled_new_state(shared_config(self.config), optimizer.keeps_average(self.config), self.parts,
-                                   self.image_shape, like, layout)
+        return _compiled_new_state(self._new_state(), like, layout)
 
 
 @keep_last
-def _compiled_new_state(shared, average, parts, image_shape, key, layout):
+def _new_state(shared, average, parts, image_shape):
+    """The function key -> TrainState, jitted and so traced once for its shapes and to be compiled."""
     hparams = build_hparams(shared, epoch=1)
+    return jax.jit(lambda key: create_state(parts, key, image_shape, hparams, average))
 
-    def create(key):
-        return create_state(parts, key, image_shape, hparams, average)
 
+@keep_last
+def _compiled_new_state(create, key, layout):
     create = jax.jit(create, out_shardings=layout.state(jax.eval_shape(create, key)) if layout else None)
     # Run once: what optimising would save is far less than the seconds that it takes.
     options: dict[str, Any] = {"xla_backend_optimization_level": 0}

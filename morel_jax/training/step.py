@@ -262,14 +262,14 @@ def train_step(state, hparams, batch, key, *, parts, layout=None):
 
 
 @keep_last
-def _jitted_step(parts):
-    """Traced once for the shapes of one run, and not anew for the next like it."""
-    return jax.jit(partial(train_step, parts=parts))
+def _jitted_step(parts, layout):
+    """Traced once for the shapes of one run: for its metrics, for its loop, and not anew for the next run like it."""
+    return jax.jit(partial(train_step, parts=parts, layout=layout))
 
 
-def empty_totals(state, hparams, batch, key, *, parts):
+def empty_totals(state, hparams, batch, key, *, parts, layout=None):
     """Totals of no step, with the metrics that `parts` gives; arguments may be shapes (ShapeDtypeStruct)."""
-    _, metrics = _jitted_step(parts).eval_shape(state, hparams, batch, key)
+    _, metrics = _jitted_step(parts, layout).eval_shape(state, hparams, batch, key)
     # NumPy, so that donating them to the first step leaves them whole for the next epoch.
     return Totals(sums={name: np.zeros((), metric.dtype) for name, metric in metrics.items()},
                   count=np.zeros((), np.int32), first_bad_step=np.full((), -1, np.int32))
@@ -300,7 +300,7 @@ def train_epoch(state, totals, hparams, piece, key, start, stop, *, parts, layou
         batch = Batch(piece.images[place], piece.labels[place], piece.index[i])
         if layout is not None:
             batch = jax.lax.with_sharding_constraint(batch, layout.batch())
-        new_state, metrics = train_step(state, hparams, batch, key, parts=parts, layout=layout)
+        new_state, metrics = _jitted_step(parts, layout)(state, hparams, batch, key)
         new_state = _laid_out(new_state, layout)
         finite = jnp.isfinite(metrics["loss"]) & _all_finite(new_state.params)
         first_bad_step = jnp.where((totals.first_bad_step < 0) & ~finite, state.step, totals.first_bad_step)

@@ -121,6 +121,7 @@ class Trainer:
         self.steps_per_epoch = progress.steps_per_epoch = setup.steps_per_epoch
         seeds = [member.config.seed for member in members]
         self.step_keys, self.validation_keys = (placement.keys(seeds, purpose) for purpose in (STEP, VALIDATION))
+        self.no_totals = setup.no_totals(placement.layout)
         self.runs = self._start(placement.new_states(setup, seeds, INITIAL))
         for run, writer in zip(self.runs, self.metrics, strict=True):
             if writer and run.history:
@@ -151,10 +152,10 @@ class Trainer:
 
     def _start(self, states):
         """The runs as their newest checkpoints have them, or new ones."""
-        like = self.placement.like(states[0], self.setup.no_totals)
+        like = self.placement.like(states[0], self.no_totals)
 
         def restored(number):
-            run = Run(self.members[number].config, states[number], self.setup.no_totals, history=[])
+            run = Run(self.members[number].config, states[number], self.no_totals, history=[])
             found = self.checkpoints[number].restore(*like)
             if found is not None:
                 state, totals, record = found
@@ -292,7 +293,7 @@ class Trainer:
 
             judged = self.placement.accuracies(self.correct, self.states, self.setup, self.validation_keys, after_batch)
         self._fetch()
-        self.totals = self.placement.totals([self.setup.no_totals] * len(self.members))
+        self.totals = self.placement.totals([self.no_totals] * len(self.members))
         no_totals = self.placement.fetch(self.totals)
         best = [number for number in self.living if self.runs[number].end_epoch(judged[number], no_totals[number])]
         self._write("best", best)
