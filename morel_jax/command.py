@@ -1,4 +1,5 @@
 """What the commands share: flags read with one clear line where they are wrong."""
+import gc
 import os
 import re
 import signal
@@ -160,6 +161,8 @@ def run(main, required=()):
         main: function of the program's name in a list; what it returns is the exit status.
         required: names of flags that must be given.
     """
+    # Tracing makes so many objects that looking for garbage often takes a twentieth of a start.
+    gc.set_threshold(50_000)
     flags.mark_flags_as_required(required)
     # Below this, JAX tells which accelerators it did not find.
     logging.set_verbosity(logging.WARNING)

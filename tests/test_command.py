@@ -57,6 +57,7 @@ WRONG = [(TRAIN, *one) for one in (
     ("--num_processes=x", "--num_processes=x"),
     ("--progress=maybe", "--progress=maybe"),
     ("--dry_run=2", "--dry_run=2"),
+    ("--profile=-1", "--profile=-1"),
     ("--flagfile=missing", "missing"),
     ("--learning_rate=1", "Unknown command line flag 'learning_rate'"),
     ("more", "arguments that no flag takes: more"),
