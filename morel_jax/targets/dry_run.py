@@ -93,8 +93,8 @@ def compile_step(setup, layout):
     piece = abstract_piece(setup.train, setup.steps_per_epoch, setup.config.batch_size, setup.config.data.placement,
                            layout.replicated, layout.batch(axis=1))
     return compile_train_epoch(setup.parts, layout).lower(
-        layout.abstract(state, layout.state(state)), layout.abstract(setup.no_totals(layout), layout.replicated), hparams,
-        piece, layout.abstract(key, layout.replicated), np.int32(0), np.int32(1)).compile()
+        layout.abstract(state, layout.state(state)), layout.abstract(setup.no_totals(layout), layout.replicated),
+        hparams, piece, layout.abstract(key, layout.replicated), np.int32(0), np.int32(1)).compile()
 
 
 def dry_run(config):
