@@ -1,7 +1,6 @@
 import itertools
 import json
 import logging
-import os
 import shutil
 import subprocess
 import sys
