@@ -1,5 +1,6 @@
 """What the commands share: flags read with one clear line where they are wrong."""
-import gc
+import dataclasses
+import json
 import os
 import re
 import signal
@@ -69,10 +70,42 @@ def define_config(default=None, help_text="Name of a shipped config, or a Python
     return holder
 
 
-def define_compilation_cache():
-    """The flag ``--compilation_cache``, which :func:`exit_status` reads."""
-    flags.DEFINE_string("compilation_cache", None, "Folder where compiled programs are kept for the next start, by "
-                        "default one in the user's cache folder; off: none. JAX_COMPILATION_CACHE_DIR goes before.")
+@dataclasses.dataclass(frozen=True)
+class DryRunFlags:
+    """The flags ``--dry_run``, ``--target`` and ``--json``, of the command that makes one of these.
+
+    Attributes:
+        what: that is compiled, for the help.
+        instead_of: name of the flag that is needed without ``--dry_run``.
+    """
+    what: str
+    instead_of: str = "workdir"
+
+    def __post_init__(self):
+        flags.DEFINE_bool("dry_run", False, f"Compile {self.what} without data, print what it needs, and stop.")
+        flags.DEFINE_string("target", None, "With --dry_run: compile for devices that need not be there, such as h100, "
+                            "h100:8, h100:2x8 (hosts x GPUs), a100 or tpu_v5e:4x4 (grid of chips).")
+        flags.DEFINE_bool("json", False, "With --dry_run: print one JSON object.")
+
+    def register(self):
+        """Checks the flags once they are given; must come after all are defined."""
+        names = [self.instead_of, "dry_run", "target", "json"]
+        flags.register_multi_flags_validator(
+            names, lambda given: given["dry_run"] or given[self.instead_of] is not None,
+            f"Flag --{self.instead_of} must be given, unless --dry_run is.")
+        flags.register_multi_flags_validator(
+            names, lambda given: given["dry_run"] or not (given["target"] or given["json"]),
+            "Flags --target and --json must come with --dry_run.")
+
+    def run(self, dry_run):
+        """Prints what ``dry_run(target)`` finds, if that is asked for; returns whether it was."""
+        if not flags.FLAGS.dry_run:
+            return False
+        from morel_jax import sharding  # Here: --help and a wrong flag answer at once.
+        found = dry_run(flags.FLAGS.target)
+        if sharding.is_first_process():
+            print(json.dumps(found.to_dict()) if flags.FLAGS.json else found.to_text())
+        return True
 
 
 def _check_overrides(argv):

@@ -13,8 +13,11 @@ if TYPE_CHECKING:
 
     from morel_jax.attacks.types import LogitsFn
     from morel_jax.data import Dataset, Split
+    from morel_jax.evaluation.dry_run import EvaluationDryRun
     from morel_jax.evaluation.report_card import ReportCard
 
+_CONFIG = command.define_config(help_text="With --dry_run and without --workdir: a config whose network to take.")
+_DRY_RUN = command.DryRunFlags("the attacks")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.")
 _CHECKPOINTS = ["best", "last"]
 _WHICH = flags.DEFINE_list("which", _CHECKPOINTS, "Checkpoints to evaluate: best, last.")
@@ -114,7 +117,23 @@ def _evaluate(which: str, network: tuple[Any, ...], folder: Path, surrogate: "Lo
     print(f"results: {folder}")
 
 
+def _dry_run(target: str | None) -> EvaluationDryRun:
+    from morel_jax.evaluation.dry_run import dry_run_evaluation
+    from morel_jax.training.workdir import load_config, load_content
+
+    if (_WORKDIR.value is None) == (_CONFIG.value is None):
+        raise ValueError("--dry_run must be given either --workdir or --config.")
+    config, data = _CONFIG.value, None
+    if config is None:
+        config, data = load_config(_WORKDIR.value), load_content(_WORKDIR.value).get("data")
+    return dry_run_evaluation(config, _ATTACKS.value, data, epsilon=_EPSILON.value, norm=_NORM.value, target=target)
+
+
 def _main() -> None:
+    if _DRY_RUN.run(_dry_run):
+        return
+    if _CONFIG.value is not None:
+        raise ValueError("--config must come with --dry_run; a run has its own.")
     from morel_jax.evaluation.trained import load, load_variables  # Here: --help and a wrong flag answer at once.
     from morel_jax.files import local_path
 
@@ -140,7 +159,8 @@ def main(argv: list[str]) -> int:
 
 def run() -> None:
     """Entry point of the console script."""
-    command.run(main, required=["workdir"])
+    _DRY_RUN.register()
+    command.run(main)
 
 
 if __name__ == "__main__":

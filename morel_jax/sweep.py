@@ -14,6 +14,7 @@ _SWEEP_FILE = flags.DEFINE_string("sweep_file", None, 'In place of --sweep: JSON
 _WORKDIR = flags.DEFINE_string("workdir", None, "The sweep's folder. An existing sweep in it is resumed.")
 _MODE = flags.DEFINE_enum("mode", None, ["sequential", "vmapped"],
                           "How one device works on its members; by default sequential on a CPU, else vmapped.")
+_DRY_RUN = command.DryRunFlags("the members' step")
 _PROGRESS = flags.DEFINE_bool("progress", True, "Show how far the epoch is; each epoch's line is shown anyway.")
 _PROFILE = flags.DEFINE_integer("profile", 0, "Trace so many steps into profile/ in the workdir.", lower_bound=0)
 command.define_compilation_cache()
@@ -29,8 +30,11 @@ def _settings() -> list[dict[str, Any]]:
 def _main() -> int:
     # Imported here: --help and a wrong flag answer at once.
     from morel_jax.files import local_path, write_atomically
+    from morel_jax.targets import dry_run_population
     from morel_jax.training import fit_population
     from morel_jax.training.sweep_table import table_rows, to_csv, to_markdown
+    if _DRY_RUN.run(lambda target: dry_run_population(_CONFIG.value, _settings(), _MODE.value, target)):
+        return 0
     workdir = local_path(_WORKDIR.value, "--workdir")
     outcomes = fit_population(_CONFIG.value, _settings(), workdir, _PROGRESS.value or "epochs", _MODE.value,
                               profile=_PROFILE.value)
@@ -56,7 +60,8 @@ def main(argv: list[str]) -> int:
 
 def run() -> None:
     """Entry point of the console script."""
-    command.run(main, required=["config", "workdir"])
+    _DRY_RUN.register()
+    command.run(main, required=["config"])
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from morel_jax.files import local_path
 
 _CONFIG = command.define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder. An existing run in it is resumed.")
-_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Compile the run's step without data, print what it needs, and stop.")
+_DRY_RUN = command.DryRunFlags("the run's step")
 _PROGRESS = flags.DEFINE_bool("progress", True, "Show how far the epoch is; each epoch's line is shown anyway.")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join other processes, as SLURM, Kubernetes or a TPU pod tell.")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0; joins other processes.")
@@ -32,10 +32,7 @@ def _main():
     elif _PROCESS_ID.value is not None or _NUM_PROCESSES.value is not None:
         raise ValueError("--process_id and --num_processes must come with --coordinator, with --distributed, or with "
                          "JAX_COORDINATOR_ADDRESS in the environment: without them this process is alone.")
-    if _DRY_RUN.value:
-        found = dry_run(_CONFIG.value).to_text()
-        if sharding.is_first_process():
-            print(found)
+    if _DRY_RUN.run(lambda target: dry_run(_CONFIG.value, target)):
         return
     workdir = local_path(_WORKDIR.value, "--workdir")
     fit(_CONFIG.value, workdir, progress=_PROGRESS.value or "epochs", profile=_PROFILE.value)
@@ -51,9 +48,7 @@ def main(argv):
 
 def run():
     """Entry point of the console script."""
-    flags.register_multi_flags_validator(
-        ["workdir", "dry_run"], lambda given: given["workdir"] is not None or given["dry_run"],
-        "Flag --workdir must be given, unless --dry_run is.")
+    _DRY_RUN.register()
     command.run(main, required=["config"])
 
 

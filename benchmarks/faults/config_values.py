@@ -117,7 +117,7 @@ def _check(values):
     """All checks of a run, which end where its step would be compiled."""
     dry_run = importlib.import_module("morel_jax.targets.dry_run")
     config = ml_collections.ConfigDict(values).lock()
-    with mock.patch.object(dry_run, "compile_step", side_effect=_Checked):
+    with mock.patch.object(dry_run, "lower_step", side_effect=_Checked):
         try:
             dry_run.dry_run(config)
         except _Checked:

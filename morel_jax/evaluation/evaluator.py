@@ -26,11 +26,11 @@ def as_argument(logits_fn: LogitsFn) -> jax.tree_util.Partial:
     return logits_fn if isinstance(logits_fn, jax.tree_util.Partial) else jax.tree_util.Partial(logits_fn)
 
 
-def block_width(logits_fn: LogitsFn, image_shape: Sequence[int]) -> int:
-    """Rows of a block on the default backend, for a network on images of shape (h, w, c)."""
-    if jax.default_backend() != "cpu":
+def block_width(logits_fn: LogitsFn, image_shape: Sequence[int], device: jax.Device | None = None) -> int:
+    """Rows of a block on ``device`` (None: the first at hand), for a network on images of shape (h, w, c)."""
+    if (device or jax.local_devices()[0]).platform != "cpu":
         return _ACCELERATOR_WIDTH
-    flops = count_flops(logits_fn, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
+    flops = count_flops(lambda f, x: f(x), logits_fn, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
     return _CPU_WIDTH if flops < _LARGE_FLOPS else _CPU_WIDTH_LARGE
 
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import jax
@@ -24,6 +25,7 @@ from morel_jax.attacks.types import Images, KeyOrKeys, Keys, Labels, Logits, Log
 from morel_jax.evaluation.evaluator import Evaluator, Index
 from morel_jax.evaluation.recheck import recheck_jit
 from morel_jax.evaluation.scheduler import Scheduler
+from morel_jax.targets.flops import count_flops
 
 # A block is refilled when this fraction of its rows has finished, or after about this many seconds.
 _REFILL_FRACTION = 0.25
@@ -118,6 +120,28 @@ def _advance(attack: IterativeAttack, logits_fn: LogitsFn, block: _Block, max_st
         return block.replace(state=attack.advance(logits_fn, block.keys, block.x, block.y, block.state)), taken + 1
 
     return jax.lax.while_loop(more, step, (block, 0))
+
+
+def lower_block(attack, logits_fn, width, image_shape, device):
+    """The program that moves a block on, for shapes alone and a device that need not be there.
+
+    Args:
+        attack: :class:`~morel_jax.attacks.iterative.IterativeAttack`.
+        logits_fn: ``jax.tree_util.Partial``, with arrays or shapes as its leaves.
+        width: rows of the block.
+        image_shape: (h, w, c).
+        device: of the block.
+
+    Returns:
+        (``jax.stages.Lowered``, its FLOPs in one step of all rows).
+    """
+    of_rows = partial(jax.ShapeDtypeStruct, dtype=np.int32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    images = jax.ShapeDtypeStruct((width, *image_shape), np.float32)
+    block = jax.eval_shape(_begin, attack, logits_fn, key, of_rows((width,)), images, of_rows((width,)))
+    shapes = jax.eval_shape(lambda *arguments: arguments, attack, logits_fn, block)
+    placed = jax.tree.map(lambda leaf: leaf.update(sharding=jax.sharding.SingleDeviceSharding(device)), shapes)
+    return _advance.lower(*placed, 1, width), count_flops(_advance, *shapes, 1, width)
 
 
 @dataclasses.dataclass(frozen=True)

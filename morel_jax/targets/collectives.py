@@ -1,21 +1,17 @@
 """What a compiled program sends between devices, read from its text."""
 import dataclasses
-import functools
 import math
 import re
 
+from morel_jax.targets import hlo
+
 _KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute",
           "collective-broadcast")
-_COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) .*\{$")
-_COLLECTIVE = re.compile(rf" = (.*?) ({'|'.join(_KINDS)})(-start)?\(")
-_ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,<=]*)\]")
-_CALLED = re.compile(r"\b(calls|to_apply|condition|body|true_computation|false_computation)=%?([\w.\-]+)"
-                     r"|\b(branch_computations)=\{([^}]*)\}")
-_TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _LISTED_GROUPS = re.compile(r"replica_groups=\{\{([\d,]+)\}")
 _COUNTED_GROUPS = re.compile(r"replica_groups=\[\d+,(\d+)\]<=")
 _MESH_GROUPS = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
 _PAIRS = re.compile(r"source_target_pairs=\{(\{.*?\})\}")
+_EVERYWHERE = ("calls", "condition", "body", "branch", "true_computation", "false_computation")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,29 +33,6 @@ class Collective:
     count: int
 
 
-def _entries(text):
-    """Entries of a printed tuple, which may be tuples themselves."""
-    entries, depth = [""], 0
-    for character in text[1:-1]:
-        depth += (character in "([{") - (character in ")]}")
-        if character == "," and depth == 0:
-            entries.append("")
-        else:
-            entries[-1] += character
-    return entries
-
-
-def _array_bytes(text):
-    """Bytes of all arrays in a printed type."""
-    total = 0
-    for element, dimensions in _ARRAY.findall(text):
-        size = math.prod(int(dimension.removeprefix("<=")) for dimension in filter(None, dimensions.split(",")))
-        # A type's name ends with, or is followed by, its bits: f32, bf16, f8e4m3fn, c64. Tokens have none.
-        bits = re.search(r"\d+", element)
-        total += size * (8 if element == "pred" else int(bits[0]) if bits else 0) // 8
-    return total
-
-
 def _group_size(line, devices):
     if listed := _LISTED_GROUPS.search(line):
         return len(listed[1].split(","))
@@ -76,28 +49,31 @@ def _group_size(line, devices):
     raise ValueError(f"a collective's groups must be in a known notation; got {line.strip()}")
 
 
-def _collective(line, match, devices):
-    kind, group_size = match[2], _group_size(line, devices)
-    # What starts an exchange gives (operands, results, ...); only of an all-reduce are these alike and told once.
-    result = _entries(match[1])[1] if match[3] and kind != "all-reduce" else match[1]
-    return Collective(kind, _array_bytes(result) * (group_size if kind == "reduce-scatter" else 1), group_size, count=1)
+def _result(instruction, kind):
+    """The printed type of what is exchanged. What starts an exchange gives (operands, results, ...).
+
+    Only an all-reduce's operands and results are alike, and then some platforms tell them once.
+    """
+    if not instruction.opcode.endswith("-start"):
+        return instruction.type
+    if kind == "all-reduce" and not instruction.type.startswith("(("):
+        return instruction.type
+    return hlo.entries(instruction.type)[1]
 
 
-def _called(line):
-    """Yields (name, how often) of the computations that an instruction runs."""
-    trips = _TRIP_COUNT.search(line)
-    for attribute, name, _, names in _CALLED.findall(line):
-        if name:
-            yield name, int(trips[1]) if trips and attribute == "body" else 1
-        for branch in re.findall(r"[\w.\-]+", names):
-            yield branch, 1
+def _collective(execution, kind, devices):
+    instruction = execution.instruction
+    group_size = _group_size(instruction.line, devices)
+    exchanged = hlo.size_in_bytes(_result(instruction, kind)) * (group_size if kind == "reduce-scatter" else 1)
+    return Collective(kind, exchanged, group_size, execution.count)
 
 
 def collectives(text):
     """The collectives of a compiled program.
 
     Args:
-        text: ``jax.jit(f).lower(...).compile().as_text()``: an optimised module of XLA, for one device of several.
+        text: ``jax.jit(f).lower(...).compile().as_text()``: an optimised module of XLA, for one device of several; or
+            what :func:`~morel_jax.targets.hlo.parse` made of it.
 
     Returns:
         list of :class:`Collective`, one for each such instruction that a run executes, in the order of the text from
@@ -106,31 +82,21 @@ def collectives(text):
     Raises:
         ValueError: no module with an entry, or groups of devices in a notation that is not known here.
     """
-    header = text.partition("\n")[0]
+    module = hlo.parse(text) if isinstance(text, str) else text
     devices = 1
     for name in ("replica_count", "num_partitions"):
-        if given := re.search(rf"\b{name}=(\d+)", header):
+        if given := re.search(rf"\b{name}=(\d+)", module.header):
             devices *= int(given[1])
-    computations: dict[str, list] = {}
-    entry, lines = None, []
-    for line in text.splitlines():
-        start = _COMPUTATION.match(line)
-        if start:
-            lines = computations[start[2]] = []
-            entry = start[2] if start[1] else entry
-        else:
-            lines.append(line)
-    if entry is None:
-        raise ValueError(f"the text must be a compiled module with an ENTRY; it begins {header!r}.")
-
-    @functools.cache
-    def within(name):
-        found = []
-        for line in computations.get(name, ()):  # A start's own computation is printed as one instruction.
-            if match := _COLLECTIVE.search(line):
-                found.append(_collective(line, match, devices))
-            for callee, times in _called(line):
-                found += [dataclasses.replace(one, count=times * one.count) for one in within(callee)]
-        return tuple(found)
-
-    return list(within(entry))
+    found, seen = [], set()
+    for execution in hlo.executions(module, _EVERYWHERE):
+        kind = execution.instruction.opcode.removesuffix("-start")
+        if kind not in _KINDS:
+            continue
+        # A TPU prints one that runs beside other work in each of the fusions that it spans, all with its channel.
+        channel = re.search(r"channel_id=(\d+)", execution.instruction.line)
+        place = channel and (channel[1], execution.loops)
+        if place and place in seen:
+            continue
+        seen.add(place)
+        found.append(_collective(execution, kind, devices))
+    return found

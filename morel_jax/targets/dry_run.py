@@ -1,137 +1,190 @@
 """What a run will need, from compiling its step without data."""
-import dataclasses
+import re
+import tempfile
+import time
 from functools import partial
+from pathlib import Path
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from morel_jax.configuration import check
-from morel_jax.targets.collectives import Collective, collectives
+from morel_jax.targets import hlo, kernels, roofline
+from morel_jax.targets.collectives import collectives
+from morel_jax.targets.devices import chip_of, open_target
 from morel_jax.targets.flops import count_flops
+from morel_jax.targets.report import DryRun
 from morel_jax.training.feed import abstract_piece
-from morel_jax.training.placement import build_layout
+from morel_jax.training.fit import placement_of
+from morel_jax.training.members import build_members
+from morel_jax.training.placement import AXIS, Sharded, build_layout
 from morel_jax.training.setup import setup
 from morel_jax.training.step import compile_train_epoch, train_step
 
 
-@dataclasses.dataclass(frozen=True)
-class DryRun:
-    """What a run's compiled program is and needs.
-
-    Attributes:
-        title: network, method, data set and batch.
-        devices: what it was compiled for, and the mesh's axes.
-        classifier_parameters, embedding_parameters: how many; the second only in training.
-        flops: of a step's matrix products and convolutions, over all devices; see
-            :func:`~morel_jax.targets.flops.count_flops`.
-        batch_size: images of a step.
-        bytes_accessed: that a step reads and writes on one device as XLA counts them: the body of each loop once, the
-            attack's too.
-        arguments, outputs, temporary, aliased: bytes on one device: of the program's arguments (state and data), of
-            its results, of what it needs meanwhile, and of results that take arguments' places.
-        collectives: of a step, for one device.
-    """
-    title: str
-    devices: str
-    classifier_parameters: int
-    embedding_parameters: int
-    flops: int
-    batch_size: int
-    bytes_accessed: int
-    arguments: int
-    outputs: int
-    temporary: int
-    aliased: int
-    collectives: tuple[Collective, ...]
-
-    @property
-    def peak(self):
-        """Bytes that one device must have for the program."""
-        return self.arguments + self.outputs + self.temporary - self.aliased
-
-    def to_text(self):
-        """A short table for people; MiB are 2**20 bytes."""
-        embedding = f" + {self.embedding_parameters:,} embedding space" if self.embedding_parameters else ""
-        rows = [
-            ("compiled for", self.devices),
-            ("parameters", f"{self.classifier_parameters:,} classifier{embedding}"),
-            ("FLOPs", f"{self.flops:.4g} per step, {self.flops / self.batch_size:.4g} per image, in products and "
-                      "convolutions; a multiply-add is 2"),
-            ("bytes accessed", f"{_mib(self.bytes_accessed)} per device, each loop's body counted once"),
-            ("peak memory", f"{_mib(self.peak)} per device: arguments {_mib(self.arguments)}, temporary "
-                            f"{_mib(self.temporary)}, results in neither {_mib(self.outputs - self.aliased)}"),
-        ]
-        for kind, group_size in sorted({(one.kind, one.group_size) for one in self.collectives}):
-            same = [one for one in self.collectives if (one.kind, one.group_size) == (kind, group_size)]
-            rows.append((kind, f"{_mib(sum(one.count * one.bytes for one in same))} a step in "
-                               f"{sum(one.count for one in same):,} exchanges of {group_size} devices"))
-        if not self.collectives:
-            rows.append(("collectives", "none"))
-        width = max(len(name) for name, _ in rows)
-        return "\n".join([self.title, *(f"{name:{width}}  {value}" for name, value in rows)])
-
-
-def _mib(size):
-    return f"{size / 2**20:,.2f} MiB"
-
-
-def _count(params):
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
-
-
-def compile_step(setup, layout):
-    """The program that a run goes through its epochs with, compiled for shapes alone.
+def lower_step(setup, layout):
+    """The program that a run goes through its epochs with, lowered for shapes alone.
 
     Args:
         setup: the run's Setup, which may be blank.
         layout: the run's :class:`~morel_jax.sharding.Layout`.
 
     Returns:
-        ``jax.stages.Compiled``; a loop of unknown length, in which one turn is a step.
+        ``jax.stages.Lowered``; a loop of unknown length, in which one turn is a step.
     """
     state, hparams, _, key = setup.step_arguments
     piece = abstract_piece(setup.train, setup.steps_per_epoch, setup.config.batch_size, setup.config.data.placement,
                            layout.replicated, layout.batch(axis=1))
     return compile_train_epoch(setup.parts, layout).lower(
-        layout.abstract(state, layout.state(state)), layout.abstract(setup.no_totals(layout), layout.replicated),
-        hparams, piece, layout.abstract(key, layout.replicated), np.int32(0), np.int32(1)).compile()
+        layout.abstract(state, layout.state(state)), layout.abstract(setup.no_totals, layout.replicated), hparams,
+        piece, layout.abstract(key, layout.replicated), np.int32(0), np.int32(1))
 
 
-def dry_run(config):
-    """Compiles the step of a run on its devices, without its data set and without writing anything.
+def lower_population(setup, placement):
+    """:func:`lower_step` of a population.
+
+    Args:
+        setup: the members' Setup, which may be blank.
+        placement: their :class:`~morel_jax.training.placement.Stacked`.
+    """
+    shared, own = NamedSharding(placement.mesh, P()), NamedSharding(placement.mesh, P(AXIS))
+
+    def stacked(tree):
+        def stack(leaf):
+            dtype = leaf.dtype if hasattr(leaf, "dtype") else jax.dtypes.canonicalize_dtype(type(leaf))
+            return jax.ShapeDtypeStruct((placement.slots, *np.shape(leaf)), dtype, sharding=own)
+
+        return jax.tree.map(stack, tree)
+
+    state, hparams, _, key = setup.step_arguments
+    piece = abstract_piece(setup.train, setup.steps_per_epoch, setup.config.batch_size, setup.config.data.placement,
+                           shared, shared)
+    # The data set is the members' together; streamed examples are each one's own.
+    if piece.rows is None:
+        piece = stacked(piece)
+    else:
+        piece = piece.replace(rows=stacked(piece.rows), index=stacked(piece.index))
+    train, _ = placement.compile(setup.parts)
+    return train.lower(stacked(state), stacked(setup.no_totals), stacked(hparams), piece, stacked(key), np.int32(0),
+                       np.ones(placement.slots, np.int32))
+
+
+def _command_buffers(folder):
+    """Counts of the launches that XLA printed into ``folder``; see :class:`DryRun`."""
+    # The second, where there is one, is what became of the first.
+    (*_, printed) = sorted(folder.glob("*thunk_sequence*.txt"), key=lambda path: len(path.name))
+    count = outside = 0
+    buffer_depth = None
+    for line in printed.read_text().splitlines():
+        found = re.match(r"( *)\d+: k(\w+)", line)
+        if not found:
+            continue
+        depth, name = len(found[1]), found[2]
+        if buffer_depth is not None and depth > buffer_depth:
+            continue
+        buffer_depth = depth if name == "CommandBuffer" else None
+        count += name == "CommandBuffer"
+        outside += name not in ("CommandBuffer", "While", "Conditional", "Sequential")
+    return {"count": count, "operations_outside": outside}
+
+
+def measure(lower, device, attack=True, whole=False):
+    """Compiles a program and counts.
+
+    Args:
+        lower: called without arguments, returns ``jax.stages.Lowered``.
+        device: one of those that it is for.
+        attack: whether its step has an attack.
+        whole: whether a step is a whole run; else it is one turn of the program's outermost loop.
+
+    Returns:
+        dict of fields of :class:`DryRun`.
+    """
+    chip, began = chip_of(device), time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        is_gpu = device.platform == "gpu"
+        program = lower().compile(compiler_options={"xla_dump_to": folder} if is_gpu else None)
+        seconds = time.monotonic() - began
+        command_buffers = _command_buffers(Path(folder)) if is_gpu else None
+    module, memory = hlo.parse(program.as_text()), program.memory_analysis()
+    executions = kernels.launched(module)
+    step = executions if whole else kernels.of_step(executions)
+    return dict(
+        kernels=kernels.count_kernels(module, step, attack),
+        bytes_accessed=sum(one.count * roofline.moved_bytes(module, one) for one in step),
+        arguments=memory.argument_size_in_bytes,
+        outputs=memory.output_size_in_bytes,
+        temporary=memory.temp_size_in_bytes,
+        aliased=memory.alias_size_in_bytes,
+        collectives=tuple(collectives(module)),
+        compile_seconds=seconds,
+        command_buffers=command_buffers,
+        chip=chip,
+        estimate=roofline.estimate(module, step, chip) if chip else None,
+    )
+
+
+def count_parameters(params):
+    """How many numbers a tree of arrays or shapes has."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def _dry_run(config, target, placement, blank, lower, members=1):
+    mesh = placement.layout.mesh if isinstance(placement, Sharded) else placement.mesh
+    params = blank.step_arguments[0].params
+    shape = "x".join(map(str, blank.image_shape))
+    return DryRun(
+        title=f"{config.model.name}, {config.method}, {config.data.name} {shape}, batch {config.batch_size}"
+              + (f", {members} members" if members > 1 else ""),
+        target=target,
+        devices=(mesh.size, mesh.devices.flat[0].device_kind),
+        mesh={axis: size for axis, size in mesh.shape.items()},
+        classifier_parameters=count_parameters(params["classifier"]),
+        embedding_parameters=count_parameters(params.get("embedding", {})),
+        flops=members * count_flops(partial(train_step, parts=blank.parts), *blank.step_arguments),
+        batch_size=members * config.batch_size,
+        **measure(lower, mesh.devices.flat[0], "adversarial" in blank.parts.passes),
+    )
+
+
+def dry_run(config, target=None):
+    """Compiles the step of a run for its devices, without its data set and without writing anything.
 
     Of ``config.data.extra`` the file is read, as only that tells how many images it adds.
 
     Args:
         config: ConfigDict with every field of ``morel_jax.configuration.defaults()``.
+        target: what to compile for, see :func:`~morel_jax.targets.devices.open_target`; None: the devices at hand.
 
     Returns:
-        :class:`DryRun`. Memory, bytes and collectives are those of the program that XLA makes for this platform; on
-        another they differ. Parameters and FLOPs are the same everywhere.
+        :class:`DryRun`. Memory, operations, bytes and collectives are those of the program that XLA makes for this
+        platform; on another they differ. Parameters and FLOPs are the same everywhere.
 
     Raises:
-        ValueError: a config that cannot work, a data set of unknown shape, or devices that are not there.
+        ValueError: a config that cannot work, a data set of unknown shape, an unknown target, or devices that are not
+            there.
         FileNotFoundError: there is no file ``config.data.extra``.
+        ImportError: the target's compiler is not installed.
     """
     check(config)
-    layout = build_layout(config)
+    placement = Sharded(build_layout(config, target and open_target(target)))
     blank = setup(config, blank=True)
-    program = compile_step(blank, layout)
-    memory = program.memory_analysis()
-    params = blank.step_arguments[0].params
-    shape, axes = "x".join(map(str, blank.image_shape)), layout.mesh.shape.items()
-    return DryRun(
-        title=f"{config.model.name}, {config.method}, {config.data.name} {shape}, batch {config.batch_size}",
-        devices=f"{layout.devices} {layout.mesh.devices.flat[0].platform} (mesh: "
-                f"{' x '.join(f'{axis} {size}' for axis, size in axes)})",
-        classifier_parameters=_count(params["classifier"]),
-        embedding_parameters=_count(params.get("embedding", {})),
-        flops=count_flops(partial(train_step, parts=blank.parts), *blank.step_arguments),
-        batch_size=config.batch_size,
-        bytes_accessed=int(program.cost_analysis()["bytes accessed"]),
-        arguments=memory.argument_size_in_bytes,
-        outputs=memory.output_size_in_bytes,
-        temporary=memory.temp_size_in_bytes,
-        aliased=memory.alias_size_in_bytes,
-        collectives=tuple(collectives(program.as_text())),
-    )
+    return _dry_run(config, target, placement, blank, lambda: lower_step(blank, placement.layout))
+
+
+def dry_run_population(config, settings, mode=None, target=None):
+    """:func:`dry_run` of the program that trains a population; a step is one of every member.
+
+    Args:
+        config, settings, mode: as in :func:`morel_jax.training.fit_population`.
+        target: as in :func:`dry_run`.
+    """
+    members = build_members(config, settings)
+    placement = placement_of(members, mode, devices=target and open_target(target))
+    config = members[0].config
+    blank = setup(config, blank=True)
+    lower = partial(lower_step, blank, placement.layout) if isinstance(placement, Sharded) else partial(
+        lower_population, blank, placement)
+    return _dry_run(config, target, placement, blank, lower, len(members))

@@ -9,7 +9,7 @@ from morel_jax import builders, sharding
 from morel_jax.configuration import check
 from morel_jax.files import local_path
 from morel_jax.progress import TrainingProgress
-from morel_jax.training.custom import CustomParts
+from morel_jax.training.custom import NO_CUSTOM, CustomParts
 from morel_jax.training.interruption import InterruptionRequest
 from morel_jax.training.lock import hold
 from morel_jax.training.members import Member, build_members
@@ -99,7 +99,12 @@ def fit(config, workdir, progress=True, *, dataset=None, model=None, loss=None, 
     return run.state, run.history
 
 
-def _placement(members, mode, custom):
+def placement_of(members, mode, custom=NO_CUSTOM, devices=None):
+    """Where a population's members lie; arguments and errors as in :func:`fit_population`.
+
+    Args:
+        devices: to take in place of this process's.
+    """
     config = members[0].config
     check_compiled()
     if mode not in (None, *MODES):
@@ -110,11 +115,11 @@ def _placement(members, mode, custom):
     if swept and custom.attack is not None:
         raise ValueError(f"config.{min(swept)} must not be swept with a custom attack, which does not read it.")
     if len(members) == 1:
-        return Sharded(build_layout(config))
+        return Sharded(build_layout(config, devices))
     if config.mesh.fsdp != 1:
         raise ValueError("config.mesh.fsdp must be 1 in a population, whose members lie whole on a device; got "
                          f"{config.mesh.fsdp}.")
-    return Stacked.over_local_devices(len(members), mode)
+    return Stacked.over_local_devices(len(members), mode, devices)
 
 
 def fit_population(config, settings, workdir, progress=True, mode=None, *, dataset=None, model=None, loss=None,
@@ -148,7 +153,7 @@ def fit_population(config, settings, workdir, progress=True, mode=None, *, datas
     """
     custom = CustomParts(dataset, model, loss, attack)
     members = build_members(config, settings, own_model=model)
-    placement = _placement(members, mode, custom)
+    placement = placement_of(members, mode, custom)
     builders.check_images(config, custom.dataset)
     workdir = local_path(workdir, "workdir")
     trainer = _train(members, placement, workdir, custom, progress, profile, is_sweep=True)

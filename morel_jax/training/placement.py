@@ -30,14 +30,19 @@ def check_compiled():
                          "look into a step, call morel_jax.training.step.train_step with it on.")
 
 
-def build_layout(config):
+def build_layout(config, devices=None):
     """The run's devices and what lies where on them: :class:`~morel_jax.sharding.Layout`.
+
+    Args:
+        config: checked ConfigDict.
+        devices: to take in place of those of all processes.
 
     Raises:
         ValueError: the devices are not there, or do not divide what they are to work on together.
     """
     check_compiled()
-    layout = sharding.Layout(sharding.make_mesh(config.mesh.data, config.mesh.fsdp), config.mesh.fsdp_min_size)
+    layout = sharding.Layout(sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices),
+                             config.mesh.fsdp_min_size)
     field = "config.batch_size" if config.accumulate == 1 else "config.batch_size / config.accumulate"
     layout.check_batch(config.batch_size // config.accumulate, field)
     return layout
@@ -137,14 +142,15 @@ class Stacked:
     layout: ClassVar[None] = None  # Each member lies whole on a device.
 
     @classmethod
-    def over_local_devices(cls, members, mode=None):
+    def over_local_devices(cls, members, mode=None, devices=None):
         """The placement of ``members`` runs over all devices of this process.
 
         Args:
             members: how many.
             mode: of ``MODES``; None: the one supposed to be faster, which benchmarks/population.py compares.
+            devices: to take in place of this process's.
         """
-        devices = jax.local_devices()
+        devices = devices or jax.local_devices()
         mode = mode or ("sequential" if devices[0].platform == "cpu" else "vmapped")
         return cls(jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices), mode, members)
 

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 from morel_jax import data, sharding
 from morel_jax.models import resnet
 from morel_jax.targets.collectives import collectives
-from morel_jax.targets.dry_run import compile_step, dry_run
+from morel_jax.targets.dry_run import dry_run, lower_step
 from morel_jax.training.custom import CustomParts
 from morel_jax.training.placement import build_layout
 from morel_jax.training.setup import setup
@@ -54,7 +54,7 @@ def step(method, size, batch, attack_steps, accumulate):
     made = setup(config, CustomParts(dataset))
     model = resnet.resnet8(num_classes=CLASSES, widths=WIDTHS, batch_norm_momentum=0.0)
     made = dataclasses.replace(made, parts=dataclasses.replace(made.parts, model=model))
-    program = compile_step(made, build_layout(config))
+    program = lower_step(made, build_layout(config)).compile()
     state = made.step_arguments[0]
     parameters, statistics = (sum(leaf.size for leaf in jax.tree.leaves(tree))
                               for tree in (state.params["classifier"], state.batch_stats))
