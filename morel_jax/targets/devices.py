@@ -115,8 +115,8 @@ def chip_of(device):
 
 def _grid(target):
     """(name in ``CHIPS``, numbers of the grid) of a target's text."""
-    name, _, text = target.partition(":")
-    if name not in CHIPS or not re.fullmatch(r"[1-9]\d{0,3}(x[1-9]\d{0,3}){0,2}", text or "1"):
+    name, colon, text = target.partition(":")
+    if name not in CHIPS or (colon and not re.fullmatch(r"[1-9]\d{0,3}(x[1-9]\d{0,3}){0,2}", text)):
         raise ValueError(f"--target must be one of {', '.join(CHIPS)}, and after a colon GPUs, HOSTSxGPUS or the grid "
                          f"of a TPU's chips, such as h100:8, h100:2x8 or tpu_v5e:4x4; got {target!r:.100}.")
     return name, [int(number) for number in text.split("x")] if text else []

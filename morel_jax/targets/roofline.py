@@ -49,14 +49,13 @@ def _main_memory(text):
 def moved_bytes(module, execution):
     """Bytes of main memory that an operation reads and writes; of an array that it only slices, the slices."""
     instruction, computation = execution.instruction, execution.computation
-    operands = [computation[name].type for name in instruction.operands if name in computation]
-    fused: dict = next((module.computations.get(name, {}) for attribute, name in instruction.called if attribute == "calls"),
-                 {})
+    (fused, *_) = [*(module.computations.get(name, {}) for attribute, name in instruction.called
+                     if attribute == "calls"), {}]
+    inner = fused or {instruction.name: instruction}
     read = []
-    for number, text in enumerate(operands):
-        inner = fused or {instruction.name: instruction}
-        name = next((one.name for one in fused.values() if f" parameter({number})" in one.line),
-                    instruction.operands[number])
+    for number, operand in enumerate(instruction.operands):
+        text = computation[operand].type if operand in computation else ""
+        name = next((one.name for one in fused.values() if f" parameter({number})" in one.line), operand)
         users = [one for one in inner.values() if name in one.operands]
         sliced = users and all(one.opcode in _SLICING and one.operands[0] == name for one in users)
         read.append(min(_main_memory(text), sum(_main_memory(one.type) for one in users)) if sliced

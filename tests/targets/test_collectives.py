@@ -47,6 +47,13 @@ def entry(*lines):
      Collective("all-gather", 256, 8, 1)),
     ("%x = ((f32[2]{0}, u8[2]{0}), (f32[16]{0}, u8[16]{0})) all-gather-start(%p, %q), replica_groups=[1,8]<=[8]",
      Collective("all-gather", 80, 8, 1)),
+    # A GPU's: what starts it tells operands and results.
+    ("%x = ((f32[64]{0}), f32[64]{0}) all-reduce-start(%p), replica_groups=[1,8]<=[8], to_apply=%add",
+     Collective("all-reduce", 256, 8, 1)),
+    ("%x = ((f32[4]{0}, f32[6]{0}), (f32[4]{0}, f32[6]{0})) all-reduce-start(%p, %q), replica_groups=[1,8]<=[8], "
+     "to_apply=%add", Collective("all-reduce", 40, 8, 1)),
+    ("%x = ((f32[16,10]{1,0}), f32[8,10]{1,0}) reduce-scatter-start(%p), replica_groups={{0,1}}, to_apply=%add",
+     Collective("reduce-scatter", 640, 2, 1)),
     ("%x = (f32[6]{0}, f32[6]{0}, u32[], u32[]) collective-permute-start(%p), source_target_pairs={{0,1},{1,0}}",
      Collective("collective-permute", 24, 2, 1)),
 ])
@@ -96,6 +103,30 @@ def test_turns_of_loops_and_calls():
 
     assert [(found.kind, found.bytes, found.group_size, found.count) for found in collectives(LOOPS)] == [
         (*three, 1), *outer(1), (*three, 1), *outer(3), (*one, 1), (*two, 1)]
+
+
+# A TPU's: one exchange runs beside other work, and is printed in each of the fusions that it spans.
+FUSED = HEADER + ADD + """
+%begin (q: f32[1,4]) -> (f32[4,4], u32[]) {
+  %one = f32[4,4]{1,0} all-gather(%q), channel_id=38, replica_groups=mesh['data'=4] {'data'}, dimensions={0}
+  ROOT %started = (f32[4,4]{1,0}, u32[]) custom-call(%one), custom_call_target="AsyncCollectiveStart"
+}
+
+%meanwhile (q: f32[1,4]) -> (f32[4,4], u32[]) {
+  %two = f32[4,4]{1,0} all-gather(%q), channel_id=38, replica_groups=mesh['data'=4] {'data'}, dimensions={0}
+  ROOT %more = f32[16] sine(%other)
+}
+
+ENTRY %main (p: f32[8]) -> f32[8] {
+  %a = (f32[4,4]{1,0}, u32[]) fusion(%p), kind=kCustom, calls=%begin
+  %b = (f32[4,4]{1,0}, u32[]) fusion(%a), kind=kOutput, calls=%meanwhile
+  %c = f32[4,4]{1,0} all-gather(%b), channel_id=39, replica_groups=mesh['data'=4] {'data'}, dimensions={0}
+}
+"""
+
+
+def test_one_that_spans_fusions_counts_once():
+    assert collectives(FUSED) == [Collective("all-gather", 64, 4, 1), Collective("all-gather", 64, 4, 1)]
 
 
 def test_errors():
