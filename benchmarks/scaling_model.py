@@ -1,9 +1,10 @@
-"""Command: ``python -m benchmarks.scaling_model --config=configs/cifar10.py:resnet18,morel_mart,paper --devices=8``.
+"""Command: ``python -m benchmarks.scaling_model --config=configs/cifar10.py:resnet18,morel_mart,paper``.
 
 What a step costs on many devices, from counts of the compiled program and five numbers of a machine. The step is
-compiled for fake devices, without data. Counted are FLOPs that the devices share, FLOPs of the embedding space, which
-each device computes for the whole batch, and bytes and number of exchanges: sums, which do not grow with the batch, and
-gathers, which do. The machine's numbers are the vendor's or a guess; none is measured here.
+compiled for eight H100, which need not be there (the extra ``aot``), without data. Counted are FLOPs that the devices
+share, FLOPs of the embedding space, which each device computes for the whole batch, and bytes and number of exchanges:
+sums, which do not grow with the batch, and gathers, which do. The machine's numbers are the vendor's or a guess; none
+is measured here.
 """
 import argparse
 import dataclasses
@@ -97,8 +98,8 @@ def _flops(config, n):
     return count_flops(partial(train_step, parts=blank.parts), *blank.step_arguments)
 
 
-def count(config):
-    """:class:`Counts` of a config's step."""
+def count(config, target):
+    """:class:`Counts` of a config's step, compiled for ``target``; None: the devices at hand."""
     baseline = config.copy_and_resolve_references()
     baseline.method = config.method.removeprefix("morel_")
     n = config.batch_size
@@ -106,7 +107,7 @@ def count(config):
     # a n + c n^2 through two points.
     once, twice = _flops(config, n) - shared * n, _flops(config, 2 * n) - shared * 2 * n
     pair = (twice - 2 * once) / (2 * n**2)
-    found = dry_run(config).collectives
+    found = dry_run(config, target).collectives
 
     def bytes_of(kind):
         return sum(one.bytes * one.count for one in found if one.kind == kind)
@@ -135,7 +136,7 @@ def main(argv):
     """Counts, and prints the model."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="configs/cifar10.py:resnet18,morel_mart,paper")
-    parser.add_argument("--devices", type=int, default=8, help="fake ones to compile for")
+    parser.add_argument("--target", default="h100:8", help="to compile for; cpu: eight fake devices of this machine")
     parser.add_argument("--batch_size", type=int, default=64, help="to compile for")
     parser.add_argument("--flops", type=float, default=20e12, help="a device's, attained")
     parser.add_argument("--hosts", type=int, default=8, help="devices of a host")
@@ -144,16 +145,17 @@ def main(argv):
     parser.add_argument("--latency", type=float, default=5e-6, help="seconds an exchange and doubling of devices")
     parser.add_argument("--output", help="JSON file")
     flags = parser.parse_args(argv)
-    jax.config.update("jax_num_cpu_devices", flags.devices)
+    jax.config.update("jax_num_cpu_devices", 8)
     config = _load(flags.config)
     config.batch_size = flags.batch_size
-    counts = count(config)
+    counts = count(config, None if flags.target == "cpu" else flags.target)
     machine = Machine(flags.flops, flags.hosts, flags.inside, flags.outside, flags.latency)
     print(json.dumps(dataclasses.asdict(counts), indent=1))
     print(to_markdown(counts, machine))
     if flags.output:
         Path(flags.output).write_text(json.dumps({
-            "config": flags.config, "counts": dataclasses.asdict(counts), "machine": dataclasses.asdict(machine),
+            "config": flags.config, "target": flags.target, "counts": dataclasses.asdict(counts),
+            "machine": dataclasses.asdict(machine),
             "seconds": [{"devices": devices, "rows": rows} | seconds(counts, machine, devices, rows)
                         for devices in _DEVICES for rows in _ROWS],
             "environment": environment("python -m benchmarks.scaling_model " + " ".join(
