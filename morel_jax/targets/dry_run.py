@@ -72,9 +72,12 @@ def lower_population(setup, placement):
 
 
 def _command_buffers(folder):
-    """Counts of the launches that XLA printed into ``folder``; see :class:`DryRun`."""
-    # The second, where there is one, is what became of the first.
-    (*_, printed) = sorted(folder.glob("*thunk_sequence*.txt"), key=lambda path: len(path.name))
+    """Counts of the launches that XLA printed into ``folder``; see :class:`DryRun`. None where it printed none."""
+    # Where there are two lists, the one after XLA's last passes has them as they are.
+    printed = max(folder.glob("*thunk_sequence*.txt"), default=None,
+                  key=lambda path: ("after_thunk_passes" in path.name, path.stat().st_size))
+    if printed is None:
+        return None
     count = outside = 0
     buffer_depth = None
     for line in printed.read_text().splitlines():

@@ -15,9 +15,9 @@ def test_as_stored(name):
     if name not in known.get(versions, {}):
         others = "; ".join(key for key, counts in known.items() if name in counts)
         pytest.skip(f"counts of {name} are stored for {others}, and not for {versions}; {_ACCEPT} '{name}' stores them")
-    changed = difference(known[versions][name], measured(name))
-    assert not changed, (f"{name} ({versions}): the compiled program is not the one in {STORED.name}\n{changed}\n"
-                         f"  If that is meant: {_ACCEPT} '{name}'")
+    if changed := difference(known[versions][name], measured(name)):
+        pytest.fail(f"{name} ({versions}): the compiled program is not the one in {STORED.name}\n{changed}\n"
+                    f"  If that is meant: {_ACCEPT} '{name}'", pytrace=False)
 
 
 def test_a_difference_says_what_moved():

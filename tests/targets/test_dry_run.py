@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from morel_jax.targets import dry_run, dry_run_population
+from morel_jax.targets.dry_run import _command_buffers
 from tests.commands import call
 from tests.small import small_config
 
@@ -67,6 +68,31 @@ def test_a_population_is_that_many_runs(found, mode):
     np.testing.assert_allclose(both.aliased, 2 * found.aliased, rtol=0.01)
     one = dry_run_population(small_config(attack__num_steps=3), [{"seed": 1}], mode)
     assert one.kernels == found.kernels
+
+
+LAUNCHES = """\
+000: kCommandBuffer [source       | next=002 (1)]
+    001: kCopy         [source | sink] kCopy
+002: kWhile         [prev=000 (1) | next=000 (1)]
+condition:
+    003: kCustomKernel [source | sink] loop_compare grid: [1, 1, 1]
+  body:
+    000: kCommandBuffer [source | sink]
+        004: kCustomKernel [source | sink] loop_add
+        005: kWhile [source | sink]
+          body:
+            006: kCustomKernel [source | sink] loop_sine
+    007: kConvolution [source | sink] kConvolution
+008: kCopy [source | sink] kCopy
+"""
+
+
+def test_command_buffers_and_what_is_outside(tmp_path):
+    assert _command_buffers(tmp_path) is None
+    (tmp_path / "module_0001.jit_f.thunk_sequence.txt").write_text("000: kCopy [source | sink] kCopy\n" * 99)
+    assert _command_buffers(tmp_path) == {"count": 0, "operations_outside": 99}
+    (tmp_path / "module_0001.jit_f.thunk_sequence_after_thunk_passes.txt").write_text(LAUNCHES)
+    assert _command_buffers(tmp_path) == {"count": 2, "operations_outside": 3}
 
 
 def test_extra_images_count(found, tmp_path):
