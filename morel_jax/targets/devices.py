@@ -162,9 +162,11 @@ def open_target(target):
     for variable, value in _NO_TPU_HERE.items():
         os.environ.setdefault(variable, value)
     shape = "x".join(map(str, grid)) or chip.xla["smallest"]
+    # Machines have four chips unless one is all there is.
+    alone = {"chips_per_host_bounds": (1, 1, 1)} if shape == "1x1" else {}
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=f"{chip.xla['name']}:{shape}",
-                                            chip_config_name=chip.xla["cores"]).devices
+                                            chip_config_name=chip.xla["cores"], **alone).devices
     except jax.errors.JaxRuntimeError as error:
         raise ValueError(f"--target must give a grid that {name} comes in, such as {chip.xla['smallest']}; got "
                          f"{target!r}: {str(error).partition(': ')[2]}") from None
