@@ -133,7 +133,9 @@ def _check_installed(platform):
 
 
 def open_target(target):
-    """The devices of a target, which need not be there; must come before JAX has used a device, if a TPU's.
+    """The devices of a target, which need not be there.
+
+    To come before anything asks JAX for devices. JAX has only the CPU in this process then, and no persistent cache.
 
     Args:
         target: name in ``CHIPS``, and after a colon how many: ``h100``, ``h100:8``, ``h100:2x8`` (two hosts with eight
@@ -155,7 +157,7 @@ def open_target(target):
     if chip.platform == "cuda":
         if len(grid) > 2:
             raise ValueError(f"--target must give GPUs or HOSTSxGPUS after {name}:; got {target!r}.")
-        hosts, gpus = [1, 1, *grid][-2:] if len(grid) != 1 else (1, grid[0])
+        hosts, gpus = [1, 1, *grid][-2:]
         described = _GPU.format(kind=chip.kind, bandwidth=chip.bandwidth, memory=chip.memory, **chip.xla)
         return topologies.get_topology_desc(platform="cuda", target_config=described,
                                             topology=f"1x{hosts}x{gpus}").devices
