@@ -1,11 +1,13 @@
 """What an evaluation's attacks will need, from compiling them without data."""
 import collections
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
 
 from morel_jax import builders
+from morel_jax.attacks.iterative import IterativeAttack
 from morel_jax.evaluation.evaluator import block_width
 from morel_jax.evaluation.pool import OneCall, lower_block
 from morel_jax.evaluation.suite import build_suite, checked_threat
@@ -24,7 +26,7 @@ class EvaluationDryRun:
     """
     programs: dict[str, DryRun]
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """One dict of plain values, for JSON.
 
         ``programs`` has every attack's. Around it are the same keys for one step of each: sums, and of memory the
@@ -49,12 +51,13 @@ class EvaluationDryRun:
         whole["command_buffers"] = None
         return whole | {"programs": each}
 
-    def to_text(self):
+    def to_text(self) -> str:
         """Tables for people, one per attack."""
         return "\n\n".join(found.to_text() for found in self.programs.values())
 
 
-def dry_run_evaluation(config, attacks, data=None, *, epsilon=None, norm="linf", target=None):
+def dry_run_evaluation(config: Any, attacks: list, data: dict | None = None, *, epsilon: float | None = None,
+                       norm: str = "linf", target: str | None = None) -> EvaluationDryRun:
     """Compiles the programs that an evaluation spends its time in, without a data set and without writing anything.
 
     Each device works on blocks of its own, so that several need what one needs.
@@ -87,10 +90,10 @@ def dry_run_evaluation(config, attacks, data=None, *, epsilon=None, norm="linf",
     logits_fn = as_logits_fn(model, variables)
     width = block_width(logits_fn, shape, devices[0])
 
-    def compiled(name, attack):
+    def compiled(name: str, attack: IterativeAttack) -> DryRun:
         flops = []
 
-        def lower():
+        def lower() -> jax.stages.Lowered:
             lowered, counted = lower_block(attack, logits_fn, width, shape, devices[0])
             flops.append(counted)
             return lowered

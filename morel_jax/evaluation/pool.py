@@ -122,7 +122,8 @@ def _advance(attack: IterativeAttack, logits_fn: LogitsFn, block: _Block, max_st
     return jax.lax.while_loop(more, step, (block, 0))
 
 
-def lower_block(attack, logits_fn, width, image_shape, device):
+def lower_block(attack: IterativeAttack, logits_fn: jax.tree_util.Partial, width: int, image_shape: Sequence[int],
+                device: jax.Device) -> tuple[jax.stages.Lowered, int]:
     """The program that moves a block on, for shapes alone and a device that need not be there.
 
     Args:
