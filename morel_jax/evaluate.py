@@ -117,7 +117,7 @@ def _evaluate(which: str, network: tuple[Any, ...], folder: Path, surrogate: "Lo
     print(f"results: {folder}")
 
 
-def _dry_run(target: str | None) -> EvaluationDryRun:
+def _dry_run(target: str | None) -> "EvaluationDryRun":
     from morel_jax.evaluation.dry_run import dry_run_evaluation
     from morel_jax.training.workdir import load_config, load_content
 
