@@ -87,16 +87,19 @@ def collectives(text):
     for name in ("replica_count", "num_partitions"):
         if given := re.search(rf"\b{name}=(\d+)", module.header):
             devices *= int(given[1])
-    found, seen = [], set()
+    fused = {id(module.computations.get(name)) for computation in module.computations.values()
+             for one in computation.values() if one.opcode == "fusion" for _, name in one.called}
+    found, seen = [], []
     for execution in hlo.executions(module, _EVERYWHERE):
         kind = execution.instruction.opcode.removesuffix("-start")
         if kind not in _KINDS:
             continue
-        # A TPU prints one that runs beside other work in each of the fusions that it spans, all with its channel.
-        channel = re.search(r"channel_id=(\d+)", execution.instruction.line)
-        place = channel and (channel[1], execution.loops)
-        if place and place in seen:
-            continue
-        seen.add(place)
+        if id(execution.computation) in fused:
+            # A TPU prints one that runs beside other work in each of the fusions that it spans, all with its channel.
+            # Elsewhere several may share a channel.
+            place = re.findall(r"channel_id=\d+", execution.instruction.line), execution.loops
+            if place in seen:
+                continue
+            seen.append(place)
         found.append(_collective(execution, kind, devices))
     return found

@@ -129,6 +129,11 @@ def test_one_that_spans_fusions_counts_once():
     assert collectives(FUSED) == [Collective("all-gather", 64, 4, 1), Collective("all-gather", 64, 4, 1)]
 
 
+def test_a_channel_that_several_share_counts_each():
+    line = "%x{} = f32[4]{{0}} all-reduce(%p), channel_id=1, replica_groups={{{{0,1}}}}, to_apply=%add"
+    assert collectives(entry(line.format(1), line.format(2))) == [Collective("all-reduce", 16, 2, 1)] * 2
+
+
 def test_errors():
     with pytest.raises(ValueError, match="groups must be in a known notation; got %x = f32"):
         collectives(entry("%x = f32[64]{0} all-reduce(%p), replica_groups=everyone, to_apply=%add"))
