@@ -26,7 +26,7 @@ class Contender:
 
     Attributes:
         name: of the contender, without its options.
-        options: dict of names, what tells it from others of its name: dtype, memory_format.
+        options: dict of names, what tells it from others of its name: precision, memory_format.
         run: number of steps -> None; returns when they are done.
         finite: () -> bool, whether the numbers still are; once they are not, they stay so.
     """

@@ -69,7 +69,7 @@ class Population:
         train, _ = placement.compile(made.parts)
         self._train = train.lower(self._state, self._totals(), *self._arguments, *self._bounds(1)).compile()
         self.compile_seconds = time.perf_counter() - began
-        options = {"mode": mode, "members": str(count), "dtype": config.model.dtype}
+        options = {"mode": mode, "members": str(count), "precision": config.model.precision}
         self.contender = Contender("population", options, self._run, lambda: self._finite)
 
     def _totals(self):

@@ -5,7 +5,8 @@ For every method and batch size, on the same random images from the same weights
 - ``ours, epoch``: the compiled ``train_epoch`` as ``fit`` runs it, many steps in one dispatch, augmentation included;
 - ``ours, step``: the same program one step a dispatch, waited for each time;
 - ``torch redundant``: PyTorch with the reference implementation's passes, in each memory format;
-- ``torch lean``: PyTorch with no pass that is not needed, in each memory format and compute type.
+- ``torch lean``: PyTorch with no pass that is not needed, in each memory format and precision;
+- ``advermorel``: the step of the authors' own package, where it is installed, in each memory format.
 
 Each round runs every contender once, in a rotated order; speeds are compared within rounds. ``reference`` settings:
 epsilon 0.031, step 0.007, PGD-10 from x + 0.001 N(0, 1) under running statistics, SGD with momentum 0.9 and weight
@@ -26,11 +27,13 @@ import jax
 import numpy as np
 
 from benchmarks.measure import QUIET, Contender, OtherPrograms, environment, measure, ratio
+from benchmarks.torch_contenders import package_missing, settle_torch, torch_contenders, torch_device
 from morel_jax import configuration
-from morel_jax.interop.torch import export_state_dict
+from morel_jax.models.precision import PRECISIONS
+from morel_jax.training.epoch import Piece, compile_train_epoch, empty_totals
 from morel_jax.training.setup import build_hparams, build_parts
 from morel_jax.training.state import create_state
-from morel_jax.training.step import Batch, Piece, compile_train_epoch, empty_totals
+from morel_jax.training.step import Batch
 
 _METHODS = ("trades", "mart", "morel_trades", "morel_mart")
 _CLASSES = 10
@@ -39,21 +42,21 @@ _IMAGES = 1024  # A small data set is enough to gather batches from.
 _LEARNING_RATE = 1e-3
 
 
-def benchmark_config(method, model, batch_size, dtype="float32"):
+def benchmark_config(method, model, batch_size, precision="tf32"):
     """The ``reference`` recipe of a method, checked, with a learning rate that random labels do not blow up.
 
     Args:
         method: trades, mart, morel_trades or morel_mart.
         model: name for ``morel_jax.models.create``.
         batch_size: images a step.
-        dtype: compute type, ``float32`` or ``bfloat16``.
+        precision: of the network, a name in ``morel_jax.models.precision.PRECISIONS``.
 
     Returns:
         ConfigDict.
     """
     config = configuration.recipe(f"{model},{method},reference")
     config.batch_size = batch_size
-    config.model.dtype = dtype
+    config.model.precision = precision
     config.optimizer.learning_rate = _LEARNING_RATE
     configuration.check(config)
     return config
@@ -122,60 +125,13 @@ class Ours:
                 finite &= int(totals.first_bad_step) < 0
             jax.block_until_ready(state)
 
-        return Contender(name, {"dtype": self._config.model.dtype}, run, lambda: finite)
+        return Contender(name, {"precision": self._config.model.precision}, run, lambda: finite)
 
 
-def _torch_device():
-    """(device to compare on, None), or (None, why there is none)."""
-    try:
-        import torch
-    except ImportError:
-        return None, "PyTorch is not installed."
-    if jax.default_backend() == "cpu":
-        return torch.device("cpu"), None
-    if jax.default_backend() == "gpu" and torch.cuda.is_available():
-        return torch.device("cuda"), None
-    return None, f"JAX runs on {jax.default_backend()}, which this PyTorch ({torch.__version__}) cannot use."
-
-
-def _torch_contender(name, step, options, data, rows):
-    import torch
-
-    images, labels = torch.tensor(data[0], device=step.device), torch.tensor(data[1], device=step.device).long()
-    rows = torch.tensor(rows, device=step.device).long()
-    last = torch.zeros(())
-
-    def run(steps):
-        nonlocal last
-        for i in range(steps):
-            last = step(images[rows[i]], labels[rows[i]])
-        if step.device.type == "cuda":
-            torch.cuda.synchronize()
-
-    return Contender(name, options, run, lambda: bool(torch.isfinite(last)))
-
-
-def _torch_contenders(config, weights, device, data, rows, memory_formats, dtypes):
-    """The redundant step in float32 and the lean one in each compute type, each in every memory format."""
-    from benchmarks import torch_steps
-
-    variables, embedding = weights
-    state_dict = export_state_dict(variables, config.model.name)
-    kinds = [("torch redundant", torch_steps.RedundantStep, "float32")]
-    kinds += [("torch lean", torch_steps.LeanStep, dtype) for dtype in dtypes]
-    contenders = []
-    for name, make, dtype in kinds:
-        for memory_format in memory_formats:
-            step = make(config, _CLASSES, state_dict, embedding, device=device, memory_format=memory_format,
-                        dtype=dtype)
-            options = {"dtype": dtype, "memory_format": memory_format}
-            contenders.append(_torch_contender(name, step, options, data, rows))
-    return contenders
-
-
-def _best(results, name, dtype):
-    """Label of a baseline's memory format with the lower median, or None."""
-    labels = [label for label, r in results.items() if r["name"] == name and r["options"]["dtype"] == dtype]
+def _best(results, name, precision=None):
+    """Label of a baseline's memory format with the lower median, or None; in one precision, or whatever it ran in."""
+    labels = [label for label, r in results.items()
+              if r["name"] == name and precision in (None, r["options"]["precision"])]
     return min(labels, key=lambda label: results[label]["median_seconds"], default=None)
 
 
@@ -188,8 +144,8 @@ def summarise(contenders, seconds, batch_size):
         batch_size: images a step.
 
     Returns:
-        {label: dict}. ``to_redundant`` compares with float32, the only one there is; ``to_lean`` with the lean step
-        of the contender's own compute type. Either is None where that did not run.
+        {label: dict}. ``to_lean`` compares with the lean step of the contender's own precision, ``to_redundant`` and
+        ``to_package`` with the one that there is. Each is None where that did not run.
     """
     results = {c.label: {
         "name": c.name, "options": c.options, "seconds": seconds[c.label],
@@ -197,9 +153,9 @@ def summarise(contenders, seconds, batch_size):
         "images_per_second": batch_size / statistics.median(seconds[c.label]), "finite": c.finite()}
         for c in contenders}
     for result in results.values():
-        redundant = _best(results, "torch redundant", "float32")
-        lean = _best(results, "torch lean", result["options"]["dtype"])
-        for field, label in (("to_redundant", redundant), ("to_lean", lean)):
+        baselines = {"to_redundant": _best(results, "torch redundant"), "to_package": _best(results, "advermorel"),
+                     "to_lean": _best(results, "torch lean", result["options"]["precision"])}
+        for field, label in baselines.items():
             result[field] = None if label is None else ratio(result["seconds"], results[label]["seconds"])
     return results
 
@@ -219,40 +175,41 @@ def compare(method, batch_size, steps, options, device):
     """
     data = random_data(options.seed, max(_IMAGES, batch_size))
     rows = _rows(options, len(data[1]), steps, batch_size)
-    ours = {dtype: Ours(benchmark_config(method, options.model, batch_size, dtype), data, rows)
-            for dtype in options.dtype}
-    contenders = [c for dtype in options.dtype for c in ours[dtype].contenders()]
+    ours = {precision: Ours(benchmark_config(method, options.model, batch_size, precision), data, rows)
+            for precision in options.precision}
+    contenders = [c for each in ours.values() for c in each.contenders()]
     if device is not None:
         weights = next(iter(ours.values())).weights
         config = benchmark_config(method, options.model, batch_size)
-        contenders += _torch_contenders(config, weights, device, data, rows, options.memory_formats, options.dtype)
+        contenders += torch_contenders(config, _CLASSES, weights, device, data, rows, options.memory_formats,
+                                         options.precision)
     others = OtherPrograms()
     seconds = measure(contenders, options.rounds, steps, options.warmup_steps)
     return {"method": method, "batch_size": batch_size, "steps": steps,
-            "compilation": {dtype: o.compilation for dtype, o in ours.items()},
+            "compilation": {precision: o.compilation for precision, o in ours.items()},
             "contenders": summarise(contenders, seconds, batch_size), "peak_bytes": _peak_bytes(),
             "processors_used_by_others": others.used()}
 
 
 def sweep(method, steps_by_size, options):
-    """Ours alone, one dispatch a round, batch sizes and compute types interleaved; a list of dicts as ``compare``'s."""
+    """Ours alone, one dispatch a round, batch sizes and precisions interleaved; a list of dicts as ``compare``'s."""
     points, contenders = [], []
     for batch_size, steps in steps_by_size.items():
         data = random_data(options.seed, max(_IMAGES, batch_size))
         rows = _rows(options, len(data[1]), steps, batch_size)
-        for dtype in options.dtype:
-            ours = Ours(benchmark_config(method, options.model, batch_size, dtype), data, rows)
+        for precision in options.precision:
+            ours = Ours(benchmark_config(method, options.model, batch_size, precision), data, rows)
             epoch, _ = ours.contenders()
             epoch = dataclasses.replace(epoch, options=epoch.options | {"batch_size": str(batch_size)})
             contenders.append(epoch)
-            points.append((batch_size, steps, dtype, ours, epoch))
+            points.append((batch_size, steps, precision, ours, epoch))
     others = OtherPrograms()
     seconds = measure(contenders, options.rounds, {p[-1].label: p[1] for p in points}, options.warmup_steps)
     used = others.used()
     return [{"method": method, "batch_size": batch_size, "steps": steps,
-             "compilation": {dtype: ours.compilation}, "contenders": summarise([epoch], seconds, batch_size),
+             "compilation": {precision: ours.compilation}, "contenders": summarise([epoch], seconds, batch_size),
              "processors_used_by_others": used}
-            for batch_size, steps, dtype, ours, epoch in points]
+            for batch_size, steps, precision, ours, epoch in points]
 
 
 def _rows(options, count, steps, batch_size):
@@ -277,19 +234,20 @@ def _format_ratio(value):
 def table(results):
     """Text for people: a line a contender, then what compiling took."""
     lines = [f"{'method':<14}{'batch':>6}  {'contender':<42}{'ms/step':>10}{'images/s':>10}  "
-             f"{'times torch redundant':<24}{'times torch lean':<24}"]
+             f"{'times advermorel':<24}{'times torch redundant':<24}{'times torch lean':<24}"]
     for result in results:
         for label, r in result["contenders"].items():
             lines.append(
                 f"{result['method']:<14}{result['batch_size']:>6}  {label:<42}{1000 * r['median_seconds']:>10.1f}"
-                f"{r['images_per_second']:>10.1f}  {_format_ratio(r['to_redundant']):<24}"
-                f"{_format_ratio(r['to_lean']):<24}{'' if r['finite'] else 'NOT FINITE'}".rstrip())
-    lines += ["", f"{'method':<14}{'batch':>6}  {'dtype':<10}{'trace s':>9}{'compile s':>11}{'temporary MiB':>15}"
+                f"{r['images_per_second']:>10.1f}  "
+                f"{''.join(f'{_format_ratio(r[field]):<24}' for field in ('to_package', 'to_redundant', 'to_lean'))}"
+                f"{'' if r['finite'] else 'NOT FINITE'}".rstrip())
+    lines += ["", f"{'method':<14}{'batch':>6}  {'precision':<10}{'trace s':>9}{'compile s':>11}{'temporary MiB':>15}"
               f"{'argument MiB':>14}"]
     for result in results:
-        for dtype, c in result["compilation"].items():
+        for precision, c in result["compilation"].items():
             temporary, argument = ((c["bytes"][kind] or 0) / 2**20 for kind in ("temp", "argument"))
-            lines.append(f"{result['method']:<14}{result['batch_size']:>6}  {dtype:<10}{c['trace_seconds']:>9.2f}"
+            lines.append(f"{result['method']:<14}{result['batch_size']:>6}  {precision:<10}{c['trace_seconds']:>9.2f}"
                          f"{c['compile_seconds']:>11.2f}{temporary:>15.1f}{argument:>14.1f}")
     lines += ["", "Medians over rounds; in brackets the least and the greatest ratio of a round. PyTorch counts with "
               "its better memory format."]
@@ -318,8 +276,8 @@ def parse_arguments(argv):
     add("--rounds", type=int, default=5)
     add("--steps", type=_list_of(int), default=(4,), help="a round: one number, or one for each batch size")
     add("--warmup_steps", type=int, default=1, help="before the first round")
-    add("--dtype", type=_list_of(str, ("float32", "bfloat16")), default=("float32",),
-        help="compute types of ours and of the lean PyTorch step")
+    add("--precision", type=_list_of(str, PRECISIONS), default=("tf32",),
+        help=f"of ours and of the lean PyTorch step; of {','.join(PRECISIONS)}")
     add("--memory_formats", type=_list_of(str, ("contiguous", "channels_last")),
         default=("contiguous", "channels_last"), help="of the PyTorch steps")
     add("--threads", type=int, default=0, help="processors that both libraries may use; 0: as they come")
@@ -347,18 +305,6 @@ def _command(argv):
     return " ".join(["python -m benchmarks.train_step", *(sys.argv[1:] if argv is None else argv)])
 
 
-def _settle_torch(options, device):
-    import torch
-
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    torch.manual_seed(options.seed)
-    if device.type == "cuda":
-        # XLA's defaults on a GPU: TF32 for float32 products and convolutions, kernels chosen by trying.
-        torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.benchmark = True
-
-
 def main(argv=None):
     """Measures, writes the JSON file and prints the table."""
     options = parse_arguments(argv)
@@ -366,9 +312,9 @@ def main(argv=None):
     # PyTorch needs room beside JAX on a GPU; and a compile time is to be one.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     jax.config.update("jax_enable_compilation_cache", False)
-    device, why_not = (None, "only ours is swept.") if options.sweep_batch_sizes else _torch_device()
+    device, why_not = (None, "only ours is swept.") if options.sweep_batch_sizes else torch_device()
     if device is not None:
-        _settle_torch(options, device)
+        settle_torch(options.threads, options.seed, device)
     report: dict[str, Any] = {"environment": environment(_command(argv)), "torch_not_compared": why_not, "results": [],
                               "options": {name: str(value) if isinstance(value, Path) else value
                                           for name, value in vars(options).items()}}
@@ -392,6 +338,8 @@ def main(argv=None):
         print(f"NOT QUIET: other programs used {busiest:.1f} processors; these numbers say little.")
     if why_not:
         print(f"PyTorch was not compared: {why_not}")
+    elif (missing := package_missing()):
+        print(missing)
     print(f"\n{output}")
     return report
 

@@ -10,13 +10,14 @@ from morel_jax import attacks, data, models
 from morel_jax.data import Dataset, Split
 from morel_jax.data.subset import stratified_rows
 from morel_jax.files import local_path
+from morel_jax.models.precision import PRECISIONS
 from morel_jax.schema import LARGEST_INT, error
 
 
 def model(config: ConfigDict, num_classes: int) -> nn.Module:
     """The classifier, a Flax module."""
     options = {"remat": True} if config.model.remat else {}  # Networks without residual blocks have no such attribute.
-    return models.create(config.model.name, num_classes, dtype=config.model.dtype,
+    return models.create(config.model.name, num_classes, dtype=PRECISIONS[config.model.precision].dtype,
                          mean=tuple(config.model.mean) or None, std=tuple(config.model.std) or None, **options)
 
 

@@ -1,5 +1,6 @@
 """What the commands share: flags read with one clear line where they are wrong."""
 import dataclasses
+import gc
 import json
 import os
 import re
@@ -60,7 +61,8 @@ def _of_config_file(file, error):
 
 
 def define_config(default=None, help_text="Name of a shipped config, or a Python file with get_config(); after a colon "
-                                          "its argument."):
+                                          "its argument. --config.SECTION.FIELD=VALUE overrides a field; "
+                                          "--help=config lists the fields."):
     """The flag ``--config``, with overrides ``--config.SECTION.FIELD=VALUE``; a holder of the ConfigDict."""
     try:  # It looks at the command line at once, for a --flagfile.
         holder = config_flags.DEFINE_config_file("config", None, help_text)
@@ -68,6 +70,12 @@ def define_config(default=None, help_text="Name of a shipped config, or a Python
         _refuse(error)
     flags.FLAGS["config"].parser = _ConfigParser(default)
     return holder
+
+
+def define_compilation_cache():
+    """The flag ``--compilation_cache``, which :func:`exit_status` reads."""
+    flags.DEFINE_string("compilation_cache", None, "Folder where compiled programs are kept for the next start, by "
+                        "default one in the user's cache folder; off: none. JAX_COMPILATION_CACHE_DIR goes before.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +130,10 @@ def _check_overrides(argv):
 def _parse(argv):
     try:
         if "config" in flags.FLAGS:
+            if "--help=config" in argv:
+                from morel_jax.configuration import describe_fields
+                print(describe_fields())
+                sys.exit(0)
             _check_overrides(argv)
             parser: Any = flags.FLAGS["config"].parser
             default = parser.default

@@ -22,6 +22,7 @@ from morel_jax.attacks.pgd import FROM_CLEAN, LOSSES
 from morel_jax.files import local_path
 from morel_jax.methods import KINDS, METHODS
 from morel_jax.methods.types import Rates
+from morel_jax.models.precision import PRECISIONS
 from morel_jax.schema import (
     AT_LEAST_1,
     NOT_NEGATIVE,
@@ -87,8 +88,10 @@ FIELDS = types.MappingProxyType({
     "data.placement": Field("auto", "Where training images lie: device, host (they are streamed), or auto, by their "
                             "size.", one_of("auto", "device", "host"), may_differ=True),
     "model.name": Field("resnet18", "The architecture."),
-    "model.dtype": Field("float32", "Type of the computation; parameters and statistics are always float32.",
-                         one_of("float32", "bfloat16")),
+    "model.precision": Field("tf32", "Of the network in training: float32; tf32, which is float32 with shorter "
+                             "products on an accelerator; or bfloat16. Parameters and statistics stay float32, and "
+                             "evaluations compute in full float32.", one_of(*PRECISIONS), "PyTorch's convolutions",
+                             formerly="model.dtype", former_values={"float32": "tf32"}),
     "model.mean": Field((), "Subtracted inside the model, one per channel of images in [0, 1]; empty for none.",
                         Rule(lambda values: all(0 <= value <= 1 for value in values),
                              "be in [0, 1], the units of images"), "reference: no normalisation"),
@@ -122,6 +125,8 @@ FIELDS = types.MappingProxyType({
     "mesh.fsdp_min_size": Field(1024, "Arrays of fewer elements stay whole.", NOT_NEGATIVE, may_differ=True),
     "checkpoint.every_seconds": Field(600.0, "Seconds between saves of last within an epoch; the end of each epoch is "
                                       "saved anyway.", POSITIVE, may_differ=True),
+    "cuda_graph": Field(False, "On a GPU, launch the whole program as one graph, for small batches, where launches "
+                        "take longer than the work. Not every cuDNN kernel allows it.", may_differ=True),
     **optimizer.FIELDS,
     **{name: field for method in METHODS.values() for name, field in method.fields.items()},
 })
@@ -148,7 +153,10 @@ def nested(flat: Mapping[str, Any]) -> ConfigDict:
     present = {field.formerly: name for name, field in FIELDS.items() if field.formerly}
     tree: dict[str, Any] = {}
     for name, value in flat.items():
-        section, _, last = present.get(name, name).rpartition(".")
+        if name in present:
+            name = present[name]
+            value = FIELDS[name].former_values.get(value, value) if FIELDS[name].former_values else value
+        section, _, last = name.rpartition(".")
         (tree.setdefault(section, {}) if section else tree)[last] = value
     return ml_collections.ConfigDict(tree).lock()
 

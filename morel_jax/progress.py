@@ -95,7 +95,7 @@ class TrainingProgress(_Progress):
                    unit_scale=True)
 
     def compiled(self, seconds: float) -> None:
-        """Takes the seconds that the steps' program took to compile, or to be read from the cache."""
+        """Takes note of how long the steps' program took to compile, or to be read from the cache."""
         self._compiling = seconds
 
     def say(self, text: str) -> None:

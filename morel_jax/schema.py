@@ -1,6 +1,6 @@
 """A setting as one declaration: its default, its rule, what it means, and how it reaches the compiled program."""
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,7 @@ class Field:
         may_differ: whether a run may be resumed with another value, because the field says where things are, not what
             is computed.
         formerly: the field's name in configs of earlier versions.
+        former_values: {value under that name: the present one}, where they differ.
     """
     default: Any
     meaning: str
@@ -50,6 +51,7 @@ class Field:
     swept: bool = False
     may_differ: bool = False
     formerly: str = ""
+    former_values: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "swept", self.swept or bool(self.traced))

@@ -65,6 +65,11 @@ def make_mesh(data: int = 0, fsdp: int = 1, devices: Sequence[jax.Device] | None
     return jax.make_mesh((data, fsdp), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices[:data * fsdp])
 
 
+def platform(mesh: Mesh) -> str:
+    """What the devices of a mesh are, such as ``cpu``, ``tpu`` or ``gpu``."""
+    return mesh.devices.flat[0].platform
+
+
 @dataclasses.dataclass(frozen=True)
 class Layout:
     """Where the arrays of a run lie; equal for equal meshes, and hashable.
@@ -81,6 +86,11 @@ class Layout:
     def devices(self) -> int:
         """How many devices the mesh has."""
         return self.mesh.size
+
+    @property
+    def platform(self) -> str:
+        """See :func:`platform`."""
+        return platform(self.mesh)
 
     @property
     def replicated(self) -> NamedSharding:

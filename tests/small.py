@@ -5,6 +5,7 @@ import signal
 from importlib import metadata
 
 import numpy as np
+import pytest
 
 from morel_jax import data
 from morel_jax.configuration import recipe
@@ -74,3 +75,8 @@ def newest_checkpoint(workdir):
     """Position of the newest ``last`` of a run, or None."""
     positions = [int(path.name) for path in (workdir / "checkpoints" / "last").glob("*") if path.name.isdecimal()]
     return max(positions, default=None)
+
+
+def mostly_slow(names, *fast):
+    """Parameters for pytest: those of ``names`` that are not in ``fast`` are marked slow."""
+    return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in names]

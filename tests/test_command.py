@@ -1,4 +1,5 @@
 import os
+import subprocess
 import sys
 
 import jax
@@ -223,3 +224,10 @@ def test_importing_a_command_leaves_no_flags(monkeypatch):
     """Of the helper: what it imports for one test is not there for the next."""
     call(monkeypatch, "train")
     assert "morel_jax.train" not in sys.modules
+
+
+def test_help_lists_the_configs_fields():
+    outcome = subprocess.run([sys.executable, "-m", "morel_jax.train", "--help=config"], text=True, capture_output=True)
+    assert outcome.returncode == 0, outcome.stderr
+    assert "optimizer.learning_rate" in outcome.stdout
+    assert "model.precision" in outcome.stdout

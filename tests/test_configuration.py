@@ -117,7 +117,7 @@ def test_command_line_refuses(monkeypatch, override):
     (dict(ema_decay=1.0), r"config\.ema_decay must be in \[0, 1\), also when .*; got 1\.0"),
     (dict(data__flip=1), r"config\.data\.flip must be of type bool; got 1"),
     (dict(data__placement="gpu"), r"config\.data\.placement must be one of auto, device, host; got 'gpu'"),
-    (dict(model__dtype="float16"), r"config\.model\.dtype must be one of .*; got 'float16'"),
+    (dict(model__precision="float16"), r"config\.model\.precision must be one of .*; got 'float16'"),
     (dict(model__mean=(0.5,)), r"config\.model\.std must have as many entries as model\.mean \(1\)"),
     (dict(model__std=("a",)), r"config\.model\.std\[0\] must be a number; got 'a'"),
     (dict(embedding__num_heads=3), r"config\.embedding\.embed_dim must be a multiple of embedding\.num_heads \(3\)"),

@@ -6,7 +6,7 @@ import pytest
 
 from morel_jax import progress
 from morel_jax.progress import AttackProgress, TrainingProgress
-from morel_jax.training.step import Totals
+from morel_jax.training.epoch import Totals
 from tests.small import small_config
 
 LINE = {"epoch": 1, "loss": 1.25, "images_per_second": 100.0, "seconds": 61.0}

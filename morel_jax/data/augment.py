@@ -1,4 +1,6 @@
 """Augmentation on the device: random crop after zero padding, horizontal flip, and CutMix."""
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,19 +22,43 @@ def crop_and_flip(keys: Keys, images: Images, padding: int = 4, flip: bool = Tru
 
     Source: random crop with padding 4 and flip, as in the reference implementations of TRADES, MART and MOREL.
     """
-    height, width = images.shape[1:3]
+    if not padding and not flip:
+        return images
 
-    def one(key: Key[Array, ""], image: Shaped[Array, "h w c"]) -> Shaped[Array, "h w c"]:
+    def draw(key: Key[Array, ""]) -> tuple[Array, Array]:
         crop_key, flip_key = jax.random.split(key)
-        if padding:
-            row, column = jax.random.randint(crop_key, (2,), 0, 2 * padding + 1)
-            padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
-            image = jax.lax.dynamic_slice(padded, (row, column, 0), (height, width, image.shape[-1]))
-        if flip:
-            image = jnp.where(jax.random.bernoulli(flip_key), image[:, ::-1], image)
-        return image
+        corner = jax.random.randint(crop_key, (2,), 0, 2 * padding + 1) if padding else jnp.zeros(2, jnp.int32)
+        return corner, jax.random.bernoulli(flip_key) if flip else jnp.zeros((), bool)
 
-    return jax.vmap(one)(keys, images)
+    corners, mirrored = jax.vmap(draw)(keys)
+    cut = partial(_cut_by_slices, padding=padding)
+    # Products are exact for numbers that bfloat16 holds.
+    by_products = partial(_cut_by_products, padding=padding) if images.dtype == jnp.uint8 else cut
+    return jax.lax.platform_dependent(images, corners, mirrored, tpu=by_products, default=cut)
+
+
+def _cut_by_slices(images: Images, corners: Int32[Array, "n 2"], mirrored: Bool[Array, " n"], padding: int) -> Images:
+    def one(image: Shaped[Array, "h w c"], corner: Int32[Array, "2"], is_mirrored: Bool[Array, ""]) -> Array:
+        padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
+        image = jax.lax.dynamic_slice(padded, (*corner, 0), image.shape)
+        return jnp.where(is_mirrored, image[:, ::-1], image)
+
+    return jax.vmap(one)(images, corners, mirrored)
+
+
+def _cut_by_products(images: Images, corners: Int32[Array, "n 2"], mirrored: Bool[Array, " n"], padding: int) -> Images:
+    """:func:`_cut_by_slices` for a TPU, which would slice one image after another."""
+    height, width = images.shape[1:3]
+    columns = jnp.where(mirrored[:, None], jnp.arange(width)[::-1], jnp.arange(width))
+
+    def chosen(places: Array, start: Array, size: int) -> Float[Array, "n out in"]:
+        # A place outside chooses nothing: zero, as the padding is.
+        return jax.nn.one_hot(places + start[:, None] - padding, size, dtype=jnp.bfloat16)
+
+    product = partial(jnp.einsum, preferred_element_type=jnp.float32)
+    rows = product("nyv,nvxc->nyxc", chosen(jnp.arange(height), corners[:, 0], height), images.astype(jnp.bfloat16))
+    cut = product("nxu,nyuc->nyxc", chosen(columns, corners[:, 1], width), rows.astype(jnp.bfloat16))
+    return cut.astype(images.dtype)
 
 
 def cutmix(keys: Keys, images: Images, alpha: ArrayLike) -> tuple[Images, Int32[Array, " n"], Float32[Array, " n"]]:

@@ -1,14 +1,15 @@
 """What an evaluation's attacks will need, from compiling them without data."""
 import collections
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from morel_jax import builders
-from morel_jax.attacks.iterative import IterativeAttack
-from morel_jax.evaluation.evaluator import block_width
+from morel_jax.evaluation.evaluator import as_argument, block_width
 from morel_jax.evaluation.pool import OneCall, lower_block
 from morel_jax.evaluation.suite import build_suite, checked_threat
 from morel_jax.evaluation.trained import as_logits_fn
@@ -56,8 +57,8 @@ class EvaluationDryRun:
         return "\n\n".join(found.to_text() for found in self.programs.values())
 
 
-def dry_run_evaluation(config: Any, attacks: list, data: dict | None = None, *, epsilon: float | None = None,
-                       norm: str = "linf", target: str | None = None) -> EvaluationDryRun:
+def dry_run_evaluation(config: ConfigDict, attacks: Sequence[str], data: Mapping[str, Any] | None = None, *,
+                       epsilon: float | None = None, norm: str = "linf", target: str | None = None) -> EvaluationDryRun:
     """Compiles the programs that an evaluation spends its time in, without a data set and without writing anything.
 
     Each device works on blocks of its own, so that several need what one needs.
@@ -87,11 +88,11 @@ def dry_run_evaluation(config: Any, attacks: list, data: dict | None = None, *, 
                          f"{', '.join(crafted)}.")
     model = builders.model(config, data["num_classes"])
     variables = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *shape), np.float32))
-    logits_fn = as_logits_fn(model, variables)
+    logits_fn = as_argument(as_logits_fn(model, variables))
     width = block_width(logits_fn, shape, devices[0])
 
-    def compiled(name: str, attack: IterativeAttack) -> DryRun:
-        flops = []
+    def compiled(name: str, attack: Any) -> DryRun:
+        flops: list[int] = []
 
         def lower() -> jax.stages.Lowered:
             lowered, counted = lower_block(attack, logits_fn, width, shape, devices[0])

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Float32, Int, Int32, UInt8
 from morel_jax.attacks.inputs import check_logits
 from morel_jax.attacks.types import Images, Logits, LogitsFn
 from morel_jax.data.augment import to_float
+from morel_jax.models.precision import PRECISIONS
 from morel_jax.targets.flops import count_flops
 
 Index = Int[np.ndarray, " m"]   # Places of examples in the data set.
@@ -21,16 +22,35 @@ _CPU_WIDTH, _CPU_WIDTH_LARGE, _LARGE_FLOPS = 16, 8, 1e8
 _ACCELERATOR_WIDTH = 256
 
 
+@dataclasses.dataclass(frozen=True)
+class _WithFullProducts:
+    """A function whose products of float32 numbers no accelerator shortens: verdicts depend on its answers."""
+    function: Any
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        with jax.default_matmul_precision(PRECISIONS["float32"].products):
+            return self.function(*arguments, **keywords)
+
+    def __repr__(self) -> str:  # Of which the network's identity is made.
+        return repr(self.function)
+
+
 def as_argument(logits_fn: LogitsFn) -> jax.tree_util.Partial:
-    """``logits_fn`` in a form that compiled functions take as an argument, its weights as leaves where it has any."""
-    return logits_fn if isinstance(logits_fn, jax.tree_util.Partial) else jax.tree_util.Partial(logits_fn)
+    """``logits_fn`` in a form that compiled functions take as an argument, with full products of float32 numbers.
+
+    Its weights are leaves where it has any.
+    """
+    partial = logits_fn if isinstance(logits_fn, jax.tree_util.Partial) else jax.tree_util.Partial(logits_fn)
+    if isinstance(partial.func, _WithFullProducts):
+        return partial
+    return jax.tree_util.Partial(_WithFullProducts(partial.func), *partial.args, **partial.keywords)
 
 
 def block_width(logits_fn: LogitsFn, image_shape: Sequence[int], device: jax.Device | None = None) -> int:
     """Rows of a block on ``device`` (None: the first at hand), for a network on images of shape (h, w, c)."""
     if (device or jax.local_devices()[0]).platform != "cpu":
         return _ACCELERATOR_WIDTH
-    flops = count_flops(lambda f, x: f(x), logits_fn, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
+    flops = count_flops(lambda f, x: f(x), as_argument(logits_fn), jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
     return _CPU_WIDTH if flops < _LARGE_FLOPS else _CPU_WIDTH_LARGE
 
 

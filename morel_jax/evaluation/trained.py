@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from morel_jax import builders
 from morel_jax.attacks.types import Images, Logits
 from morel_jax.files import local_path
-from morel_jax.models.outputs import in_float32
+from morel_jax.models.precision import float32_logits
 from morel_jax.training.custom import CustomParts
 from morel_jax.training.saved import load_classifier
 from morel_jax.training.workdir import load_config, load_content
@@ -91,7 +91,7 @@ class _Logits:
     model: Any
 
     def __call__(self, variables: PyTree, images: Images) -> Logits:
-        return self.model.apply(variables, images).logits
+        return float32_logits(self.model, variables, images)
 
 
 def as_logits_fn(model: nn.Module, variables: PyTree) -> jax.tree_util.Partial:
@@ -100,7 +100,7 @@ def as_logits_fn(model: nn.Module, variables: PyTree) -> jax.tree_util.Partial:
     Returns:
         Images float32[n, h, w, c] in [0, 1] -> logits float32[n, classes]; also a pytree, with ``variables`` as leaves.
     """
-    return jax.tree_util.Partial(_Logits(in_float32(model)), variables)
+    return jax.tree_util.Partial(_Logits(model), variables)
 
 
 def load(workdir: str | os.PathLike, which: str = "best",

@@ -1,10 +1,12 @@
 """Small convolutional network that two CPU cores train in a minute."""
 from functools import partial
+from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from morel_jax.models.activation import relu
 from morel_jax.models.batch_norm import BatchNorm
 from morel_jax.models.convolution import Conv
 from morel_jax.models.fusion import fusion_barrier
@@ -20,7 +22,8 @@ class ConvNet(nn.Module):
 
     Attributes:
         width: channels of the first convolution; the second has twice as many.
-        dtype, mean, std, batch_norm_momentum, batch_norm_axis_name: as in `morel_jax.models.resnet.ResNet`.
+        dtype, mean, std, batch_norm_momentum, batch_norm_axis_name, batch_norm_views, batch_norm_pivot: as in
+            `morel_jax.models.resnet.ResNet`.
     """
     num_classes: int
     width: int = 16
@@ -29,15 +32,20 @@ class ConvNet(nn.Module):
     std: tuple[float, ...] | None = None
     batch_norm_momentum: float = 0.9
     batch_norm_axis_name: str | None = None
+    batch_norm_views: tuple[int, int] = (1, 1)
+    batch_norm_pivot: str = "first"
+
+    folds: ClassVar = {"conv1": "bn1", "conv2": "bn2"}
 
     @nn.compact
     def __call__(self, images: Images, train: bool = False) -> Outputs:
         """Features and logits of images in [0, 1]."""
         conv = partial(Conv, kernel_size=(4, 4), strides=(2, 2), padding=((1, 1), (1, 1)), dtype=self.dtype)
         norm = partial(BatchNorm, not train, self.batch_norm_momentum, dtype=self.dtype,
-                       axis_name=self.batch_norm_axis_name)
+                       axis_name=self.batch_norm_axis_name, views=self.batch_norm_views,
+                       pivot=self.batch_norm_pivot)
         x = standardise(images, self.mean, self.std, self.dtype)
-        x = nn.relu(norm(name="bn1")(conv(self.width, name="conv1")(x)))
-        x = fusion_barrier(nn.relu(norm(name="bn2")(conv(2 * self.width, name="conv2")(x))))
-        features = nn.relu(Linear(8 * self.width, name="hidden")(x.reshape(x.shape[0], -1)))
+        x = relu(norm(name="bn1")(conv(self.width, name="conv1")(x)))
+        x = fusion_barrier(relu(norm(name="bn2")(conv(2 * self.width, name="conv2")(x))))
+        features = relu(Linear(8 * self.width, name="hidden")(x.reshape(x.shape[0], -1)))
         return Outputs(features, Linear(self.num_classes, name="linear")(features))

@@ -21,11 +21,16 @@ def product(x: Float[Array, "*n inputs"], w: Float[Array, "inputs features"]) ->
     """``x @ w`` with an input gradient that is fast inside loops.
 
     XLA's CPU backend transposes ``w`` in every product with its transpose. It moves a concatenation out of a loop, but
-    never a transposition alone. So the tangent, of which the input gradient is the transpose, uses a concatenation.
+    never a transposition alone. So on a CPU the tangent, of which the input gradient is the transpose, uses a
+    concatenation.
 
     Differentiable to any order in forward and reverse mode.
     """
     return x @ w
+
+
+def _transposed_in_parts(w: Array) -> Array:
+    return jnp.concatenate([part.T for part in jnp.array_split(w, 2)], axis=1)
 
 
 @partial(product.defjvp, symbolic_zeros=True)
@@ -34,7 +39,7 @@ def _product_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tup
     y = product(x, w)
     parts = []  # Only of tangents that are not zero: a product with zeros would be counted, and computed forwards.
     if not isinstance(dx, SymbolicZero):
-        turned = jnp.concatenate([part.T for part in jnp.array_split(w, 2)], axis=1)
+        turned = jax.lax.platform_dependent(w, cpu=_transposed_in_parts, default=jnp.transpose)
         parts.append(jnp.tensordot(dx, turned, axes=((-1,), (1,))))
     if not isinstance(dw, SymbolicZero):
         parts.append(product(x, dw))

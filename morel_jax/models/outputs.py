@@ -1,8 +1,7 @@
 """Inputs and outputs of every classifier."""
 from collections.abc import Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
-import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
@@ -10,7 +9,6 @@ from jaxtyping import Array, Float
 
 Images = Float[Array, "n height width channels"]  # In [0, 1].
 Numbers = tuple[float, ...] | None
-Model = TypeVar("Model", bound=nn.Module)
 
 
 class Outputs(NamedTuple):
@@ -66,8 +64,3 @@ def standardise(images: Images, mean: Numbers, std: Numbers, dtype: DTypeLike) -
 def global_average_pool(x: Images) -> Float[Array, "n channels"]:
     """The mean over all pixels, in float32 at least."""
     return jnp.mean(x.astype(jnp.promote_types(x.dtype, jnp.float32)), axis=(1, 2))
-
-
-def in_float32(model: Model) -> Model:
-    """The classifier computing in float32, whatever it trains in; unchanged if it has no attribute ``dtype``."""
-    return model.clone(dtype="float32") if hasattr(model, "dtype") else model

@@ -3,12 +3,13 @@
 Reference: He et al., arXiv:1512.03385.
 """
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from morel_jax.models.activation import relu
 from morel_jax.models.batch_norm import BatchNorm
 from morel_jax.models.convolution import Conv
 from morel_jax.models.linear import Linear
@@ -27,10 +28,10 @@ class BasicBlock(nn.Module):
     def __call__(self, x: Images) -> Images:
         """float[n, height, width, c] -> float[n, height / stride, width / stride, width * expansion]."""
         y = self.conv(self.width, (3, 3), (self.stride,) * 2, ((1, 1), (1, 1)), name="conv1")(x)
-        y = nn.relu(self.norm(name="bn1")(y))
+        y = relu(self.norm(name="bn1")(y))
         y = self.conv(self.width, (3, 3), (1, 1), ((1, 1), (1, 1)), name="conv2")(y)
         y = self.norm(name="bn2")(y)
-        return nn.relu(y + _shortcut(self, x))
+        return relu(y + _shortcut(self, x))
 
 
 class Bottleneck(nn.Module):
@@ -45,12 +46,12 @@ class Bottleneck(nn.Module):
     def __call__(self, x: Images) -> Images:
         """float[n, height, width, c] -> float[n, height / stride, width / stride, width * expansion]."""
         y = self.conv(self.width, (1, 1), name="conv1")(x)
-        y = nn.relu(self.norm(name="bn1")(y))
+        y = relu(self.norm(name="bn1")(y))
         y = self.conv(self.width, (3, 3), (self.stride,) * 2, ((1, 1), (1, 1)), name="conv2")(y)
-        y = nn.relu(self.norm(name="bn2")(y))
+        y = relu(self.norm(name="bn2")(y))
         y = self.conv(self.width * self.expansion, (1, 1), name="conv3")(y)
         y = self.norm(name="bn3")(y)
-        return nn.relu(y + _shortcut(self, x))
+        return relu(y + _shortcut(self, x))
 
 
 def _shortcut(block: Any, x: Images) -> Images:
@@ -74,7 +75,7 @@ class ResNet(nn.Module):
         dtype: compute type of convolutions and activations; parameters, statistics and outputs are float32.
         mean, std: one number per channel, to normalise images inside the model; or None.
         batch_norm_momentum: weight of the old running statistics.
-        batch_norm_axis_name: `axis_name` of BatchNorm.
+        batch_norm_axis_name, batch_norm_views, batch_norm_pivot: `axis_name`, `views` and `pivot` of BatchNorm.
         remat: with ``train=True`` keep only the blocks' inputs for a gradient and compute the rest again. A gradient
             with running statistics, as in an attack, needs little more than the signs under each relu and keeps them.
     """
@@ -88,19 +89,24 @@ class ResNet(nn.Module):
     std: tuple[float, ...] | None = None
     batch_norm_momentum: float = 0.9
     batch_norm_axis_name: str | None = None
+    batch_norm_views: tuple[int, int] = (1, 1)
+    batch_norm_pivot: str = "first"
     remat: bool = False
+
+    folds: ClassVar = {"conv1": "bn1", "conv2": "bn2", "conv3": "bn3", "shortcut_conv": "shortcut_bn"}
 
     @nn.compact
     def __call__(self, images: Images, train: bool = False) -> Outputs:
         """Features and logits of images in [0, 1]."""
         conv = partial(Conv, dtype=self.dtype)
         norm = partial(BatchNorm, not train, self.batch_norm_momentum, dtype=self.dtype,
-                       axis_name=self.batch_norm_axis_name)
+                       axis_name=self.batch_norm_axis_name, views=self.batch_norm_views,
+                       pivot=self.batch_norm_pivot)
         block = nn.remat(self.block) if self.remat and train else self.block
         x = standardise(images, self.mean, self.std, self.dtype)
         stem = (2 + self.stem_stride,) * 2
         x = conv(self.widths[0], stem, (self.stem_stride,) * 2, ((1, 1), (1, 1)), name="conv1")(x)
-        x = nn.relu(norm(name="bn1")(x))
+        x = relu(norm(name="bn1")(x))
         for stage, (width, size) in enumerate(zip(self.widths, self.stage_sizes, strict=True)):
             for i in range(size):
                 stride = 2 if stage > 0 and i == 0 else 1

@@ -3,11 +3,13 @@
 References: Zagoruyko and Komodakis, arXiv:1605.07146; Zhang et al., arXiv:1901.08573.
 """
 from functools import partial
+from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from morel_jax.models.activation import relu
 from morel_jax.models.batch_norm import BatchNorm
 from morel_jax.models.convolution import Conv
 from morel_jax.models.linear import Linear
@@ -27,11 +29,11 @@ class PreActivationBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Images) -> Images:
         """float[n, height, width, c] -> float[n, height / stride, width / stride, width]."""
-        y = nn.relu(self.norm(name="bn1")(x))
+        y = relu(self.norm(name="bn1")(x))
         if x.shape[-1] != self.width:
             x = self.conv(self.width, (1, 1), (self.stride,) * 2, name="conv_shortcut")(y)
         y = self.conv(self.width, (3, 3), (self.stride,) * 2, ((1, 1), (1, 1)), name="conv1")(y)
-        y = nn.relu(self.norm(name="bn2")(y))
+        y = relu(self.norm(name="bn2")(y))
         return x + self.conv(self.width, (3, 3), (1, 1), ((1, 1), (1, 1)), name="conv2")(y)
 
 
@@ -44,7 +46,8 @@ class WideResNet(nn.Module):
     Attributes:
         depth: 6n + 4, with n blocks in each group.
         width: factor on the groups' 16, 32 and 64 channels.
-        dtype, mean, std, batch_norm_momentum, batch_norm_axis_name, remat: as in `morel_jax.models.resnet.ResNet`.
+        dtype, mean, std, batch_norm_momentum, batch_norm_axis_name, batch_norm_views, batch_norm_pivot, remat: as in
+            `morel_jax.models.resnet.ResNet`.
 
     Raises:
         ValueError: depth or width is none that :func:`check_size` allows (when called).
@@ -57,7 +60,11 @@ class WideResNet(nn.Module):
     std: tuple[float, ...] | None = None
     batch_norm_momentum: float = 0.9
     batch_norm_axis_name: str | None = None
+    batch_norm_views: tuple[int, int] = (1, 1)
+    batch_norm_pivot: str = "first"
     remat: bool = False
+
+    folds: ClassVar = {"conv1": "bn2"}  # Of a block; between the stem and its own bn1 there are blocks.
 
     @nn.compact
     def __call__(self, images: Images, train: bool = False) -> Outputs:
@@ -65,7 +72,8 @@ class WideResNet(nn.Module):
         check_size(self.depth, self.width)
         conv = partial(Conv, dtype=self.dtype, kernel_init=normal_fan_out)
         norm = partial(BatchNorm, not train, self.batch_norm_momentum, dtype=self.dtype,
-                       axis_name=self.batch_norm_axis_name)
+                       axis_name=self.batch_norm_axis_name, views=self.batch_norm_views,
+                       pivot=self.batch_norm_pivot)
         block = nn.remat(PreActivationBlock) if self.remat and train else PreActivationBlock
         x = standardise(images, self.mean, self.std, self.dtype)
         x = conv(16, (3, 3), padding=((1, 1), (1, 1)), name="conv1")(x)
@@ -73,7 +81,7 @@ class WideResNet(nn.Module):
             for i in range((self.depth - 4) // 6):
                 stride = 2 if group > 0 and i == 0 else 1
                 x = block(channels * self.width, stride, conv, norm, name=f"block{group + 1}_{i}")(x)
-        features = global_average_pool(nn.relu(norm(name="bn1")(x)))
+        features = global_average_pool(relu(norm(name="bn1")(x)))
         head = Linear(self.num_classes, bias_init=nn.initializers.zeros, name="linear")
         return Outputs(features, head(features))
 

@@ -16,12 +16,13 @@ from morel_jax.targets.collectives import collectives
 from morel_jax.targets.devices import chip_of, open_target
 from morel_jax.targets.flops import count_flops
 from morel_jax.targets.report import DryRun
+from morel_jax.training.epoch import compile_train_epoch
 from morel_jax.training.feed import abstract_piece
 from morel_jax.training.fit import placement_of
 from morel_jax.training.members import build_members
 from morel_jax.training.placement import AXIS, Sharded, build_layout
 from morel_jax.training.setup import setup
-from morel_jax.training.step import compile_train_epoch, train_step
+from morel_jax.training.step import train_step
 
 
 def lower_step(setup, layout):
@@ -38,8 +39,8 @@ def lower_step(setup, layout):
     piece = abstract_piece(setup.train, setup.steps_per_epoch, setup.config.batch_size, setup.config.data.placement,
                            layout.replicated, layout.batch(axis=1))
     return compile_train_epoch(setup.parts, layout).lower(
-        layout.abstract(state, layout.state(state)), layout.abstract(setup.no_totals, layout.replicated), hparams,
-        piece, layout.abstract(key, layout.replicated), np.int32(0), np.int32(1))
+        layout.abstract(state, layout.state(state)), layout.abstract(setup.no_totals(layout), layout.replicated),
+        hparams, piece, layout.abstract(key, layout.replicated), np.int32(0), np.int32(1))
 
 
 def lower_population(setup, placement):
@@ -67,7 +68,7 @@ def lower_population(setup, placement):
     else:
         piece = piece.replace(rows=stacked(piece.rows), index=stacked(piece.index))
     train, _ = placement.compile(setup.parts)
-    return train.lower(stacked(state), stacked(setup.no_totals), stacked(hparams), piece, stacked(key), np.int32(0),
+    return train.lower(stacked(state), stacked(setup.no_totals()), stacked(hparams), piece, stacked(key), np.int32(0),
                        np.ones(placement.slots, np.int32))
 
 

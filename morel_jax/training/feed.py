@@ -6,18 +6,21 @@ import jax
 import numpy as np
 
 from morel_jax.sharding import put
-from morel_jax.training.step import Piece
+from morel_jax.training.epoch import Piece
 
 # A streamed piece: large enough that moving it costs little beside its steps, small enough that three wait in memory.
 _PIECE_BYTES = 64 * 2**20
-# Without a device that tells its memory (a CPU): what surely fits.
+# With a device that does not tell its memory, such as a CPU: what surely fits.
 _DEFAULT_ROOM = 4 * 2**30
 # Share of the device that training images may take; the rest is for the network.
 _SHARE_OF_DEVICE = 0.25
 
 
-def _room():
-    stats = jax.local_devices()[0].memory_stats() or {}
+def _room(device):
+    try:
+        stats = device.memory_stats() or {}
+    except RuntimeError:  # One that is not there, for which a program is compiled all the same.
+        stats = {}
     return stats["bytes_limit"] * _SHARE_OF_DEVICE if "bytes_limit" in stats else _DEFAULT_ROOM
 
 
@@ -32,14 +35,16 @@ class DeviceFeed:
 
     def __init__(self, split, whole, cut):
         self._cut = cut
-        self._images, self._labels = (put(array, whole) for array in (split.images, split.labels))
+        # Flat: a TPU pads the last two axes, and would do so to the whole data set at each dispatch.
+        self._images, self._labels = put(split.images.reshape(len(split.images), -1), whole), put(split.labels, whole)
+        self._image_shape = split.images.shape[1:]
 
     def pieces(self, order, start):
         """Yields the one piece of an epoch, as :meth:`HostFeed.pieces` has it."""
         del start
         steps = order.shape[-2]
         order = put(order, self._cut)
-        yield Piece(self._images, self._labels, order, order), 0, steps
+        yield Piece(self._images, self._labels, order, order, self._image_shape), 0, steps
 
 
 def _steps_per_piece(split, steps, examples, piece_bytes):
@@ -95,9 +100,11 @@ class HostFeed:
         yield from grain.MapDataset.source(list(starts)).map(load).to_iter_dataset(options)
 
 
-def _on_device(split, placement):
+def _on_device(split, placement, whole):
     if placement == "auto":
-        return split.images.nbytes <= _room() and jax.process_count() == 1
+        devices = sorted(whole.device_set, key=lambda device: device.id)
+        one_process = len({device.process_index for device in devices}) == 1
+        return one_process and split.images.nbytes <= _room(devices[0])
     return placement == "device"
 
 
@@ -111,7 +118,7 @@ def build_feed(split, placement, whole, cut):
         placement: see above.
         whole, cut: shardings, as in :class:`DeviceFeed`.
     """
-    return DeviceFeed(split, whole, cut) if _on_device(split, placement) else HostFeed(split, cut)
+    return DeviceFeed(split, whole, cut) if _on_device(split, placement, whole) else HostFeed(split, cut)
 
 
 def abstract_piece(split, steps, batch_size, placement, whole, cut):
@@ -121,11 +128,12 @@ def abstract_piece(split, steps, batch_size, placement, whole, cut):
         split, placement, whole, cut: as in :func:`build_feed`.
         steps, batch_size: of an epoch.
     """
-    if _on_device(split, placement):
-        images, labels = (jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=whole)
-                          for array in (split.images, split.labels))
+    if _on_device(split, placement, whole):
+        count, *image_shape = split.images.shape
+        images = jax.ShapeDtypeStruct((count, math.prod(image_shape)), split.images.dtype, sharding=whole)
+        labels = jax.ShapeDtypeStruct((count,), split.labels.dtype, sharding=whole)
         rows = jax.ShapeDtypeStruct((steps, batch_size), np.int32, sharding=cut)
-        return Piece(images, labels, rows, rows)
+        return Piece(images, labels, rows, rows, tuple(image_shape))
     size = _steps_per_piece(split, steps, batch_size, _PIECE_BYTES)
     images, labels = (jax.ShapeDtypeStruct((size, batch_size, *array.shape[1:]), array.dtype, sharding=cut)
                       for array in (split.images, split.labels))

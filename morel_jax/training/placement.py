@@ -13,9 +13,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from morel_jax import builders, sharding
+from morel_jax.training.epoch import compile_train_epoch, compiler_options, train_epoch
 from morel_jax.training.feed import build_feed
 from morel_jax.training.setup import purpose_key
-from morel_jax.training.step import compile_train_epoch, compiler_options, train_epoch
 from morel_jax.training.validation import accuracies, build_correct, compile_correct
 
 AXIS = "member"
@@ -59,7 +59,7 @@ class Sharded:
 
     def compile(self, parts):
         """(train_epoch, correct) of a run with ``parts``, jitted."""
-        return compile_train_epoch(parts, self.layout), compile_correct(parts.model, self.layout)
+        return compile_train_epoch(parts, self.layout), compile_correct(parts.model, parts.products, self.layout)
 
     def feed(self, split, placement):
         """The feed of a run's training images; see :func:`~morel_jax.training.feed.build_feed`."""
@@ -243,12 +243,13 @@ class Stacked:
                                  out_specs=own)(state, totals, hparams, piece, key, start, stop)
 
         def judge(variables, attack, images, labels, index, key):
-            body = partial(_judge_slots, correct=build_correct(parts.model), mode=self.mode)
+            body = partial(_judge_slots, correct=build_correct(parts.model, parts.products), mode=self.mode)
             return jax.shard_map(body, mesh=self.mesh, in_specs=(own, shared, shared, shared, shared, own),
                                  out_specs=own)(variables, attack, images, labels, index, key)
 
         stacked = self._sharding(own)
-        return (jax.jit(train, out_shardings=stacked, donate_argnums=(0, 1), compiler_options=compiler_options(parts)),
+        return (jax.jit(train, out_shardings=stacked, donate_argnums=(0, 1),
+                        compiler_options=compiler_options(parts, sharding.platform(self.mesh))),
                 jax.jit(judge, out_shardings=stacked))
 
 

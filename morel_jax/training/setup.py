@@ -11,10 +11,12 @@ from morel_jax.configuration import FIELDS
 from morel_jax.data import Split
 from morel_jax.data.shuffle import epoch_order
 from morel_jax.methods import METHODS
+from morel_jax.models.precision import PRECISIONS
 from morel_jax.training.custom import NO_CUSTOM, CustomParts, check_model
+from morel_jax.training.epoch import empty_totals
 from morel_jax.training.members import shared_config
 from morel_jax.training.state import HParams, create_state
-from morel_jax.training.step import Batch, Parts, empty_totals, keep_last
+from morel_jax.training.step import Batch, Parts, keep_last
 
 # Purposes of randomness, folded into the seed's key.
 INITIAL, ORDER, STEP, VALIDATION = range(4)
@@ -39,6 +41,8 @@ def build_parts(config, num_classes, custom=NO_CUSTOM):
         embedding=embedding,
         objective=method.objective(config, custom.loss),
         optimizer=optimizer.sgd(config),
+        cuda_graph=config.cuda_graph,
+        products=PRECISIONS[config.model.precision].products,
         passes=method.passes,
         statistics_from=tuple(config.batch_norm.statistics_from),
         attack_batch_norm=config.attack.batch_norm,

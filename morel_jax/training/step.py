@@ -1,4 +1,4 @@
-"""One training step, and the compiled loop over many of them."""
+"""One training step."""
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -8,18 +8,23 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
 from flax import struct
 
 from morel_jax.attacks.keys import fold_in_each
 from morel_jax.checks import describe
 from morel_jax.data.augment import crop_and_flip, cutmix, to_float
 from morel_jax.methods import MixedLabels, Views
+from morel_jax.models.folding import fold_batch_norm
 from morel_jax.optimizer import average_kept, moved, perturbed, rate_at
+from morel_jax.training.packing import pack, pack_optimizer, unpack, unpack_optimizer
 
 # Purposes of randomness, folded into the step's key.
 _AUGMENT, _ATTACK, _CUTMIX = 0, 1, 2
+
+
+# Images of a batch times devices from which on the devices share the comparison of all rows with all. The comparison
+# takes 6e3 FLOPs a pair and the network 3e10 an image (ResNet18): from here on it would be a tenth of a device's work.
+_SHARED_FROM = 2**19
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +44,8 @@ class Parts:
         accumulate: into how many equal parts a batch is cut, see :func:`train_step`.
         cutmix: whether images get rectangles of others, see :func:`~morel_jax.data.augment.cutmix`.
         combine: of ``losses.GRADIENT_METHODS``, where the objective gives two losses; None where it gives one.
+        products: how an accelerator forms products of float32 numbers, as in ``jax.default_matmul_precision``.
+        cuda_graph: whether a GPU launches the whole program as one graph.
         awp: whether gradients are taken at adversarially perturbed weights, see :func:`~morel_jax.optimizer.perturbed`.
     """
     model: nn.Module
@@ -54,6 +61,8 @@ class Parts:
     awp: bool = False
     cutmix: bool = False
     combine: Callable | None = None
+    products: str = "tensorfloat32"
+    cuda_graph: bool = False
 
 
 def keep_last(function):
@@ -87,42 +96,15 @@ class Batch:
     index: Any
 
 
-@struct.dataclass
-class Piece:
-    """The examples of some steps of an epoch.
-
-    Attributes:
-        images, labels: uint8[m, h, w, c] and int32[m], the data set; or uint8[k, n, h, w, c] and int32[k, n], the
-            examples of each step.
-        rows: int32[k, n], where in ``images`` the examples of each step are; None for the second form.
-        index: int32[k, n], the same examples' places in the data set.
-    """
-    images: Any
-    labels: Any
-    rows: Any
-    index: Any
-
-
-@struct.dataclass
-class Totals:
-    """Sums over the steps of an epoch.
-
-    Attributes:
-        sums: dict of float32[], each metric summed over steps.
-        count: int32[], steps summed.
-        first_bad_step: int32[], the first step whose loss or new parameters were not finite, or -1.
-    """
-    sums: Any
-    count: Any
-    first_bad_step: Any
-
-
 def _attack(state, hparams, x, labels, keys, parts):
     """Adversarial images. Only gradients with respect to the images are computed."""
     variables = {"params": state.params["classifier"], "batch_stats": state.batch_stats}
+    is_running = parts.attack_batch_norm == "running"
+    if is_running:
+        variables = fold_batch_norm(parts.model, variables)
 
     def logits_fn(images):
-        if parts.attack_batch_norm == "running":
+        if is_running:
             return parts.model.apply(variables, images).logits
         return parts.model.apply(variables, images, train=True, mutable=["batch_stats"])[0].logits
 
@@ -132,30 +114,57 @@ def _attack(state, hparams, x, labels, keys, parts):
     return x_adv
 
 
-def _everywhere(rows, layout):
-    """An array with one row per example, whole on every device."""
-    return rows if layout is None else jax.lax.with_sharding_constraint(rows, layout.replicated)
+def _everywhere(tree, layout):
+    """Arrays whole on every device."""
+    return tree if layout is None else jax.lax.with_sharding_constraint(tree, layout.replicated)
 
 
-def _laid_out(state, layout):
+def laid_out(state, layout):
+    """A state, or a tree like one, cut as the layout says."""
     return state if layout is None else jax.lax.with_sharding_constraint(state, layout.state(state))
 
 
-def _forward(params, batch_stats, x, labels, parts, layout):
-    """(logits, projected, attended, the batch's own statistics) of one kind of images."""
-    outputs, moved = parts.model.apply({"params": params["classifier"], "batch_stats": batch_stats}, x,
-                                       train=True, mutable=["batch_stats"])
-    projected = attended = None
+def _forward(params, batch_stats, images, labels, parts, layout):
+    """Of each kind of images in a dict: ({kind: (logits, projected, attended)}, {kind: the batch's own statistics})."""
+    kinds, blocks = list(images), 1 if layout is None else layout.devices
+
+    def apply(x, **options):
+        if hasattr(parts.model, "batch_norm_pivot") and blocks > 1:
+            options["batch_norm_pivot"] = "running"  # Which every device has.
+        outputs, moved = parts.model.clone(**options).apply(
+            {"params": params["classifier"], "batch_stats": batch_stats}, x, train=True, mutable=["batch_stats"])
+        return outputs, moved.get("batch_stats", {})
+
+    if len(kinds) > 1 and hasattr(parts.model, "batch_norm_views"):
+        # One pass over both: half the launches. In blocks, so that a device of a mesh keeps its own rows.
+        x = jnp.stack([images[kind].reshape(blocks, -1, *images[kind].shape[1:]) for kind in kinds], axis=1)
+        outputs, moved = apply(x.reshape(-1, *x.shape[3:]), batch_norm_views=(blocks, len(kinds)))
+        outputs = jax.tree.map(lambda rows: jnp.moveaxis(rows.reshape(*x.shape[:3], -1), 1, 0).reshape(
+            len(kinds), -1, rows.shape[-1]), outputs)
+    else:
+        passes = [apply(images[kind]) for kind in kinds]
+        outputs, moved = jax.tree.map(lambda *leaves: jnp.stack(leaves), *passes)
+    projected = attended = [None] * len(kinds)
     if parts.embedding is not None:
-        # Every row meets every other here. That is little work beside the network's: each device does all of it, and
-        # what is sent is the features, once.
-        features = _everywhere(outputs.features, layout)
-        projected, attended = parts.embedding.apply({"params": params["embedding"]}, features, labels)
-    return outputs.logits, projected, attended, moved.get("batch_stats", {})
+        # Every row meets every other here. In a small batch that is little work beside the network's: each device does
+        # all of it, and what is sent is the features, once. Of a large one each device compares its own rows with all.
+        features = outputs.features
+        if layout is not None:
+            shares = len(labels) * layout.devices >= _SHARED_FROM
+            features = jax.lax.with_sharding_constraint(features, layout.batch(axis=1) if shares else layout.replicated)
+        projected, attended = jax.vmap(
+            lambda rows: parts.embedding.apply({"params": params["embedding"]}, rows, labels))(features)
+    return ({kind: (outputs.logits[view], projected[view], attended[view]) for view, kind in enumerate(kinds)},
+            {kind: jax.tree.map(lambda leaf, view=view: leaf[view], moved) for view, kind in enumerate(kinds)})
 
 
-def _all_finite(tree):
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+def _norm(packed, layout):
+    """Euclidean norm of all that :func:`~morel_jax.training.packing.pack` gave."""
+    # By columns first, where a device has whole arrays: fewer launches than two for each array.
+    is_cut = layout is not None and layout.mesh.shape["fsdp"] > 1
+    sums = [jnp.sum(jnp.square(array), None if is_cut else range(array.ndim - 1)) for array in packed["arrays"]]
+    squares = [*map(jnp.ravel, sums), *map(jnp.square, packed["vectors"].values())]
+    return jnp.sqrt(jnp.sum(jax.lax.optimization_barrier(jnp.concatenate(squares))))  # Else XLA sums each by itself.
 
 
 def _accuracy(logits, labels):
@@ -193,15 +202,15 @@ def _gradients(state, hparams, step_key, parts, layout, batch):
         images["adversarial"] = _attack(state, hparams, x, batch.labels, attack_keys, parts)
 
     def loss(params):
-        outputs = {kind: _forward(params, state.batch_stats, images[kind], labels, parts, layout)
-                   for kind in parts.passes}
-        logits, projected, attended, _ = outputs.get("natural", (None,) * 4)
-        logits_adv, projected_adv, attended_adv, _ = outputs.get("adversarial", (None,) * 4)
+        used = {kind: images[kind] for kind in parts.passes}
+        outputs, batch_stats = _forward(params, state.batch_stats, used, labels, parts, layout)
+        logits, projected, attended = outputs.get("natural", (None,) * 3)
+        logits_adv, projected_adv, attended_adv = outputs.get("adversarial", (None,) * 3)
         value, metrics = parts.objective(
             Views(logits, logits_adv, projected, projected_adv, attended, attended_adv), targets, hparams)
         for kind, (kind_logits, *_) in outputs.items():
             metrics[f"{kind}_accuracy"] = _accuracy(kind_logits, labels)
-        return value, (metrics, {kind: stats for kind, (*_, stats) in outputs.items()})
+        return value, (metrics, batch_stats)
 
     if parts.combine is not None:
         grads, (metrics, batch_stats) = _combined_gradients(loss, state.params, parts.combine)
@@ -245,84 +254,27 @@ def train_step(state, hparams, batch, key, *, parts, layout=None):
         (TrainState, metrics): metrics is a dict of float32[] (float64[] of float64 parameters), means over the batch.
     """
     step_key = jax.random.fold_in(key, state.step)
-    grads, metrics, batch_stats = _mean_over_parts(
-        partial(_gradients, state, hparams, step_key, parts, layout), batch, parts.accumulate)
-    metrics["gradient_norm"] = optax.tree.norm(grads)
-    updates, opt_state = parts.optimizer(hparams).update(grads, state.opt_state, state.params)
+    whole = state
+    if layout is not None:  # Gathered once for the attack and the update. Left to itself XLA sends activations instead.
+        whole = state.replace(params=_everywhere(state.params, layout))
+    with jax.default_matmul_precision(parts.products):
+        grads, metrics, batch_stats = _mean_over_parts(
+            partial(_gradients, whole, hparams, step_key, parts, layout), batch, parts.accumulate)
+    grads = laid_out(grads, layout)
+    # Elementwise from here on. One launch for each of many small arrays would cost more than the work.
+    small_grads, small_params = pack(grads), pack(state.params)
+    metrics["gradient_norm"] = _norm(small_grads, layout)
+    updates, opt_state = parts.optimizer(hparams).update(
+        small_grads, pack_optimizer(state.opt_state, state.params), small_params)
     rate = rate_at(hparams, state.step)
-    params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
-    running = state.batch_stats
+    params = unpack(jax.tree.map(lambda p, u: p - rate * u, small_params, updates), state.params)
+    running = pack(state.batch_stats)
     for kind in parts.statistics_from:
-        running = moved(running, batch_stats[kind], hparams.batch_norm_momentum)
-    state = state.replace(step=state.step + 1, params=params, batch_stats=running, opt_state=opt_state)
+        running = moved(running, pack(batch_stats[kind]), hparams.batch_norm_momentum)
+    state = state.replace(step=state.step + 1, params=params, batch_stats=unpack(running, state.batch_stats),
+                          opt_state=unpack_optimizer(opt_state, state.opt_state, state.params))
     if state.average is not None:
-        latest = {"params": params["classifier"], "batch_stats": running}
-        state = state.replace(average=moved(state.average, latest, average_kept(hparams, state.step - 1)))
+        latest = {"params": params["classifier"], "batch_stats": state.batch_stats}
+        average = moved(pack(state.average), pack(latest), average_kept(hparams, state.step - 1))
+        state = state.replace(average=unpack(average, state.average))
     return state, jax.tree.map(lambda metric: metric.astype(jnp.promote_types(metric.dtype, jnp.float32)), metrics)
-
-
-@keep_last
-def _jitted_step(parts, layout):
-    """Traced once for the shapes of one run: for its metrics, for its loop, and not anew for the next run like it."""
-    return jax.jit(partial(train_step, parts=parts, layout=layout))
-
-
-def empty_totals(state, hparams, batch, key, *, parts, layout=None):
-    """Totals of no step, with the metrics that `parts` gives; arguments may be shapes (ShapeDtypeStruct)."""
-    _, metrics = _jitted_step(parts, layout).eval_shape(state, hparams, batch, key)
-    # NumPy, so that donating them to the first step leaves them whole for the next epoch.
-    return Totals(sums={name: np.zeros((), metric.dtype) for name, metric in metrics.items()},
-                  count=np.zeros((), np.int32), first_bad_step=np.full((), -1, np.int32))
-
-
-def train_epoch(state, totals, hparams, piece, key, start, stop, *, parts, layout=None):
-    """The steps ``start`` to ``stop`` of an epoch, or of a piece of it, in one compiled loop.
-
-    The bounds are traced: an epoch may be cut anywhere, for a progress bar or a checkpoint, by the one compiled
-    program, and the result does not depend on where. (A scan's length is static: each cut would compile anew.)
-
-    Args:
-        state: TrainState; donate it.
-        totals: Totals of the epoch's earlier steps; donate it.
-        hparams: HParams of this epoch.
-        piece: Piece.
-        key: the run's key.
-        start, stop: int32[], the first row to use and the one to stop before.
-        parts: Parts.
-        layout: :class:`~morel_jax.sharding.Layout` of the run's devices; None: whatever the arguments have.
-
-    Returns:
-        (TrainState, Totals).
-    """
-    def body(i, carry):
-        state, totals = carry
-        place = i if piece.rows is None else piece.rows[i]
-        batch = Batch(piece.images[place], piece.labels[place], piece.index[i])
-        if layout is not None:
-            batch = jax.lax.with_sharding_constraint(batch, layout.batch())
-        new_state, metrics = _jitted_step(parts, layout)(state, hparams, batch, key)
-        new_state = _laid_out(new_state, layout)
-        finite = jnp.isfinite(metrics["loss"]) & _all_finite(new_state.params)
-        first_bad_step = jnp.where((totals.first_bad_step < 0) & ~finite, state.step, totals.first_bad_step)
-        return new_state, Totals(sums=jax.tree.map(jnp.add, totals.sums, metrics), count=totals.count + 1,
-                                 first_bad_step=first_bad_step)
-
-    state, totals = jax.lax.fori_loop(start, stop, body, (state, totals))
-    # Again: left to itself XLA cuts what should be whole, and the next call would be another program.
-    return _laid_out(state, layout), totals
-
-
-def compiler_options(parts):
-    """What XLA must be told to compile a step of ``parts`` as it is meant; None for nothing.
-
-    On a CPU it takes out the barriers around what is to be computed twice (``model.remat``), and then merges the two.
-    """
-    if getattr(parts.model, "remat", False) and jax.default_backend() == "cpu":
-        return {"xla_disable_hlo_passes": "cse_barrier_expander"}
-    return None
-
-
-def compile_train_epoch(parts, layout=None):
-    """:func:`train_epoch` as one jitted function that donates state and totals."""
-    return jax.jit(partial(train_epoch, parts=parts, layout=layout), donate_argnums=(0, 1),
-                   compiler_options=compiler_options(parts))

@@ -7,7 +7,7 @@ import numpy as np
 
 from morel_jax.attacks.keys import fold_in_each
 from morel_jax.data.augment import to_float
-from morel_jax.models.outputs import in_float32
+from morel_jax.models.precision import PRECISIONS, float32_logits
 from morel_jax.sharding import put
 
 
@@ -17,21 +17,21 @@ def predicted(logits):
     return jnp.where(finite, jnp.argmax(logits, axis=-1), -1).astype(jnp.int32)
 
 
-def build_correct(model):
+def build_correct(model, products=PRECISIONS["float32"].products):
     """A function that tells which examples are classified right, clean and attacked.
 
     Args:
         model: Flax classifier, applied with running statistics and in float32 whatever it was trained in.
+        products: how an accelerator forms the products, as in ``jax.default_matmul_precision``. A run validates with
+            those of its training, which are faster.
 
     Returns:
         (variables, attack, images uint8[n, h, w, c], labels int[n], index int[n], key)
         -> (clean bool[n], robust bool[n]); an example's attack depends on ``key`` and its index alone.
     """
-    model = in_float32(model)
-
     def correct(variables, attack, images, labels, index, key):
         def logits_fn(x):
-            return model.apply(variables, x).logits
+            return float32_logits(model, variables, x, products)
 
         x = to_float(images)
         x_adv = attack(logits_fn, fold_in_each(key, index), x, labels)
@@ -40,14 +40,14 @@ def build_correct(model):
     return correct
 
 
-def compile_correct(model, layout=None):
+def compile_correct(model, products=PRECISIONS["float32"].products, layout=None):
     """What :func:`build_correct` gives for ``model``, jitted.
 
     Args:
-        model: Flax classifier.
+        model, products: as in :func:`build_correct`.
         layout: :class:`~morel_jax.sharding.Layout` over whose devices the examples are cut; None: one device.
     """
-    return jax.jit(build_correct(model), out_shardings=layout.replicated if layout else None)
+    return jax.jit(build_correct(model, products), out_shardings=layout.replicated if layout else None)
 
 
 def accuracies(correct, variables, attack, split, key, batch_size, after_batch=lambda done: None, layout=None):

@@ -228,6 +228,34 @@ def test_augment_crops_and_flips():
 
 
 @pytest.mark.parity
+@pytest.mark.parametrize("method", METHODS)
+def test_package_step(method, monkeypatch):
+    """From the same random start, the package's step and the redundant one have one loss and one update."""
+    import torch
+
+    from benchmarks import package_step
+    monkeypatch.setattr(torch.nn.functional, "relu", torch.nn.functional.softplus)
+    config = config_of(method, num_steps=2)
+    config.morel.contrastive_weight = 0.0  # The package also compares adversarial rows.
+    _, _, state = initial(config)
+    before = export_state_dict(jax.tree.map(np.asarray, state.inference_variables()), MODEL)
+    package = package_step.PackageStep(config, CLASSES, before)
+    redundant = torch_step(config, state, "RedundantStep", "contiguous")
+    if redundant.embedding is not None:  # Its cosine similarities are of projected features.
+        package.projection.load_state_dict(redundant.embedding.projection.state_dict())
+    x, labels = nchw(torch, images_of(0)), torch.tensor(batch_of(0).labels).long()
+    losses = []
+    for step in (package, redundant):
+        torch.manual_seed(0)
+        losses.append(float(step.update(x, labels)))
+    np.testing.assert_allclose(*losses, rtol=2e-5)
+    theirs = dict(package.network.named_parameters())
+    for name, value in redundant.network.named_parameters():
+        if not name.startswith("linear") or redundant.embedding is None:  # The package's wrapper has that layer.
+            check_moved_alike(theirs[name].detach().numpy(), value.detach().numpy(), before[name], 5e-3, name)
+
+
+@pytest.mark.parity
 def test_unknown_network():
     """A network without a PyTorch counterpart is an error that names those that have one."""
     from benchmarks import torch_steps
@@ -252,29 +280,35 @@ def test_measure_rotates_and_counts(monkeypatch):
 
 
 def test_summary_compares_within_rounds():
-    """Ratios are medians of rounds' ratios, against the format with the lower median and the same compute type."""
+    """Ratios are medians of rounds' ratios, against the format with the lower median and the same precision."""
     def contender(name, **options):
         return benchmark.Contender(name, options, None, lambda: True)
 
-    ours = contender("ours, epoch", dtype="float32")
-    slow, fast = (contender("torch lean", dtype="float32", memory_format=f) for f in FORMATS)
-    narrow = contender("torch lean", dtype="bfloat16", memory_format="contiguous")
+    ours = contender("ours, epoch", precision="tf32")
+    slow, fast = (contender("torch lean", precision="tf32", memory_format=f) for f in FORMATS)
+    narrow = contender("torch lean", precision="bfloat16", memory_format="contiguous")
     seconds = {ours.label: [1.0, 2.0, 4.0], slow.label: [9.0, 9.0, 9.0], fast.label: [3.0, 4.0, 4.0],
                narrow.label: [1.0, 1.0, 1.0]}
     found = benchmark.summarise([ours, slow, fast, narrow], seconds, batch_size=8)[ours.label]
     assert found["images_per_second"] == 4.0
-    assert found["to_redundant"] is None
+    assert found["to_redundant"] is found["to_package"] is None
     assert found["to_lean"] == {"median": 2.0, "min": 1.0, "max": 3.0, "rounds": [3.0, 2.0, 1.0]}
 
 
 @pytest.mark.parametrize(("argument", "message"), [
     ("--methods=loat", "some of trades,mart"), ("--batch_sizes=0", "at least 1"), ("--steps=1,2,3", "each of 2"),
-    ("--rounds=0", "--rounds must be at least 1")])
+    ("--rounds=0", "--rounds must be at least 1"), ("--precision=float64", "some of float32,tf32,bfloat16")])
 def test_command_line_errors(argument, message, capsys):
     """A wrong option is one line, and status 2."""
     with pytest.raises(SystemExit, match="2"):
         benchmark.parse_arguments([argument])
     assert message in capsys.readouterr().err
+
+
+def test_package_missing(monkeypatch):
+    """Where the authors' package is not, one line says what to install."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "pip install 'morel_jax[parity]'" in benchmark.package_missing()
 
 
 @pytest.mark.slow
@@ -290,6 +324,6 @@ def test_sweep_writes_what_it_measured(tmp_path, capsys):
         assert contender["name"] == "ours, epoch"
         assert contender["finite"]
         assert len(contender["seconds"]) == 1
-        assert result["compilation"]["float32"]["bytes"]["temp"] > 0
+        assert result["compilation"]["tf32"]["bytes"]["temp"] > 0
     assert report["environment"]["packages"]["jax"] == jax.__version__
     assert "ours, epoch" in capsys.readouterr().out

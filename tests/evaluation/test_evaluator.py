@@ -44,8 +44,15 @@ def test_blocks_of_large_networks_have_fewer_rows(name, width):
     assert block_width(as_logits_fn(model, blank), (32, 32, 3)) == width
 
 
+def test_products_are_full_whatever_the_caller_has_set():
+    traced = jax.make_jaxpr(as_argument(lambda x: x @ jnp.ones((2, 3))))(jnp.ones((1, 2)))
+    assert "Precision.HIGHEST" in str(traced)
+
+
 def test_networks_with_weights_as_leaves_are_arguments():
     model = Linear()
     scaled = jax.tree_util.Partial(lambda scale, x: scale * model.logits(x), jnp.float32(2))
-    assert as_argument(scaled) is scaled
+    wrapped = as_argument(scaled)
+    assert as_argument(wrapped) is wrapped
+    np.testing.assert_array_equal(jax.tree.leaves(wrapped), [2])
     assert len(jax.tree.leaves(as_argument(model.logits))) == 0

@@ -39,6 +39,7 @@ def test_a_zero_row_has_finite_gradients():
     assert np.all(np.isfinite(gradient))
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_finite_differences():
     with jax.enable_x64(True):
         # The first row has a largest entry that is the only one, where a maximum in the formula would halve a gradient.

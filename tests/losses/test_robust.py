@@ -268,6 +268,7 @@ def test_single_extreme_images_give_finite_loat(kind):
             assert np.all(np.isfinite(array))
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_finite_differences():
     with jax.enable_x64(True):
         logits, logits_adv, labels = random_batch(dtype=np.float64)

@@ -81,3 +81,47 @@ def test_gradient_goes_through_the_statistics():
     np.testing.assert_allclose(gradient.sum((0, 1, 2)), 0.0, atol=1e-4)
     np.testing.assert_allclose((gradient * x).sum((0, 1, 2)), 0.0, atol=1e-4)
     assert float(jnp.abs(gradient).max()) > 0.01
+
+
+def test_each_kind_of_images_has_its_own_statistics():
+    natural, adversarial = images((4, 3, 5, 2)), images((4, 3, 5, 2), offset=3.0) * 2
+    # Two blocks, each with two natural images and then two adversarial ones.
+    both = np.concatenate([natural[:2], adversarial[:2], natural[2:], adversarial[2:]])
+    y, stats = train(both, momentum=0.0, views=(2, 2))
+    for kind, (x, rows) in enumerate(((natural, [0, 1, 4, 5]), (adversarial, [2, 3, 6, 7]))):
+        alone, alone_stats = train(x, momentum=0.0)
+        np.testing.assert_allclose(y[np.array(rows)], alone, rtol=1e-5, atol=1e-6)
+        for name in ("mean", "var"):
+            np.testing.assert_allclose(stats[name][kind], alone_stats[name], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("distance", "error"), [(1.0, 1e-6), (30.0, 3e-4)])
+def test_the_running_mean_as_pivot_costs_what_the_docstring_says(distance, error):
+    x = images((64, 2))
+    mean = jnp.asarray(x.mean(0) + distance * x.std(0))
+    variables = VARIABLES | {"batch_stats": VARIABLES["batch_stats"] | {"mean": mean}}
+    _, updates = BatchNorm(False, momentum=0.0, pivot="running").apply(variables, x, mutable=["batch_stats"])
+    np.testing.assert_allclose(updates["batch_stats"]["mean"], x.mean(0), atol=1e-5)
+    np.testing.assert_allclose(updates["batch_stats"]["var"], x.astype(np.float64).var(0, ddof=1), rtol=error)
+
+
+@pytest.mark.parametrize("options", [{}, {"pivot": "running"}, {"views": (2, 2)}])
+def test_gradients_are_those_of_two_passes(options):
+    with jax.enable_x64(True):
+        x, weights = (np.asarray(images(offset=offset), np.float64) for offset in (5.0, 0.0))
+
+        def normalised(x):
+            blocks, kinds = options.get("views", (1, 1))
+            rows = x.reshape(blocks, kinds, -1, *x.shape[1:])
+            mean = rows.mean((0, 2, 3, 4), keepdims=True)
+            var = jnp.square(rows - mean).mean((0, 2, 3, 4), keepdims=True)
+            scale, bias = (VARIABLES["params"][name] for name in ("scale", "bias"))
+            return ((rows - mean) * scale / jnp.sqrt(var + 1e-5) + bias).reshape(x.shape)
+
+        def gradients(function):
+            first = jax.grad(lambda x: jnp.sum(weights * jnp.sin(function(x))))
+            return first(x), jax.grad(lambda x: jnp.sum(weights * first(x)))(x)
+
+        for got, want in zip(gradients(lambda x: train(x, dtype=jnp.float64, **options)[0]), gradients(normalised),
+                             strict=True):
+            np.testing.assert_allclose(got, want, rtol=1e-7, atol=1e-9)

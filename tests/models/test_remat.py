@@ -35,7 +35,8 @@ def residual_bytes(model, variables, train):
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
 
 
-@pytest.mark.parametrize("options", NETWORKS, ids=lambda options: options["name"])
+@pytest.mark.parametrize("options", [NETWORKS[0], *(pytest.param(options, marks=pytest.mark.slow)
+                                                    for options in NETWORKS[1:])], ids=lambda options: options["name"])
 def test_parameters_losses_and_gradients_stay(options):
     plain, remat = pair(options)
     variables, again = (quick_jit(model.init)(jax.random.key(0), IMAGES) for model in (plain, remat))

@@ -41,8 +41,8 @@ _SMALL = "resnet8,morel_mart,paper"
 PROGRAMS = {
     "cpu": Program(_SMALL, changes={"batch_size": 16}),
     "cpu, 8 devices": Program(_SMALL, cpu_devices=8, changes={"batch_size": 16}),
-    "h100": Program(target="h100", changes={"batch_size": 8}),
-    "h100, bfloat16": Program(target="h100", changes={"batch_size": 128, "model.dtype": "bfloat16"}),
+    "h100": Program(target="h100", changes={"batch_size": 8, "cuda_graph": True}),
+    "h100, bfloat16": Program(target="h100", changes={"batch_size": 128, "model.precision": "bfloat16"}),
     "h100:8": Program(target="h100:8", changes={"batch_size": 64}),
     "h100:8, fsdp": Program(target="h100:8", changes={"batch_size": 64, "mesh.fsdp": 8}),
     "tpu_v5e:2x2": Program(_SMALL, target="tpu_v5e:2x2", changes={"batch_size": 16}),

@@ -5,9 +5,10 @@ import jax
 import numpy as np
 
 from morel_jax import sharding
+from morel_jax.training.epoch import Piece, compile_train_epoch, empty_totals
 from morel_jax.training.setup import build_hparams, build_parts
 from morel_jax.training.state import create_state
-from morel_jax.training.step import Batch, Piece, compile_train_epoch, empty_totals
+from morel_jax.training.step import Batch
 from tests.small import small_config, small_dataset
 
 STEPS, BATCH = 20, 16

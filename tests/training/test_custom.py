@@ -34,6 +34,7 @@ class Average(nn.Module):
         return models.Outputs(features, nn.Dense(self.num_classes)(features))
 
 
+@pytest.mark.slow
 def test_own_parts_equal_to_the_configs_give_the_configs_run(tmp_path, monkeypatch):
     config = small_config("morel_trades", epochs=1)
     monkeypatch.setattr(builders, "dataset", lambda config: small_dataset())

@@ -25,6 +25,10 @@ def test_an_epochs_order_is_a_permutation_cut_into_batches():
     np.testing.assert_array_equal(order, epoch_order(KEY, 1, 50, 8))
 
 
+def data_shape(piece):
+    return piece.image_shape or piece.images.shape[-3:]
+
+
 def batches(feed, order, start):
     """What each step gets, by the epoch's step."""
     found = {}
@@ -32,7 +36,8 @@ def batches(feed, order, start):
         for step in range(max(first, start), stop):
             row = step - first
             place = row if piece.rows is None else np.asarray(piece.rows[row])
-            found[step] = (np.asarray(piece.images)[place], np.asarray(piece.labels)[place],
+            images = np.asarray(piece.images)[place].reshape(-1, *data_shape(piece))
+            found[step] = (images, np.asarray(piece.labels)[place],
                            np.asarray(piece.index[row]))
     return found
 
@@ -77,4 +82,5 @@ def test_an_abstract_piece_is_like_the_feeds(placement):
         else:
             assert (expected.shape, expected.dtype) == (array.shape, array.dtype)
             assert expected.sharding.is_equivalent_to(array.sharding, array.ndim)
+    assert abstract.image_shape == piece.image_shape
     assert (first, stop) == (0, 6)

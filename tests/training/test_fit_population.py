@@ -77,7 +77,8 @@ def test_a_finished_sweep_given_again_is_returned(unbroken):
     assert_same(training.fit_population(tiny_config(), SETTINGS, workdir, progress=False), outcomes)
 
 
-@pytest.mark.parametrize(("method", "calls"), [("steps", 2), ("validation", 2)])
+@pytest.mark.parametrize(("method", "calls"), [
+    ("steps", 2), pytest.param("validation", 2, marks=pytest.mark.slow)])
 def test_a_signal_saves_and_the_resumed_sweep_is_bitwise_the_same(unbroken, tmp_path, monkeypatch, method, calls):
     with monkeypatch.context() as patch:
         interrupt_after(patch, calls, method)

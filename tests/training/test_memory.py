@@ -13,10 +13,11 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from morel_jax.models import Outputs
+from morel_jax.training.epoch import compiler_options
 from morel_jax.training.setup import build_hparams, build_parts
 from morel_jax.training.state import create_state
-from morel_jax.training.step import Batch, compiler_options, train_step
-from tests.small import images_and_labels, small_config
+from morel_jax.training.step import Batch, train_step
+from tests.small import images_and_labels, mostly_slow, small_config
 
 KEY = jax.random.key(7)
 METHODS = ("standard", "pgd_at", "trades", "mart")
@@ -46,7 +47,7 @@ def setup(method, accumulate=1, model=None, count=8):
     return jax.jit(partial(train_step, parts=parts)), new(jax.random.key(0)), hparams, batch
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", mostly_slow(METHODS, "trades"))
 def test_parts_give_the_whole_where_examples_do_not_meet(method):
     step, *arguments = setup(method, model=Smooth())
     whole = step(*arguments, KEY)
@@ -55,7 +56,7 @@ def test_parts_give_the_whole_where_examples_do_not_meet(method):
         chex.assert_trees_all_close(step(*arguments, KEY), whole, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", mostly_slow(METHODS, "mart"))
 def test_means_of_the_parts(method):
     """Gradients, metrics and BatchNorm's statistics are the means of what each part alone gives; example i is of
     part i % accumulate."""

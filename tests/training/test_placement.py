@@ -52,7 +52,8 @@ def test_slots_are_filled_with_the_last_member():
     chex.assert_trees_all_equal(stacked.fetch(stacked.states(trees)), trees)
 
 
-@pytest.mark.parametrize("mode", ["sequential", pytest.param("vmapped", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("mode", ["sequential", "vmapped"])
+@pytest.mark.slow
 def test_members_streamed_from_the_host_are_those_of_the_device(tmp_path, mode):
     config = small_config("mart", epochs=1)
     resident, streamed = (

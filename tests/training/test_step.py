@@ -1,8 +1,10 @@
+import dataclasses
 import functools
 import itertools
 from functools import partial
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,11 +13,12 @@ import pytest
 from morel_jax import losses
 from morel_jax.configuration import METHODS
 from morel_jax.optimizer import keeps_average, perturbed, sgd
+from morel_jax.training.epoch import Piece, compile_train_epoch, empty_totals, train_epoch
 from morel_jax.training.members import shared_config
 from morel_jax.training.setup import build_hparams, build_parts
 from morel_jax.training.state import create_state
-from morel_jax.training.step import Batch, Parts, Piece, compile_train_epoch, empty_totals, train_epoch, train_step
-from tests.small import images_and_labels, small_config
+from morel_jax.training.step import Batch, Parts, train_step
+from tests.small import images_and_labels, mostly_slow, small_config
 
 KEY = jax.random.key(7)
 COUNT = 8
@@ -86,7 +89,7 @@ def run(config, steps, cuts=((),), most=6):
     return found
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", mostly_slow(METHODS, "standard", "trades", "morel_mart"))
 def test_loss_falls_on_one_batch(method):
     config = still(method, optimizer__learning_rate=0.05, loss__loat_last_epoch=100)
     parts, hparams, state, batch = setup(config)
@@ -187,7 +190,7 @@ def test_running_statistics_move_once_for_each_name():
 
 
 def test_average_of_weights():
-    config = still(ema_decay=0.75, model__dtype="bfloat16")
+    config = still(ema_decay=0.75, model__precision="bfloat16")
     parts, hparams, state, batch = setup(config)
     after, _ = compiled(parts)(state, hparams, batch, KEY)
     expected = jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, state.params["classifier"], after.params["classifier"])
@@ -341,7 +344,7 @@ def test_step_vmaps_over_hyper_parameters():
 
 
 def test_bfloat16_keeps_parameters_and_statistics_in_float32():
-    parts, hparams, state, batch = setup(still(ema_decay=0.75, model__dtype="bfloat16"))
+    parts, hparams, state, batch = setup(still(ema_decay=0.75, model__precision="bfloat16"))
     step = compiled(parts)
     after, metrics = step(state, hparams, batch, KEY)
     chex.assert_tree_all_finite(metrics)
@@ -374,3 +377,38 @@ def test_gradient_methods_combine_the_losses_gradients(name):
     chex.assert_trees_all_close(got.params, expected, rtol=1e-3, atol=2e-5)
     assert float(metrics["loss"]) == pytest.approx(
         float(metrics["representation_loss"] + metrics["classification_loss"]), rel=1e-6)
+
+
+class _InTwoPasses(nn.Module):
+    """The same network without the attributes by which both kinds of images go through it together."""
+    inner: nn.Module
+    batch_norm_momentum: float = 0.0
+
+    def __call__(self, images, train=False):
+        return self.inner(images, train)
+
+
+@pytest.mark.parametrize("method", ["mart", "morel_trades"])
+def test_both_kinds_in_one_pass_are_as_in_two(method):
+    with jax.enable_x64(True):
+        parts, hparams, state, batch = setup(still(method, attack__epsilon=1e-5, attack__step_size=1e-5))
+        parts = dataclasses.replace(parts, model=parts.model.clone(dtype=jnp.float64))
+
+        def inside(tree):
+            return {"inner": tree}
+
+        def wide(leaf):
+            return jnp.asarray(leaf, jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+        together = jax.tree.map(wide, state)
+        nest = {"params": together.params | {"classifier": inside(together.params["classifier"])}}
+        apart = together.replace(**nest, batch_stats=inside(together.batch_stats),
+                                 opt_state=parts.optimizer(hparams).init(nest["params"]))
+        new, metrics = compiled(parts)(together, hparams, batch, KEY)
+        other, other_metrics = compiled(dataclasses.replace(parts, model=_InTwoPasses(parts.model)))(
+            apart, hparams, batch, KEY)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-14), metrics,
+                     other_metrics)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12),
+                     (inside(new.params["classifier"]), inside(new.batch_stats)),
+                     (other.params["classifier"], other.batch_stats))
