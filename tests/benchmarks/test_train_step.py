@@ -105,7 +105,7 @@ def test_same_update(method, monkeypatch):
     hundredth, in PyTorch's float32 against its float64 as well.
     """
     import torch
-    monkeypatch.setattr("flax.linen.relu", jax.nn.softplus)
+    monkeypatch.setattr("morel_jax.models.resnet.relu", jax.nn.softplus)
     monkeypatch.setattr(torch.nn.functional, "relu", torch.nn.functional.softplus)
     config = config_of(method, num_steps=0)
     parts, hparams, first = initial(config)
