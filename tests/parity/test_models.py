@@ -2,7 +2,6 @@
 
 import copy
 
-import flax.linen
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 
 from morel_jax import models
 from morel_jax.interop.torch import export_state_dict, import_state_dict
+from morel_jax.models import resnet, wide_resnet
 from morel_jax.models.batch_norm import BatchNorm
 from tests.models import quick_jit
 
@@ -174,7 +174,8 @@ def test_logits_and_running_statistics(case, train):
 def test_gradients(case, train, monkeypatch):
     # Where rounding takes an activation over relu's kink, gradients jump, in PyTorch between float32 and float64
     # as much as here; hence a smooth function in relu's place, in both.
-    monkeypatch.setattr(flax.linen, "relu", jax.nn.softplus)
+    for module in (resnet, wide_resnet):
+        monkeypatch.setattr(module, "relu", jax.nn.softplus)
     monkeypatch.setattr(F, "relu", F.softplus)
     name, network, variables = case
     network = copy.deepcopy(network).train(train)
