@@ -1,3 +1,3 @@
 """To and from other programs: one module each. Two more, `art` and `foolbox`, need the extra ``parity``."""
 
-__all__ = ["model_card", "stablehlo", "torch", "torch_file"]
+__all__ = ["model_card", "stablehlo", "torch"]
