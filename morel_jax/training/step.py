@@ -255,12 +255,14 @@ def train_step(state, hparams, batch, key, *, parts, layout=None):
     """
     step_key = jax.random.fold_in(key, state.step)
     whole = state
-    if layout is not None:  # Gathered once for the attack and the update. Left to itself XLA sends activations instead.
+    # Not where nothing is cut: a constraint that says nothing still makes XLA round otherwise than for a population.
+    is_cut = layout is not None and layout.mesh.shape["fsdp"] > 1
+    if is_cut:  # Gathered once for the attack and the update. Left to itself XLA sends activations instead.
         whole = state.replace(params=_everywhere(state.params, layout))
     with jax.default_matmul_precision(parts.products):
         grads, metrics, batch_stats = _mean_over_parts(
             partial(_gradients, whole, hparams, step_key, parts, layout), batch, parts.accumulate)
-    grads = laid_out(grads, layout)
+    grads = laid_out(grads, layout) if is_cut else grads
     # Elementwise from here on. One launch for each of many small arrays would cost more than the work.
     small_grads, small_params = pack(grads), pack(state.params)
     metrics["gradient_norm"] = _norm(small_grads, layout)

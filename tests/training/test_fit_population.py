@@ -44,8 +44,7 @@ as_users_compile = pytest.mark.slow
 
 
 @as_users_compile
-@pytest.mark.parametrize("number", [
-    pytest.param(0, marks=pytest.mark.xfail(reason="XLA rounds this one's two programs differently")), 1, 2])
+@pytest.mark.parametrize("number", range(3))
 def test_a_member_is_bitwise_the_run_trained_alone(unbroken, tmp_path, number):
     outcome = unbroken[0][number]
     assert outcome.member.name == NAMES[number]
