@@ -38,5 +38,5 @@ def test_a_profiled_run_is_the_same_run(tmp_path, capsys):
     assert capsys.readouterr().err.splitlines().count(said) == 1
     (perfetto,) = (tmp_path / "profiled" / "profile").rglob("perfetto_trace.json.gz")
     assert list(perfetto.parent.glob("*.xplane.pb"))
-    # A resumption goes on without it, or with another.
+    # A run may be resumed without it, or with another.
     fit(small_config(), tmp_path / "profiled", progress=False, dataset=small_dataset())
