@@ -93,6 +93,11 @@ class Layout:
         return platform(self.mesh)
 
     @property
+    def cuts_parameters(self) -> bool:
+        """Whether devices share one copy of the parameters (FSDP)."""
+        return self.mesh.shape["fsdp"] > 1
+
+    @property
     def replicated(self) -> NamedSharding:
         """Whole on every device."""
         return NamedSharding(self.mesh, P())

@@ -118,7 +118,7 @@ def train_epoch(state, totals, hparams, piece, key, start, stop, *, parts, layou
 
 
 # All that a CUDA graph can hold; what XLA puts into one by default ends at each convolution and loop.
-_GRAPH = ("FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,WHILE,CONDITIONAL,CONVOLUTION")
+_GRAPH = "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,WHILE,CONDITIONAL,CONVOLUTION"
 
 
 def compiler_options(parts, platform):
@@ -134,7 +134,7 @@ def compiler_options(parts, platform):
     """
     if platform == "cpu" and getattr(parts.model, "remat", False):
         return {"xla_disable_hlo_passes": "cse_barrier_expander"}
-    if platform in ("gpu", "cuda") and parts.cuda_graph:
+    if platform == "gpu" and parts.cuda_graph:
         return {"xla_gpu_enable_command_buffer": _GRAPH}
     return None
 

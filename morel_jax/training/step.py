@@ -161,7 +161,7 @@ def _forward(params, batch_stats, images, labels, parts, layout):
 def _norm(packed, layout):
     """Euclidean norm of all that :func:`~morel_jax.training.packing.pack` gave."""
     # By columns first, where a device has whole arrays: fewer launches than two for each array.
-    is_cut = layout is not None and layout.mesh.shape["fsdp"] > 1
+    is_cut = layout is not None and layout.cuts_parameters
     sums = [jnp.sum(jnp.square(array), None if is_cut else range(array.ndim - 1)) for array in packed["arrays"]]
     squares = [*map(jnp.ravel, sums), *map(jnp.square, packed["vectors"].values())]
     return jnp.sqrt(jnp.sum(jax.lax.optimization_barrier(jnp.concatenate(squares))))  # Else XLA sums each by itself.
@@ -256,7 +256,7 @@ def train_step(state, hparams, batch, key, *, parts, layout=None):
     step_key = jax.random.fold_in(key, state.step)
     whole = state
     # Not where nothing is cut: a constraint that says nothing still makes XLA round otherwise than for a population.
-    is_cut = layout is not None and layout.mesh.shape["fsdp"] > 1
+    is_cut = layout is not None and layout.cuts_parameters
     if is_cut:  # Gathered once for the attack and the update. Left to itself XLA sends activations instead.
         whole = state.replace(params=_everywhere(state.params, layout))
     with jax.default_matmul_precision(parts.products):
