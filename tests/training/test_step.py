@@ -1,6 +1,4 @@
 import dataclasses
-import functools
-import itertools
 from functools import partial
 
 import chex
@@ -12,81 +10,11 @@ import pytest
 
 from morel_jax import losses
 from morel_jax.configuration import METHODS
-from morel_jax.optimizer import keeps_average, perturbed, sgd
-from morel_jax.training.epoch import Piece, compile_train_epoch, empty_totals, train_epoch
-from morel_jax.training.members import shared_config
-from morel_jax.training.setup import build_hparams, build_parts
-from morel_jax.training.state import create_state
-from morel_jax.training.step import Batch, Parts, train_step
-from tests.small import images_and_labels, mostly_slow, small_config
-
-KEY = jax.random.key(7)
-COUNT = 8
-
-
-def still(method="morel_mart", **changes):
-    """A config whose images are not augmented, so that tests of one method share its compiled step."""
-    return small_config(method, data__crop_padding=0, data__flip=False, **changes)
-
-
-@functools.cache
-def _parts(shared, classes):
-    return build_parts(shared, classes)
-
-
-@functools.cache
-def _states(model, embedding, average):
-    """Initial states by seed, jitted once for all parts of which they are the same."""
-    parts, hparams = Parts(model, embedding, None, sgd(still()), (), ()), build_hparams(still(), epoch=1)
-    return functools.cache(jax.jit(lambda seed: create_state(parts, jax.random.key(seed), (8, 8, 1), hparams, average)))
-
-
-def setup(config):
-    """(parts, hparams, state, batch); configs that differ in traced numbers alone have one ``parts``."""
-    images, labels = images_and_labels(COUNT, channels=1)
-    parts = _parts(shared_config(config), 4)
-    state = _states(parts.model, parts.embedding, keeps_average(config))(config.seed)
-    batch = Batch(images, labels, np.arange(COUNT, dtype=np.int32))
-    return parts, build_hparams(config, epoch=1), state, batch
-
-
-def once(function, parts, **options):
-    """The function compiled, and an error should it ever be traced again."""
-    traces = []
-
-    def traced(*arguments):
-        assert not traces, "traced a second time"
-        traces.append(function)
-        return function(*arguments, parts=parts)
-
-    return jax.jit(traced, **options)
-
-
-@functools.cache
-def compiled(parts):
-    """``train_step`` of ``parts``, compiled once for all tests."""
-    return once(train_step, parts)
-
-
-@functools.cache
-def compiled_loop(parts):
-    """``train_epoch`` of ``parts``, compiled once for all tests."""
-    return once(train_epoch, parts, donate_argnums=(0, 1))
-
-
-def run(config, steps, cuts=((),), most=6):
-    """`steps` steps of at most `most` by the loop, for each of `cuts` into pieces."""
-    parts, hparams, state, batch = setup(config)
-    images, labels = images_and_labels(24, channels=1)
-    rows = np.arange(most * 8, dtype=np.int32).reshape(most, 8) % 24
-    totals = empty_totals(state, hparams, batch, KEY, parts=parts)
-    loop, found = compiled_loop(parts), []
-    for stops in cuts:
-        reached = jax.tree.map(np.array, (state, totals))
-        for first, stop in itertools.pairwise((0, *stops, steps)):
-            reached = loop(*reached, hparams, Piece(images, labels, rows, rows), KEY, np.int32(first), np.int32(stop))
-        found.append(reached)
-    return found
+from morel_jax.optimizer import perturbed
+from morel_jax.training.setup import build_hparams
+from morel_jax.training.step import Batch, train_step
+from tests.small import mostly_slow, small_config
+from tests.training.steps import KEY, compiled, once, setup, still
 
 
 @pytest.mark.parametrize("method", mostly_slow(METHODS, "standard", "trades", "morel_mart"))
@@ -100,30 +28,6 @@ def test_loss_falls_on_one_batch(method):
         found.append(float(metrics["loss"]))
     assert np.mean(found[-3:]) < 0.8 * found[0]
     assert int(state.step) == 25
-
-
-@pytest.mark.parametrize("config", [still(), small_config("pgd_at")], ids=["still", "augmented"])
-def test_cuts_do_not_change_a_bit(config):
-    (whole_state, whole_totals), *in_pieces = run(config, 6, cuts=((), (1,), (2, 5), (1, 2, 3, 4, 5)))
-    for state, totals in in_pieces:
-        chex.assert_trees_all_equal(state, whole_state)
-        chex.assert_trees_all_equal(totals, whole_totals)
-
-
-def test_loop_equals_single_steps():
-    config = still()
-    parts, hparams, state, _ = setup(config)
-    images, labels = images_and_labels(24, channels=1)
-    ((looped, totals),) = run(config, 3)
-    step = compiled(parts)
-    losses = []
-    for i in range(3):
-        rows = np.arange(8 * i, 8 * i + 8, dtype=np.int32)
-        state, metrics = step(state, hparams, Batch(images[rows], labels[rows], rows), KEY)
-        losses.append(metrics["loss"])
-    chex.assert_trees_all_close(looped.params, state.params, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(totals.sums["loss"], np.sum(losses), rtol=1e-5)
-    assert int(totals.count) == 3
 
 
 def test_swept_numbers_compile_once():
@@ -303,31 +207,6 @@ def test_noise_depends_on_step_and_example_not_on_place():
     np.testing.assert_allclose(step(state, hparams, moved, KEY)[1]["loss"], loss, rtol=1e-5)
     other_step = state.replace(step=state.step + 1)
     assert abs(float(step(other_step, hparams, batch, KEY)[1]["loss"]) - loss) > 1e-4
-
-
-def test_first_bad_step_is_named():
-    config = still(optimizer__learning_rate=1e30)
-    ((state, totals),) = run(config, 5)
-    assert not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
-    parts, hparams, single, _ = setup(config)
-    images, labels = images_and_labels(24, channels=1)
-    step = compiled(parts)
-    for expected in range(5):
-        rows = np.arange(8 * expected, 8 * expected + 8, dtype=np.int32) % 24
-        single, metrics = step(single, hparams, Batch(images[rows], labels[rows], rows), KEY)
-        if not (np.isfinite(metrics["loss"]) and all(np.isfinite(p).all() for p in jax.tree.leaves(single.params))):
-            break
-    assert int(totals.first_bad_step) == expected
-    assert int(run(still(), 2)[0][1].first_bad_step) == -1
-
-
-def test_state_is_donated():
-    parts, hparams, state, batch = setup(small_config("standard", batch_norm__statistics_from=("natural",)))
-    state = jax.tree.map(jnp.array, state)
-    totals = empty_totals(state, hparams, batch, KEY, parts=parts)
-    rows = np.arange(8, dtype=np.int32)[None]
-    compile_train_epoch(parts)(state, totals, hparams, Piece(batch.images, batch.labels, rows, rows), KEY, 0, 1)
-    assert jax.tree.leaves(state.params)[0].is_deleted()
 
 
 def test_step_vmaps_over_hyper_parameters():
