@@ -105,7 +105,9 @@ def test_the_running_mean_as_pivot_costs_what_the_docstring_says(distance, error
     np.testing.assert_allclose(updates["batch_stats"]["var"], x.astype(np.float64).var(0, ddof=1), rtol=error)
 
 
-@pytest.mark.parametrize("options", [{}, {"pivot": "running"}, {"views": (2, 2)}])
+@pytest.mark.parametrize("options", [
+    pytest.param({}, marks=pytest.mark.slow), pytest.param({"pivot": "running"}, marks=pytest.mark.slow),
+    {"views": (2, 2)}])
 def test_gradients_are_those_of_two_passes(options):
     with jax.enable_x64(True):
         x, weights = (np.asarray(images(offset=offset), np.float64) for offset in (5.0, 0.0))
