@@ -60,7 +60,8 @@ def load_trained(workdir: str | os.PathLike, which: str = "best", model: nn.Modu
     workdir = local_path(workdir, "workdir")
     config, content = load_config(workdir), load_content(workdir)
     own = content.get("own", {})
-    given = CustomParts(model=model).record()
+    custom = CustomParts(model=model, features=None if model is None else own.get("features"))
+    model, given = custom.model, custom.record()
     if given.get("model") != own.get("model"):
         raise ValueError(f"model must be the one that the run in {workdir} was given, {own.get('model', 'none')}; "
                          f"got {given.get('model', 'none')}.")

@@ -31,8 +31,9 @@ FIELDS = {
     "morel.temperature": Field(0.1, "tau of the contrastive loss.", Rule(
         lambda value: value >= 1e-6, "be at least 1e-6, the rounding of the similarities over it"),
         "not in the paper; reference", traced="temperature"),
-    "morel.contrastive_rows": Field("both", "Anchors of the contrastive loss: the 2n natural and adversarial rows, or "
-                                    "the n natural ones.", one_of("both", "natural"), "Eq. 9 runs over 2n rows"),
+    "morel.contrastive_rows": Field("both", "Anchors of the contrastive loss: the 2n natural and adversarial rows, the "
+                                    "n natural, or the n adversarial ones.", one_of("both", "natural", "adversarial"),
+                                    "Eq. 9 runs over 2n rows"),
     "morel.contrastive_reduction": Field("sum", "How the anchors' losses are joined.", one_of("sum", "mean"),
                                          "Eq. 9 is printed as a sum"),
 }
@@ -81,7 +82,7 @@ class Morel(Method):
         reduction = _REDUCTIONS[config.morel.contrastive_reduction]
 
         def contrastive(views: Views, labels: Labels, hparams: HParams) -> Float[Array, ""]:
-            attended = views.attended
+            attended = views.attended_adv if rows == "adversarial" else views.attended
             if rows == "both":
                 attended = jnp.concatenate([attended, views.attended_adv])
                 labels = jnp.concatenate([labels, labels])

@@ -8,6 +8,7 @@ import jax
 from morel_jax import builders, sharding
 from morel_jax.configuration import check
 from morel_jax.files import local_path
+from morel_jax.models import WrappedNetwork
 from morel_jax.progress import TrainingProgress
 from morel_jax.training.custom import NO_CUSTOM, CustomParts
 from morel_jax.training.interruption import InterruptionRequest
@@ -62,7 +63,8 @@ def _train(members, placement, workdir, custom, progress, profile, is_sweep):
     return trainer
 
 
-def fit(config, workdir, progress=True, *, dataset=None, model=None, loss=None, attack=None, profile=0):
+def fit(config, workdir, progress=True, *, dataset=None, model=None, features=None, loss=None, attack=None,
+        validation_attack=None, optimizer=None, profile=0):
     """Trains, or resumes the run in ``workdir``; bitwise the same whether or not it was interrupted.
 
     Runs on the devices that ``config.mesh`` asks for, those of all processes; every process must call it alike. Another
@@ -72,8 +74,8 @@ def fit(config, workdir, progress=True, *, dataset=None, model=None, loss=None, 
         config: ConfigDict with every field of ``morel_jax.configuration.defaults()``.
         workdir: folder of the run; made if it is not there.
         progress: on standard error, True: a bar and one line per epoch; "epochs": the lines alone; False: nothing.
-        dataset, model, loss, attack: one's own, in place of what the config names; see
-            :class:`~morel_jax.training.custom.CustomParts`. A resumption must be given the same.
+        dataset, model, features, loss, attack, validation_attack, optimizer: one's own, in place of what the config
+            names; see :class:`~morel_jax.training.custom.CustomParts`. A resumption must be given the same.
         profile: how many steps to trace into ``profile`` in the workdir, for XProf or Perfetto; results do not change.
 
     Returns:
@@ -91,7 +93,7 @@ def fit(config, workdir, progress=True, *, dataset=None, model=None, loss=None, 
     """
     check(config, own_model=model)
     workdir = local_path(workdir, "workdir")
-    custom = CustomParts(dataset, model, loss, attack)
+    custom = CustomParts(dataset, model, features, loss, attack, validation_attack, optimizer)
     builders.check_images(config, custom.dataset)
     alone = Member(name="", changes={}, config=config)
     trainer = _train([alone], Sharded(build_layout(config)), workdir, custom, progress, profile, is_sweep=False)
@@ -111,9 +113,13 @@ def placement_of(members, mode, custom=NO_CUSTOM, devices=None):
         raise ValueError(f"mode must be one of {', '.join(MODES)}; got {mode!r}.")
     if jax.process_count() > 1:
         raise ValueError(f"a population must be trained by one process; got {jax.process_count()}.")
-    swept = {name for member in members for name in member.changes if name.startswith("attack.")}
-    if swept and custom.attack is not None:
-        raise ValueError(f"config.{min(swept)} must not be swept with a custom attack, which does not read it.")
+    swept = {name for member in members for name in member.changes}
+    for part, is_own, unread in (("attack", custom.attack is not None, ("attack.",)),
+                                 ("optimizer", custom.optimizer is not None,
+                                  ("optimizer.momentum", "optimizer.weight_decay")),
+                                 ("model", isinstance(custom.model, WrappedNetwork), ("batch_norm.momentum",))):
+        if is_own and (found := [name for name in swept if name.startswith(unread)]):
+            raise ValueError(f"config.{min(found)} must not be swept with a custom {part}, which does not read it.")
     if len(members) == 1:
         return Sharded(build_layout(config, devices))
     if config.mesh.fsdp != 1:
@@ -122,8 +128,8 @@ def placement_of(members, mode, custom=NO_CUSTOM, devices=None):
     return Stacked.over_local_devices(len(members), mode, devices)
 
 
-def fit_population(config, settings, workdir, progress=True, mode=None, *, dataset=None, model=None, loss=None,
-                   attack=None, profile=0):
+def fit_population(config, settings, workdir, progress=True, mode=None, *, dataset=None, model=None, features=None,
+                   loss=None, attack=None, validation_attack=None, optimizer=None, profile=0):
     """Trains a member for each of ``settings``, or resumes the sweep in ``workdir``.
 
     One program trains all of them, cut over this process's devices (``config.mesh.data`` is not looked at); other
@@ -139,7 +145,8 @@ def fit_population(config, settings, workdir, progress=True, mode=None, *, datas
         progress: on standard error, True: a bar and one line per epoch; "epochs": the lines alone; False: nothing.
         mode: how the members of one device are worked on, ``sequential`` or ``vmapped``; None: the first on a CPU, else
             the second.
-        dataset, model, loss, attack: one's own, for every member, as in :func:`fit`.
+        dataset, model, features, loss, attack, validation_attack, optimizer: one's own, for every member, as in
+            :func:`fit`.
         profile: as in :func:`fit`.
 
     Returns:
@@ -151,7 +158,7 @@ def fit_population(config, settings, workdir, progress=True, mode=None, *, datas
             that another run is using.
         Interrupted: SIGINT or SIGTERM came, and the members were saved.
     """
-    custom = CustomParts(dataset, model, loss, attack)
+    custom = CustomParts(dataset, model, features, loss, attack, validation_attack, optimizer)
     members = build_members(config, settings, own_model=model)
     placement = placement_of(members, mode, custom)
     builders.check_images(config, custom.dataset)

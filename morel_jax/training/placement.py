@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from morel_jax import builders, sharding
+from morel_jax import sharding
 from morel_jax.training.epoch import compile_train_epoch, compiler_options, train_epoch
 from morel_jax.training.feed import build_feed
 from morel_jax.training.setup import purpose_key
@@ -120,7 +120,7 @@ class Sharded:
 
     def accuracies(self, correct, states, setup, keys, after_batch):
         """A list with the dict of accuracies on the validation split."""
-        return [accuracies(correct, states.inference_variables(), builders.pgd(setup.config.validation),
+        return [accuracies(correct, states.inference_variables(), setup.validation_attack,
                            setup.validation, keys, setup.config.validation.batch_size, after_batch, self.layout)]
 
 
@@ -221,7 +221,7 @@ class Stacked:
 
     def accuracies(self, correct, states, setup, keys, after_batch):
         """A list with each member's dict of accuracies on the validation split."""
-        found = accuracies(correct, states.inference_variables(), builders.pgd(setup.config.validation),
+        found = accuracies(correct, states.inference_variables(), setup.validation_attack,
                            setup.validation, keys, setup.config.validation.batch_size, after_batch)
         return [{name: values[number] for name, values in found.items()} for number in range(self.members)]
 

@@ -27,6 +27,15 @@ def purpose_key(seed, purpose):
     return jax.random.fold_in(jax.random.key(seed), purpose)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Always:
+    """The caller's own optimiser, whose numbers are fixed."""
+    optimizer: Any
+
+    def __call__(self, hparams):
+        return self.optimizer
+
+
 def build_parts(config, num_classes, custom=NO_CUSTOM):
     """What fixes the compiled step: :class:`~morel_jax.training.step.Parts`."""
     method = METHODS[config.method]
@@ -40,7 +49,7 @@ def build_parts(config, num_classes, custom=NO_CUSTOM):
         model=model,
         embedding=embedding,
         objective=method.objective(config, custom.loss),
-        optimizer=optimizer.sgd(config),
+        optimizer=optimizer.sgd(config) if custom.optimizer is None else _Always(custom.optimizer),
         cuda_graph=config.cuda_graph,
         products=PRECISIONS[config.model.precision].products,
         passes=method.passes,
@@ -96,6 +105,12 @@ class Setup:
     own_images: int
     validation: Split
     parts: Parts
+
+    @property
+    def validation_attack(self):
+        """The attack of validations."""
+        own = self.custom.validation_attack
+        return builders.pgd(self.config.validation) if own is None else own
 
     @property
     def num_classes(self):
@@ -192,7 +207,7 @@ def setup(config, custom=NO_CUSTOM, blank=False):
     own, validation = builders.splits(config, dataset)
     if custom.model is not None:
         check_model(custom.model, dataset.image_shape, dataset.num_classes)
-    if custom.model is None and custom.loss is None:
+    if custom.model is None and custom.loss is None and custom.optimizer is None:
         parts = _kept_parts(shared_config(config), dataset.num_classes)
     else:
         parts = build_parts(config, dataset.num_classes, custom)

@@ -13,13 +13,14 @@ from flax import struct
 from morel_jax.attacks.keys import fold_in_each
 from morel_jax.checks import describe
 from morel_jax.data.augment import crop_and_flip, cutmix, to_float
-from morel_jax.methods import MixedLabels, Views
+from morel_jax.methods import KINDS, MixedLabels, Views
 from morel_jax.models.folding import fold_batch_norm
+from morel_jax.models.wrapped import WrappedNetwork
 from morel_jax.optimizer import average_kept, moved, perturbed, rate_at
 from morel_jax.training.packing import pack, pack_optimizer, unpack, unpack_optimizer
 
 # Purposes of randomness, folded into the step's key.
-_AUGMENT, _ATTACK, _CUTMIX = 0, 1, 2
+_AUGMENT, _ATTACK, _CUTMIX, _NETWORK = range(4)
 
 
 # Images of a batch times devices from which on the devices share the comparison of all rows with all. The comparison
@@ -33,7 +34,7 @@ class Parts:
 
     Attributes:
         model: classifier; its BatchNorm must have momentum 0, so that a forward pass in training mode returns
-            the batch's own statistics. The step moves the running ones.
+            the batch's own statistics. The step moves the running ones. Or a WrappedNetwork, which moves its own.
         embedding: EmbeddingSpace, or None for a method without one.
         objective: (views, labels, hparams) -> (scalar, metrics).
         optimizer: hparams -> optax transformation, without learning rate.
@@ -96,7 +97,7 @@ class Batch:
     index: Any
 
 
-def _attack(state, hparams, x, labels, keys, parts):
+def _attack(state, hparams, x, labels, keys, key, parts):
     """Adversarial images. Only gradients with respect to the images are computed."""
     variables = {"params": state.params["classifier"], "batch_stats": state.batch_stats}
     is_running = parts.attack_batch_norm == "running"
@@ -106,6 +107,8 @@ def _attack(state, hparams, x, labels, keys, parts):
     def logits_fn(images):
         if is_running:
             return parts.model.apply(variables, images).logits
+        if isinstance(parts.model, WrappedNetwork):
+            return parts.model.training_pass(variables, images, key)[0].logits
         return parts.model.apply(variables, images, train=True, mutable=["batch_stats"])[0].logits
 
     x_adv = hparams.attack(logits_fn, keys, x, labels)
@@ -124,8 +127,23 @@ def laid_out(state, layout):
     return state if layout is None else jax.lax.with_sharding_constraint(state, layout.state(state))
 
 
-def _forward(params, batch_stats, images, labels, parts, layout):
-    """Of each kind of images in a dict: ({kind: (logits, projected, attended)}, {kind: the batch's own statistics})."""
+def _wrapped_passes(params, batch_stats, images, key, parts):
+    """A WrappedNetwork's (outputs of each kind of images, statistics after the passes that move them).
+
+    A kind may come again in ``parts.statistics_from``. It is then passed through the network again, with the same key:
+    all but its statistics is the same computation, which XLA does once.
+    """
+    outputs = {}
+    for kind in (*parts.statistics_from, *(kind for kind in images if kind not in parts.statistics_from)):
+        variables = {"params": params["classifier"], "batch_stats": batch_stats}
+        found, moved = parts.model.training_pass(variables, images[kind], jax.random.fold_in(key, KINDS.index(kind)))
+        outputs.setdefault(kind, found)
+        batch_stats = moved if kind in parts.statistics_from else batch_stats
+    return jax.tree.map(lambda *rows: jnp.stack(rows), *(outputs[kind] for kind in images)), batch_stats
+
+
+def _passes(params, batch_stats, images, parts, layout):
+    """(outputs of each kind of images, {kind: the batch's own statistics})."""
     kinds, blocks = list(images), 1 if layout is None else layout.devices
 
     def apply(x, **options):
@@ -144,6 +162,19 @@ def _forward(params, batch_stats, images, labels, parts, layout):
     else:
         passes = [apply(images[kind]) for kind in kinds]
         outputs, moved = jax.tree.map(lambda *leaves: jnp.stack(leaves), *passes)
+    return outputs, {kind: jax.tree.map(lambda leaf, view=view: leaf[view], moved) for view, kind in enumerate(kinds)}
+
+
+def _forward(params, batch_stats, images, labels, key, parts, layout):
+    """Of each kind of images in a dict: ({kind: (logits, projected, attended)}, statistics).
+
+    The second is {kind: the batch's own statistics}; of a WrappedNetwork what ``batch_stats`` becomes.
+    """
+    kinds = list(images)
+    if isinstance(parts.model, WrappedNetwork):
+        outputs, moved = _wrapped_passes(params, batch_stats, images, key, parts)
+    else:
+        outputs, moved = _passes(params, batch_stats, images, parts, layout)
     projected = attended = [None] * len(kinds)
     if parts.embedding is not None:
         # Every row meets every other here. In a small batch that is little work beside the network's: each device does
@@ -154,8 +185,7 @@ def _forward(params, batch_stats, images, labels, parts, layout):
             features = jax.lax.with_sharding_constraint(features, layout.batch(axis=1) if shares else layout.replicated)
         projected, attended = jax.vmap(
             lambda rows: parts.embedding.apply({"params": params["embedding"]}, rows, labels))(features)
-    return ({kind: (outputs.logits[view], projected[view], attended[view]) for view, kind in enumerate(kinds)},
-            {kind: jax.tree.map(lambda leaf, view=view: leaf[view], moved) for view, kind in enumerate(kinds)})
+    return {kind: (outputs.logits[view], projected[view], attended[view]) for view, kind in enumerate(kinds)}, moved
 
 
 def _norm(packed, layout):
@@ -188,7 +218,9 @@ def _combined_gradients(losses_of, params, combine):
 
 
 def _gradients(state, hparams, step_key, parts, layout, batch):
-    """(gradients, metrics, {kind: the batch's own statistics}) of examples that go through the network together."""
+    """(gradients, metrics, statistics) of examples that go through the network together; see :func:`_forward`."""
+    # Its own for each part of a batch, whose first index is in no other.
+    network_key = jax.random.fold_in(jax.random.fold_in(step_key, _NETWORK), batch.index[0])
     augment_keys = fold_in_each(jax.random.fold_in(step_key, _AUGMENT), batch.index)
     x = to_float(crop_and_flip(augment_keys, batch.images, parts.crop_padding, parts.flip))
     targets = labels = batch.labels if parts.embedding is None else _everywhere(batch.labels, layout)
@@ -199,11 +231,11 @@ def _gradients(state, hparams, step_key, parts, layout, batch):
     images = {"natural": x}
     if "adversarial" in parts.passes:
         attack_keys = fold_in_each(jax.random.fold_in(step_key, _ATTACK), batch.index)
-        images["adversarial"] = _attack(state, hparams, x, batch.labels, attack_keys, parts)
+        images["adversarial"] = _attack(state, hparams, x, batch.labels, attack_keys, network_key, parts)
 
     def loss(params):
         used = {kind: images[kind] for kind in parts.passes}
-        outputs, batch_stats = _forward(params, state.batch_stats, used, labels, parts, layout)
+        outputs, batch_stats = _forward(params, state.batch_stats, used, labels, network_key, parts, layout)
         logits, projected, attended = outputs.get("natural", (None,) * 3)
         logits_adv, projected_adv, attended_adv = outputs.get("adversarial", (None,) * 3)
         value, metrics = parts.objective(
@@ -270,9 +302,12 @@ def train_step(state, hparams, batch, key, *, parts, layout=None):
         small_grads, pack_optimizer(state.opt_state, state.params), small_params)
     rate = rate_at(hparams, state.step)
     params = unpack(jax.tree.map(lambda p, u: p - rate * u, small_params, updates), state.params)
-    running = pack(state.batch_stats)
-    for kind in parts.statistics_from:
-        running = moved(running, pack(batch_stats[kind]), hparams.batch_norm_momentum)
+    if isinstance(parts.model, WrappedNetwork):
+        running = pack(batch_stats)
+    else:
+        running = pack(state.batch_stats)
+        for kind in parts.statistics_from:
+            running = moved(running, pack(batch_stats[kind]), hparams.batch_norm_momentum)
     state = state.replace(step=state.step + 1, params=params, batch_stats=unpack(running, state.batch_stats),
                           opt_state=unpack_optimizer(opt_state, state.opt_state, state.params))
     if state.average is not None:

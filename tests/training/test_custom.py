@@ -123,14 +123,14 @@ class WithoutTrain(nn.Module):
     (Odd("bool"), "floating features and logits; got float32 and bool"),
     (Odd("no parameters"), "must have parameters to train"),
     (WithoutTrain(), r"called as model\(images, train=False\), False the default; WithoutTrain takes images"),
-    (lambda images: images, "must be an instance of a Flax linen module; got <function"),
-    (Average, "must be an instance of a Flax linen module; got <class"),
+    (lambda images: images, "must be a Flax module, or a function of nnx.Rngs .*; <function .* makes none"),
+    (Average, r"must be a Flax module \(linen or NNX\), .*; got <class"),
     (Average(9), r"features \[n, width\] and logits \[n, 10\]; got \(2, 784\) and \(2, 9\)"),
     (Average(10, True), r"must have an attribute batch_norm_momentum .*; Average has none"),
 ])
 def test_models_that_cannot_be_trained(model, message):
     with pytest.raises(ValueError, match=message):
-        check_model(model, (28, 28, 1), 10)
+        check_model(CustomParts(model=model).model, (28, 28, 1), 10)
 
 
 def test_a_models_own_error_comes_through():
