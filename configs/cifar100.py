@@ -6,7 +6,7 @@ from morel_jax.configuration import recipe
 
 
 def get_config(spec=""):
-    """Config of "architecture,method,variant", by default resnet18,morel_mart,paper."""
+    """Config of "architecture,method,variant,threat", by default resnet18,morel_mart,paper."""
     config = recipe(spec)
     config.data.name = "cifar100"
     return config

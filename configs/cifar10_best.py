@@ -8,7 +8,7 @@ from morel_jax.configuration import recipe
 
 
 def get_config(spec=""):
-    """Config of "architecture,method,variant", by default resnet18,trades,paper; CutMix where the method takes it."""
+    """Config of "architecture,method,variant,threat", by default resnet18,trades,paper; CutMix if it can."""
     config = recipe(spec or "resnet18,trades,paper")
     config.data.name = "cifar10"
     config.epochs = 200  # AWP's.

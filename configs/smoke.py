@@ -6,7 +6,7 @@ from morel_jax.configuration import recipe
 
 
 def get_config(spec=""):
-    """Config of "architecture,method,variant", by default convnet_small,morel_mart,paper."""
+    """Config of "architecture,method,variant,threat", by default convnet_small,morel_mart,paper."""
     config = recipe(spec or "convnet_small,morel_mart,paper")
     config.data.name = "fashion_mnist_small"
     config.data.crop_padding = 1

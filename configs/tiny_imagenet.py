@@ -6,7 +6,7 @@ from morel_jax.configuration import recipe
 
 
 def get_config(spec=""):
-    """Config of "architecture,method,variant", by default resnet18,morel_mart,paper."""
+    """Config of "architecture,method,variant,threat", by default resnet18,morel_mart,paper."""
     config = recipe(spec)
     config.data.name = "tiny_imagenet"
     # The paper gives neither resolution nor crop for it: padding grows with the image, 4 of 32 -> 8 of 64.

@@ -44,7 +44,7 @@ def _cw(attacks: ModuleType, threat: Any) -> Any:
 
 def _pgd(attacks: ModuleType, threat: Any, steps: int, restarts: int | None = None) -> Any:
     return attacks.PGD(threat.epsilon, threat.step_size, num_steps=steps, num_restarts=restarts or 1,
-                       start="uniform" if restarts else "clean")
+                       start="uniform" if restarts else "clean", norm=threat.norm)
 
 
 def _member(name: str, text: str, fewest_classes: int = 2) -> NamedAttack:
@@ -54,10 +54,11 @@ def _member(name: str, text: str, fewest_classes: int = 2) -> NamedAttack:
 
 
 ATTACKS = (
-    NamedAttack("fgsm", "one step of length epsilon", lambda attacks, threat: attacks.FGSM(threat.epsilon), ("linf",)),
+    NamedAttack("fgsm", "one step of length epsilon",
+                lambda attacks, threat: attacks.FGSM(threat.epsilon, threat.norm)),
     NamedAttack("pgd<steps>", "from the clean image, in steps of epsilon / 10 (the command: of the config's "
-                "validation.step_size); its last point counts", _pgd, ("linf",)),
-    NamedAttack("pgd<steps>x<restarts>", "PGD from that many random points", _pgd, ("linf",)),
+                "validation.step_size); its last point counts", _pgd),
+    NamedAttack("pgd<steps>x<restarts>", "PGD from that many random points", _pgd),
     NamedAttack("cw", "CW-Linf as ART has it, 10 iterations, constant 15; variant paper: confidence 1, projected into "
                 "the ball; variant reference: confidence 0, no ball", _cw, ("linf",),
                 radius=lambda threat: math.inf if threat.variant == "reference" else threat.epsilon),

@@ -7,6 +7,7 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from morel_jax import attacks, data, models
+from morel_jax.attacks.norms import largest_radius
 from morel_jax.data import Dataset, Split
 from morel_jax.data.subset import stratified_rows
 from morel_jax.files import local_path
@@ -24,7 +25,7 @@ def model(config: ConfigDict, num_classes: int) -> nn.Module:
 def pgd(section: ConfigDict) -> attacks.PGD:
     """The PGD attack of ``config.attack`` or ``config.validation``, its numbers as float32 leaves."""
     return attacks.PGD(epsilon=np.float32(section.epsilon), step_size=np.float32(section.step_size),
-                       num_steps=section.num_steps, start=section.start, loss=section.loss)
+                       num_steps=section.num_steps, start=section.start, loss=section.loss, norm=section.norm)
 
 
 def _path(config: ConfigDict, name: str) -> Path | None:
@@ -82,6 +83,12 @@ def splits(config: ConfigDict, dataset: Dataset) -> tuple[Split, Split]:
     if config.epochs * (len(train.labels) // config.batch_size) > LARGEST_INT:
         raise error("epochs", "make fewer than 2**31 steps, as they are counted in int32", config.epochs)
     height, width, channels = train.images.shape[1:]
+    for name, section in (("attack", config.attack), ("validation", config.validation)):
+        largest = largest_radius(section.norm, train.images.shape[1:])
+        for field, value in (("epsilon", section.epsilon), ("step_size", section.step_size)):
+            if value > largest:
+                raise error(f"{name}.{field}", f"be at most {largest:g}, where the ball in {section.norm} holds every "
+                            f"image of shape {train.images.shape[1:]}", value)
     if config.data.crop_padding >= min(height, width):
         raise error("data.crop_padding", f"be less than the images' smaller side, {min(height, width)}",
                      config.data.crop_padding)

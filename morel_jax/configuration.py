@@ -17,8 +17,9 @@ import ml_collections
 from ml_collections import ConfigDict
 
 from morel_jax import models, optimizer
-from morel_jax.attacks.linf import STARTS
+from morel_jax.attacks.norms import NORMS
 from morel_jax.attacks.pgd import FROM_CLEAN, LOSSES
+from morel_jax.attacks.starts import STARTS
 from morel_jax.files import local_path
 from morel_jax.methods import KINDS, METHODS
 from morel_jax.methods.types import Rates
@@ -38,6 +39,9 @@ from morel_jax.schema import (
 )
 
 VARIANTS = ("paper", "reference")
+# Threat models by name: (radius, step size) of the training attack's PGD-10.
+# In L2 Rice et al., arXiv:2002.11569, and RobustBench's radius 0.5; in Linf the defaults of FIELDS.
+THREATS = {"linf": (8 / 255, 2 / 255), "l2": (128 / 255, 15 / 255)}
 # In a checkout a link to the folder configs/ at the top; in a wheel the files.
 SHIPPED_CONFIGS = Path(__file__).parent / "configs"
 
@@ -46,6 +50,7 @@ def _pgd(section: str, whose: str, source: str, swept: bool, epsilon: float, ste
          num_steps: int) -> dict[str, Field]:
     """The fields of a PGD attack."""
     return {
+        f"{section}.norm": Field("linf", f"Norm of {whose}: linf or l2.", one_of(*NORMS)),
         f"{section}.epsilon": Field(epsilon, f"Radius of {whose}, in units of images in [0, 1].", RADIUS, source,
                                     swept=swept),
         f"{section}.step_size": Field(step_size, f"Step size of {whose}, in the same units.", RADIUS, source,
@@ -105,7 +110,7 @@ FIELDS = types.MappingProxyType({
     "batch_norm.statistics_from": Field(KINDS, "Images whose statistics move the running ones each step, in this "
                                         "order.", formerly="batch_norm.moves"),
     **_pgd("attack", "the training attack", "paper, 4.1: PGD-10, 8/255, epsilon/4, random start", swept=True,
-           epsilon=8 / 255, step_size=2 / 255, num_steps=10),
+           epsilon=THREATS["linf"][0], step_size=THREATS["linf"][1], num_steps=10),
     "attack.batch_norm": Field("running", "Statistics that the network uses while it is attacked: running ones or the "
                                "batch's.", one_of("running", "batch"), "reference"),
     "validation.split": Field("test", "Where robust_accuracy, and with it best, is measured: test, or holdout, "
@@ -117,7 +122,7 @@ FIELDS = types.MappingProxyType({
     "validation.every": Field(1, "Epochs between validations; the last epoch always has one.", AT_LEAST_1),
     "validation.batch_size": Field(128, "Images evaluated at a time; the last batch is filled up.", AT_LEAST_1),
     **_pgd("validation", "validation's PGD", "paper, 4.1 and 4.2: PGD-20, epsilon/10", swept=False,
-           epsilon=8 / 255, step_size=0.8 / 255, num_steps=20),
+           epsilon=THREATS["linf"][0], step_size=0.8 / 255, num_steps=20),
     "mesh.data": Field(0, "Devices with a whole copy of the parameters each, among which the batch is split; 0: all "
                        "there are.", NOT_NEGATIVE, may_differ=True),
     "mesh.fsdp": Field(1, "Devices that share one copy of the parameters; the batch is split among them too.",
@@ -218,20 +223,22 @@ def load_file(path: str | os.PathLike, *spec: str) -> Any:
 
 
 def recipe(spec: str | None, architectures: Rates | None = None) -> ConfigDict:
-    """Settings for "architecture,method,variant", such as ``resnet18,morel_mart,paper``, locked.
+    """Settings for "architecture,method,variant,threat", such as ``resnet18,morel_mart,paper,l2``, locked.
 
     Args:
-        spec: up to three names, separated by commas; by default ``resnet18``, ``morel_mart``, ``paper``.
+        spec: up to four names, separated by commas; by default ``resnet18``, ``morel_mart``, ``paper``, ``linf``.
         architectures: {network: {field of ``config.optimizer``: value}}, a config file's rates for MOREL besides the
             paper's.
 
     Raises:
-        ValueError: too many names, or an unknown method or variant.
+        ValueError: too many names, or an unknown method, variant or threat.
     """
     names = [name.strip() for name in (spec or "").split(",") if name.strip()]
-    if len(names) > 3:
-        raise ValueError(f'a config takes "architecture,method,variant"; got {spec!r}.')
-    architecture, name, variant = names + ["resnet18", "morel_mart", "paper"][len(names):]
+    if len(names) > 4:
+        raise ValueError(f'a config takes "architecture,method,variant,threat"; got {spec!r}.')
+    architecture, name, variant, threat = names + ["resnet18", "morel_mart", "paper", "linf"][len(names):]
+    if threat not in THREATS:
+        raise ValueError(f"a config's threat must be one of {', '.join(THREATS)}; got {threat!r}.")
     config = defaults()
     config.model.name, config.method, config.variant = architecture, name, variant
     for field in ("method", "variant"):
@@ -245,7 +252,22 @@ def recipe(spec: str | None, architectures: Rates | None = None) -> ConfigDict:
         config.validation.update({"epsilon": 0.031, "step_size": 0.003})
         config.morel.update({"contrastive_rows": "natural", "contrastive_reduction": "mean"})
         method.reference(config)
+    if threat != "linf":
+        set_radius(config, threat, *THREATS[threat])
+        if variant == "reference" and config.attack.loss == "kl":  # The step of TRADES's code in L2.
+            config.attack.step_size = 2 * config.attack.epsilon / config.attack.num_steps
     return config
+
+
+def set_radius(config: ConfigDict, norm: str, epsilon: float, step_size: float | None = None) -> None:
+    """Writes a threat model into a config's attack and validation.
+
+    Args:
+        epsilon: radius in ``norm``, in units of images in [0, 1].
+        step_size: of the training attack; None: epsilon / 4, as in the paper, 4.1. Validation's is epsilon / 10.
+    """
+    config.attack.update({"norm": norm, "epsilon": epsilon, "step_size": step_size or epsilon / 4})
+    config.validation.update({"norm": norm, "epsilon": epsilon, "step_size": epsilon / 10})
 
 
 def check(config: Any, own_model: Any = None) -> None:
@@ -317,6 +339,9 @@ def _check_images(config: ConfigDict) -> None:
     if len(config.model.mean) != len(config.model.std):
         raise error("model.std", f"have as many entries as model.mean ({len(config.model.mean)})", config.model.std)
     for section in ("attack", "validation"):
+        for field in ("epsilon", "step_size"):
+            if config[section].norm == "linf" and getattr(config[section], field) > 1:
+                raise error(f"{section}.{field}", RADIUS.text, getattr(config[section], field))
         if config[section].loss in FROM_CLEAN and config[section].start == "clean":
             raise error(f"{section}.start", f"be random where the loss is {config[section].loss}, whose gradient at "
                         "the clean image is zero", "clean")

@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from morel_jax.evaluation.dry_run import EvaluationDryRun
     from morel_jax.evaluation.report_card import ReportCard
 
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 _CONFIG = command.define_config(help_text="With --dry_run and without --workdir: a config whose network to take.")
 _DRY_RUN = command.DryRunFlags("the attacks")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.")
@@ -28,9 +36,16 @@ _ATTACKS = flags.DEFINE_list("attacks", ["paper"], "Any of:\n" + "\n".join(
 flags.register_validator("attacks", bool, "must name at least one attack")
 _EXAMPLES = flags.DEFINE_integer("examples", 0, "How many test images, the classes in proportion; 0: all.",
                                 lower_bound=0)
-_EPSILON = flags.DEFINE_float(
-    "epsilon", None, "Radius; by default the config's validation.epsilon. PGD's step is scaled with it.")
-_NORM = flags.DEFINE_enum("norm", "linf", ["linf", "l2"], "Norm of the radius.")
+_EPSILON = flags.DEFINE_list(
+    "epsilon", None, "Radius, one for each norm; by default the config's validation.epsilon for its validation.norm. "
+    "PGD's step is scaled with it.")
+flags.register_validator("epsilon", lambda texts: texts is None or all(map(_is_number, texts)), "must be numbers")
+_NORM = flags.DEFINE_list("norm", None, "Norm of the radius, linf or l2; by default the config's validation.norm. Of "
+                          "several, such as --norm=linf,l2 --epsilon=0.031,0.5, the worst case per image is counted, "
+                          "too.")
+flags.register_validator("norm", lambda names: names is None or (names and set(names) <= {"linf", "l2"}
+                                                                 and len(set(names)) == len(names)),
+                         "must be linf, l2 or both")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the attacks' random draws.", lower_bound=0,
                             upper_bound=checks.LARGEST_SEED)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Images under way at a time; changes no result.", lower_bound=1)
@@ -86,29 +101,71 @@ def _draw(folder: Path, logits_fn: "LogitsFn", dataset: "Dataset", card: "Report
     figures.save(figure, folder / "adversarial.png")
 
 
+def _threats(config: Any) -> dict[str, float]:
+    """{norm: radius} as flags and config say.
+
+    Raises:
+        ValueError: a norm has no radius.
+    """
+    section = config.validation
+    norms = _NORM.value or [section.norm]
+    epsilons = [float(text) for text in _EPSILON.value or ()]
+    if not epsilons and norms == [section.norm]:
+        epsilons = [section.epsilon]
+    if len(epsilons) != len(norms):
+        raise ValueError(f"--epsilon must give a radius for each norm ({', '.join(norms)}); got "
+                         f"{', '.join(_EPSILON.value or ['none'])}. The config has {section.epsilon:.5g} in "
+                         f"{section.norm}.")
+    return dict(zip(norms, epsilons, strict=True))
+
+
 def _evaluate(which: str, network: tuple[Any, ...], folder: Path, surrogate: "LogitsFn | None") -> None:
     """Evaluates one checkpoint, ``network`` as load_variables returns it, into ``folder``."""
-    import jax
-
-    from morel_jax.evaluation import evaluate, report_card
-    from morel_jax.evaluation.summary import to_markdown
+    from morel_jax.evaluation import evaluate, evaluate_union
+    from morel_jax.evaluation.summary import read_summary
     from morel_jax.evaluation.trained import as_logits_fn
+    from morel_jax.evaluation.union import union_to_markdown
     from morel_jax.files import write_atomically
     from morel_jax.progress import AttackProgress
 
     model, variables, config, dataset = network
     logits_fn, test, section = as_logits_fn(model, variables), dataset.test, config.validation
-    epsilon = section.epsilon if _EPSILON.value is None else _EPSILON.value
-    summary = evaluate(
-        logits_fn, test.images, test.labels, _ATTACKS.value, folder, epsilon=epsilon,
-        step_size=section.step_size * epsilon / section.epsilon, norm=_NORM.value, variant=config.variant,
-        seed=_SEED.value, examples=_EXAMPLES.value, surrogate=surrogate, batch_size=_BATCH_SIZE.value,
-        save_images=_SAVE_IMAGES.value, progress=AttackProgress(_PROGRESS.value))
-    text = to_markdown(summary, f"{_WORKDIR.value}, {which}")
+    threats = _threats(config)
+    # The config's step, for a radius of its own length.
+    step_sizes = {norm: section.step_size * epsilon / section.epsilon for norm, epsilon in threats.items()}
+    options: dict[str, Any] = dict(
+        variant=config.variant, seed=_SEED.value, examples=_EXAMPLES.value, surrogate=surrogate,
+        batch_size=_BATCH_SIZE.value, save_images=_SAVE_IMAGES.value, progress=AttackProgress(_PROGRESS.value))
+    title = f"{_WORKDIR.value}, {which}"
+    if len(threats) == 1:
+        ((norm, epsilon),) = threats.items()
+        summary = evaluate(logits_fn, test.images, test.labels, _ATTACKS.value, folder, epsilon=epsilon,
+                           step_size=step_sizes[norm], norm=norm, **options)
+        _report(title, summary, folder, logits_fn, dataset)
+        return
+    union = evaluate_union(logits_fn, test.images, test.labels, _ATTACKS.value, folder, epsilons=threats,
+                           step_sizes=step_sizes, **options)
+    for norm in threats:
+        _report(f"{title}, {norm}", read_summary(folder / norm / "summary.json"), folder / norm, logits_fn, dataset)
+    text = union_to_markdown(union, f"{title}, union")
+    print("\n" + text)
+    write_atomically(folder / "union.md", text)
+
+
+def _report(title: str, summary: dict[str, Any], folder: Path, logits_fn: "LogitsFn", dataset: "Dataset") -> None:
+    """The table, report card and figures of one evaluation, printed and in ``folder``."""
+    import jax
+
+    from morel_jax.evaluation import report_card
+    from morel_jax.evaluation.summary import to_markdown
+    from morel_jax.files import write_atomically
+
+    text = to_markdown(summary, title)
     print("\n" + text)
     if _REPORT_CARD.value:
-        x, y = _sample(test, _REPORT_CARD.value)
-        card = report_card(logits_fn, jax.random.key(_SEED.value), x, y, epsilon, norm=_NORM.value)
+        x, y = _sample(dataset.test, _REPORT_CARD.value)
+        settings = summary["settings"]
+        card = report_card(logits_fn, jax.random.key(_SEED.value), x, y, settings["epsilon"], norm=settings["norm"])
         write_atomically(folder / "report_card.json", json.dumps(card.to_dict(), indent=1))
         print(card.to_markdown())
         text += "\n" + card.to_markdown()
@@ -126,7 +183,11 @@ def _dry_run(target: str | None) -> "EvaluationDryRun":
     config, data = _CONFIG.value, None
     if config is None:
         config, data = load_config(_WORKDIR.value), load_content(_WORKDIR.value).get("data")
-    return dry_run_evaluation(config, _ATTACKS.value, data, epsilon=_EPSILON.value, norm=_NORM.value, target=target)
+    threats = _threats(config)
+    if len(threats) > 1:
+        raise ValueError(f"--dry_run must be given one norm; got {', '.join(threats)}.")
+    ((norm, epsilon),) = threats.items()
+    return dry_run_evaluation(config, _ATTACKS.value, data, epsilon=epsilon, norm=norm, target=target)
 
 
 def _main() -> None:

@@ -87,8 +87,8 @@ def each(rule: Rule) -> Rule:
 POSITIVE = Rule(lambda value: value > 0, "be positive")
 NOT_NEGATIVE = Rule(lambda value: value >= 0, "be 0 or more")
 AT_LEAST_1 = Rule(lambda value: value >= 1, "be at least 1")
-RADIUS = Rule(lambda value: checks.SMALLEST_RADIUS <= value <= 1,
-              f"be in [{checks.SMALLEST_RADIUS:.0e}, 1], the units of images in [0, 1]")
+RADIUS = Rule(lambda value: value >= checks.SMALLEST_RADIUS,
+              f"be at least {checks.SMALLEST_RADIUS:.0e}, and in linf at most 1, the width of images in [0, 1]")
 SHARE = Rule(lambda value: bool(0 <= value and np.float32(value) < 1), "be in [0, 1), also when rounded to float32")
 
 

@@ -70,6 +70,8 @@ def test_parts_of_a_blank_data_set_take_no_memory():
 
 
 @pytest.mark.parametrize(("change", "message"), [
+    (dict(attack__norm="l2", attack__epsilon=14.0), r"config.attack.epsilon must be at most 13.8564, where the ball in "
+                                                    r"l2 holds every image of shape \(8, 8, 3\); got 14.0"),
     (dict(data__crop_padding=8), r"crop_padding must be less than the images' smaller side, 8; got 8"),
     (dict(data__crop_padding=10**8), r"crop_padding must be less than .*got 100000000"),
     (dict(epochs=2**31 - 1, batch_size=1), r"epochs must make fewer than 2\*\*31 steps"),

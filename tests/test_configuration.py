@@ -121,7 +121,7 @@ def test_command_line_refuses(monkeypatch, override):
     (dict(model__mean=(0.5,)), r"config\.model\.std must have as many entries as model\.mean \(1\)"),
     (dict(model__std=("a",)), r"config\.model\.std\[0\] must be a number; got 'a'"),
     (dict(embedding__num_heads=3), r"config\.embedding\.embed_dim must be a multiple of embedding\.num_heads \(3\)"),
-    (dict(attack__epsilon=8.0), r"config\.attack\.epsilon must be in \[1e-06, 1\], the units of images .*; got 8\.0"),
+    (dict(attack__epsilon=8.0), r"config\.attack\.epsilon must be at least 1e-06, and in linf at most 1, .*; got 8\.0"),
     (dict(attack__epsilon="8/255"), r"config\.attack\.epsilon must be a number; got '8/255'"),
     (dict(attack__start="corner"), r"config\.attack\.start must be one of .*; got 'corner'"),
     (dict(attack__loss="kl", attack__start="clean"), r"config\.attack\.start must be random where the loss is kl"),
@@ -164,8 +164,8 @@ def test_command_line_refuses(monkeypatch, override):
     (dict(loss__beta=10**400), r"config\.loss\.beta must be finite"),
     (dict(loss__beta=1e-40), r"config\.loss\.beta must be 0 or at least 1\.2e-38 in size"),
     (dict(optimizer__momentum=0.99999999), r"config\.optimizer\.momentum must be in \[0, 1\), also when rounded"),
-    (dict(attack__step_size=1e-9), r"config\.attack\.step_size must be in \[1e-06, 1\]"),
-    (dict(validation__epsilon=100.0), r"config\.validation\.epsilon must be in \[1e-06, 1\]"),
+    (dict(attack__step_size=1e-9), r"config\.attack\.step_size must be at least 1e-06"),
+    (dict(validation__epsilon=100.0), r"config\.validation\.epsilon must be .* in linf at most 1, .*; got 100"),
     (dict(validation__num_steps=3 * 10**9), r"config\.validation\.num_steps must be less than 2\*\*31 in size"),
     (dict(morel__temperature=1e-30), r"config\.morel\.temperature must be at least 1e-6"),
     (dict(morel__preference=(0.1, float("inf"))), r"config\.morel\.preference\[1\] must be finite"),
@@ -219,9 +219,23 @@ def test_unknown_and_missing_fields():
         check(ml_collections.ConfigDict(config))
 
 
+def test_threats_of_recipes():
+    """In L2 a radius of 128 / 255; TRADES's code has steps of 2 epsilon / steps from a normal start."""
+    config = recipe("resnet18,morel_mart,paper,l2")
+    assert (config.attack.norm, config.attack.epsilon, config.attack.step_size) == ("l2", 128 / 255, 15 / 255)
+    assert (config.validation.norm, config.validation.epsilon, config.validation.step_size) == (
+        "l2", 128 / 255, 128 / 255 / 10)
+    check(config)
+    trades = recipe("resnet18,trades,reference,l2").attack
+    assert (trades.start, trades.loss, trades.step_size) == ("normal", "kl", 2 * trades.epsilon / 10)
+    assert recipe("resnet18,mart,paper,linf") == recipe("resnet18,mart,paper")
+
+
 def test_recipe_errors():
-    with pytest.raises(ValueError, match='takes "architecture,method,variant"; got'):
-        recipe("resnet18,mart,paper,extra")
+    with pytest.raises(ValueError, match='takes "architecture,method,variant,threat"; got'):
+        recipe("resnet18,mart,paper,l2,extra")
+    with pytest.raises(ValueError, match="a config's threat must be one of linf, l2; got 'l1'"):
+        recipe("resnet18,mart,paper,l1")
     with pytest.raises(ValueError, match=r"config\.method must be one of .*; got 'sgd'"):
         recipe("resnet18,sgd")
     with pytest.raises(ValueError, match=r"config\.variant must be one of .*; got 'v3'"):
@@ -302,7 +316,7 @@ def test_fields_are_described():
     assert max(map(len, text.splitlines())) <= 120
     assert FIELDS["attack.epsilon"].text() == (
         "Radius of the training attack, in units of images in [0, 1]. Source: paper, 4.1: PGD-10, 8/255, epsilon/4, "
-        "random start. Sweepable. Must be in [1e-06, 1], the units of images in [0, 1].")
+        "random start. Sweepable. Must be at least 1e-06, and in linf at most 1, the width of images in [0, 1].")
 
 
 @pytest.mark.parametrize(("value", "text"), [(8 / 255, "8/255"), (0.8 / 255, "0.8/255"), (0.031, "0.031"), (0.1, "0.1"),

@@ -39,6 +39,22 @@ def project(x_adv: Points, x: Points, epsilon: ArrayLike) -> Points:
     return jnp.clip(x + direction(delta) * jnp.minimum(norm(delta), epsilon), 0.0, 1.0)
 
 
+def project_from_box(x_adv: Points, x: Points, epsilon: ArrayLike) -> Points:
+    """A point in the ball and in [0, 1], as TRADES has it in L2: clipped, then scaled into the ball.
+
+    What is clipped away leaves room for the rest, so the point is at least as far from ``x`` as :func:`project`'s.
+    """
+    delta = jnp.clip(x_adv, 0.0, 1.0) - x
+    return x + direction(delta) * jnp.minimum(norm(delta), epsilon)
+
+
+def random_inside(keys: Keys, x: Points, epsilon: ArrayLike) -> Points:
+    """A random point of the ball, uniform, not clipped into the box."""
+    noise = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys)
+    uniform = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 1), (1,) * (x.ndim - 1), x.dtype))(keys)
+    return x + epsilon * uniform ** (1 / x[0].size) * direction(noise)
+
+
 def random_boundary(keys: Keys, x: Points, epsilon: ArrayLike) -> Points:
     """A random point on the ball's boundary, clipped into the box: normal noise scaled to length ``epsilon``."""
     noise = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys)

@@ -1,18 +1,18 @@
-"""The Linf ball inside the box of images: the functions that attacks need of a norm, and starting points."""
+"""The Linf ball inside the box of images: the functions that attacks need of a norm."""
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from morel_jax.attacks.keys import example_keys
-from morel_jax.attacks.types import KeyOrKeys, Keys, Points, Values
-
-# Width of the normal start: the TRADES, MART and MOREL codes begin at x + 0.001 N(0, 1).
-NORMAL_START_SCALE = 0.001
+from morel_jax.attacks.types import Keys, Points, Values
 
 
 def project(x_adv: Points, x: Points, epsilon: ArrayLike) -> Points:
     """The nearest point to ``x_adv`` in [0, 1] and in the ball around images ``x``; radius in pixel units of [0, 1]."""
     return jnp.clip(jnp.clip(x_adv, x - epsilon, x + epsilon), 0.0, 1.0)
+
+
+# Whether the box or the ball comes first changes nothing here.
+project_from_box = project
 
 
 def distance(x_adv: Points, x: Points) -> Values:
@@ -37,36 +37,7 @@ def random_boundary(keys: Keys, x: Points, epsilon: ArrayLike) -> Points:
     return jnp.clip(x + epsilon * noise / longest, 0.0, 1.0)
 
 
-def _uniform(keys: Keys, x: Points, epsilon: ArrayLike) -> Points:
+def random_inside(keys: Keys, x: Points, epsilon: ArrayLike) -> Points:
+    """A random point of the ball, uniform, not clipped."""
     noise = jax.vmap(lambda k: jax.random.uniform(k, x.shape[1:], x.dtype, -1.0, 1.0))(keys)
     return x + epsilon * noise
-
-
-def _normal(keys: Keys, x: Points, epsilon: ArrayLike) -> Points:
-    del epsilon
-    return x + NORMAL_START_SCALE * jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], x.dtype))(keys)
-
-
-def _clean(keys: Keys, x: Points, epsilon: ArrayLike) -> Points:
-    del keys, epsilon
-    return x
-
-
-STARTS = {"uniform": _uniform, "normal": _normal, "clean": _clean}
-
-
-def start_point(start: str, key: KeyOrKeys, x: Points, epsilon: ArrayLike) -> Points:
-    """The starting point of an iterative attack, inside the ball and the box.
-
-    Args:
-        start: ``uniform`` in the ball, ``normal`` (x + 0.001 N(0, 1)), or ``clean`` (x itself).
-        key: one key, or keys[n], one per example.
-        x: images in [0, 1].
-        epsilon: radius in pixel units of [0, 1].
-
-    Raises:
-        ValueError: an unknown ``start``.
-    """
-    if start not in STARTS:
-        raise ValueError(f"start must be one of {sorted(STARTS)}; got {start!r}.")
-    return project(STARTS[start](example_keys(key, x.shape[0]), x, epsilon), x, epsilon)

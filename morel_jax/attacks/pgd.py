@@ -1,4 +1,4 @@
-"""Projected gradient descent in the Linf ball."""
+"""Projected gradient descent in the Linf or L2 ball."""
 from collections.abc import Callable
 
 import jax
@@ -6,10 +6,11 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array
 
-from morel_jax.attacks import linf
 from morel_jax.attacks.inputs import misclassified, prepare
 from morel_jax.attacks.iterative import select
 from morel_jax.attacks.keys import example_keys, fold_in_rows
+from morel_jax.attacks.norms import norm as known_norm
+from morel_jax.attacks.starts import start_point
 from morel_jax.attacks.types import Images, KeyOrKeys, Keys, Labels, Logits, LogitsFn, Mask, Values
 from morel_jax.losses.classification import cross_entropy, difference_of_logits_ratio, kl_divergence, margin
 
@@ -45,7 +46,11 @@ LOSSES: dict[str, LossOfBatch] = {
 
 @struct.dataclass
 class PGD:
-    """Linf projected gradient ascent (Madry et al., arXiv:1706.06083; MOREL's Eqs. 2 and 3).
+    """Projected gradient ascent (Madry et al., arXiv:1706.06083; MOREL's Eqs. 2 and 3).
+
+    In L2 a step is ``step_size`` long, along the gradient, and is then clipped into the box and scaled into the ball.
+    With a ``normal`` start, loss ``kl`` and ``step_size=2 * epsilon / num_steps`` that is TRADES's own attack in L2
+    (arXiv:1901.08573, its code), but for an example without a gradient, which stays where it is.
 
     Attributes:
         epsilon: radius, in pixel units of images in [0, 1], such as 8 / 255.
@@ -57,6 +62,7 @@ class PGD:
             SCORE, or ``margin`` (largest other logit minus the label's); static.
         num_restarts: climbs, each from its own random start, the first that of a single run; static. The result is the
             end of the first climb that ends misclassified, or else of the one that ends with the highest loss.
+        norm: of the ball, ``linf`` or ``l2``; static.
     """
     epsilon: jax.typing.ArrayLike
     step_size: jax.typing.ArrayLike
@@ -64,15 +70,16 @@ class PGD:
     start: str = struct.field(pytree_node=False, default="uniform")
     loss: str = struct.field(pytree_node=False, default="ce")
     num_restarts: int = struct.field(pytree_node=False, default=1)
+    norm: str = struct.field(pytree_node=False, default="linf")
 
     def __call__(self, logits_fn: LogitsFn, key: KeyOrKeys, x: Images, y: Labels) -> Images:
         """Images in the ball and in [0, 1], through which no gradient flows; ``key`` is one key, or one per example.
 
         Raises:
-            ValueError: unknown ``start`` or ``loss``; ``kl`` or ``squared_error`` from a ``clean`` start, where the
-                gradient is zero; too few classes for the loss; no restarts, or several from a ``clean`` start, which
-                would all be the same; images, labels, logits or numbers that make no sense, where their values are
-                known.
+            ValueError: unknown ``start``, ``loss`` or ``norm``; ``kl`` or ``squared_error`` from a ``clean`` start,
+                where the gradient is zero; too few classes for the loss; no restarts, or several from a ``clean``
+                start, which would all be the same; images, labels, logits or numbers that make no sense, where their
+                values are known.
         """
         if self.loss not in LOSSES:
             raise ValueError(f"loss must be one of {sorted(LOSSES)}; got {self.loss!r}.")
@@ -93,10 +100,13 @@ class PGD:
         # A sum, as a mean would divide each gradient by the batch size.
         gradient = jax.grad(lambda x_adv: loss(logits_fn(x_adv)).sum())
 
-        def step(_: int, x_adv: Images) -> Images:
-            return linf.project(x_adv + self.step_size * linf.direction(gradient(x_adv)), x, self.epsilon)
+        geometry = known_norm(self.norm)
 
-        start = linf.start_point(self.start, key, x, self.epsilon)
+        def step(_: int, x_adv: Images) -> Images:
+            moved = x_adv + self.step_size * geometry.direction(gradient(x_adv))
+            return geometry.project_from_box(moved, x, self.epsilon)
+
+        start = start_point(self.start, key, x, self.epsilon, self.norm)
         return jax.lax.fori_loop(0, self.num_steps, step, start)
 
     def _best_climb(self, logits_fn: LogitsFn, loss: Loss, keys: Keys, x: Images, y: Labels) -> Images:

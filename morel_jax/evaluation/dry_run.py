@@ -58,7 +58,8 @@ class EvaluationDryRun:
 
 
 def dry_run_evaluation(config: ConfigDict, attacks: Sequence[str], data: Mapping[str, Any] | None = None, *,
-                       epsilon: float | None = None, norm: str = "linf", target: str | None = None) -> EvaluationDryRun:
+                       epsilon: float | None = None, norm: str | None = None,
+                       target: str | None = None) -> EvaluationDryRun:
     """Compiles the programs that an evaluation spends its time in, without a data set and without writing anything.
 
     Each device works on blocks of its own, so that several need what one needs.
@@ -68,7 +69,7 @@ def dry_run_evaluation(config: ConfigDict, attacks: Sequence[str], data: Mapping
         attacks: names; see :func:`morel_jax.evaluation.suite.build_suite`.
         data: dict with ``image_shape`` and ``num_classes``; None: those of the config's data set.
         epsilon: radius; None: ``config.validation.epsilon``. PGD's step is scaled with it.
-        norm: ``linf`` or ``l2``.
+        norm: ``linf`` or ``l2``; None: ``config.validation.norm``.
         target: what to compile for, see :func:`~morel_jax.targets.devices.open_target`; None: the devices at hand.
 
     Returns:
@@ -81,7 +82,8 @@ def dry_run_evaluation(config: ConfigDict, attacks: Sequence[str], data: Mapping
     devices = open_target(target) if target else jax.local_devices()
     data, section = data or builders.blank_dataset(config).record(), config.validation
     shape, epsilon = tuple(data["image_shape"]), section.epsilon if epsilon is None else epsilon
-    threat = checked_threat(epsilon, section.step_size * epsilon / section.epsilon, norm, config.variant, shape)
+    threat = checked_threat(epsilon, section.step_size * epsilon / section.epsilon, norm or section.norm,
+                            config.variant, shape)
     _, suite = build_suite(attacks, threat, data["num_classes"])
     if crafted := [name for name, attack in suite.items() if attack.on_surrogate]:
         raise ValueError("--dry_run must be given attacks that are crafted on the network itself; got "

@@ -16,13 +16,13 @@ from jaxtyping import Float, Int
 from morel_jax import checks
 from morel_jax.attacks.checks import nondeterministic
 from morel_jax.attacks.inputs import check_finite, check_images, check_labels, check_logits
+from morel_jax.attacks.norms import largest_radius
 from morel_jax.attacks.norms import norm as known_norm
 from morel_jax.attacks.types import KeyOrKeys, LogitsFn
 from morel_jax.data.dataset import check_arrays
 from morel_jax.evaluation import symptoms
 from morel_jax.evaluation.evaluator import Evaluator, as_argument
 from morel_jax.evaluation.measurements import Measurements, gradient_error, radii
-from morel_jax.evaluation.suite import largest_epsilon
 from morel_jax.evaluation.symptoms import FEWEST_IMAGES, MORE_STEPS, NAMES, RESTARTS, STEPS, Line, Tally
 
 # Images that are passed through the network again and again, uncompiled.
@@ -94,7 +94,7 @@ def report_card(logits_fn: LogitsFn, key: KeyOrKeys, x: Float[np.ndarray, "n h w
     check_arrays(x, y, "x", "y")
     check_images(x)
     x, y = x.astype(np.float32), y.astype(np.int32)
-    largest = largest_epsilon(x.shape[1:], norm)
+    largest = largest_radius(norm, x.shape[1:])
     epsilon = checks.radius("epsilon", epsilon, largest, ", the whole box")
     batch_size = min(checks.whole_number("batch_size", batch_size, 1), len(x))
     square_queries = checks.whole_number("square_queries", square_queries, 1)

@@ -10,6 +10,7 @@ from morel_jax import attacks, checks
 from morel_jax.attack_names import ENSEMBLES, GROUPS, TRANSFER, find, known
 from morel_jax.attacks.autoattack import VERSIONS
 from morel_jax.attacks.iterative import IterativeAttack
+from morel_jax.attacks.norms import largest_radius
 from morel_jax.attacks.norms import norm as known_norm
 from morel_jax.attacks.pytree import as_pytree
 from morel_jax.configuration import VARIANTS
@@ -36,11 +37,6 @@ class Threat:
     variant: str = "paper"
 
 
-def largest_epsilon(shape: Sequence[int], norm_name: str) -> float:
-    """Radius at which the ball around any image of ``shape`` (h, w, c) contains the whole box."""
-    return 1.0 if norm_name == "linf" else float(np.sqrt(np.prod(shape)))
-
-
 def checked_threat(epsilon: float, step_size: float | None, norm: str, variant: str,
                    image_shape: Sequence[int]) -> Threat:
     """A :class:`Threat` for images of shape (h, w, c); a step of None is epsilon / 10, as in the paper.
@@ -51,7 +47,7 @@ def checked_threat(epsilon: float, step_size: float | None, norm: str, variant: 
     known_norm(norm)
     if variant not in VARIANTS:
         raise ValueError(f"variant must be one of {', '.join(VARIANTS)}; got {variant!r}.")
-    largest, why = largest_epsilon(image_shape, norm), f", the whole box in {norm}"
+    largest, why = largest_radius(norm, image_shape), f", the whole box in {norm}"
     epsilon = checks.radius("epsilon", epsilon, largest, why)
     step_size = epsilon / 10 if step_size is None else checks.radius("step_size", step_size, largest, why)
     return Threat(epsilon, step_size, norm, variant)

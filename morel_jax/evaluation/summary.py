@@ -21,7 +21,8 @@ def wilson_interval(count: int, total: int) -> list[float]:
     return [float(end) for end in scipy.stats.binomtest(count, total).proportion_ci(_CONFIDENCE, method="wilson")]
 
 
-def _share(flags: Bool[np.ndarray, " n"]) -> dict[str, Any]:
+def share(flags: Bool[np.ndarray, " n"]) -> dict[str, Any]:
+    """``accuracy``, ``correct`` and 95 % ``interval`` of examples by whether each is classified correctly."""
     count = int(np.sum(flags))
     return {"accuracy": count / len(flags), "correct": count, "interval": wilson_interval(count, len(flags))}
 
@@ -58,7 +59,7 @@ def summarise(ledger: Ledger, columns: Mapping[str, Sequence[str]], index: Int[n
         broken = [next(row for row in own if row.broken) for own, right in zip(rows, clean_right, strict=True)
                   if right and any(row.broken for row in own)]
         violations = [row.violation for own in rows for row in own if row.violation]
-        attacks[column] = _share(robust[column]) | {
+        attacks[column] = share(robust[column]) | {
             "uint8_accuracy": float(np.mean([right and not any(row.uint8_broken for row in own)
                                              for own, right in zip(rows, clean_right, strict=True)])),
             "median_distance": float(np.median([row.distance for row in broken])) if broken else None,
@@ -72,13 +73,13 @@ def summarise(ledger: Ledger, columns: Mapping[str, Sequence[str]], index: Int[n
                 alive &= np.array([row is None or not row.broken for row in own])
                 after[name] = float(np.mean(alive))
             attacks[column]["accuracy_after"] = after
-    result = {"examples": examples, "clean": _share(clean_right), "attacks": attacks}
+    result = {"examples": examples, "clean": share(clean_right), "attacks": attacks}
     for key, prefix in (("average", ""), ("transfer_average", TRANSFER)):
         if all(prefix + name in robust for name in PAPER):
             result[key] = _mean(np.mean([robust[prefix + name] for name in PAPER], axis=0))
     white = [flags for column, flags in robust.items() if not column.startswith(TRANSFER)]
     if white:
-        result["worst_case"] = _share(np.all(white, axis=0))
+        result["worst_case"] = share(np.all(white, axis=0))
     return result
 
 
@@ -98,22 +99,23 @@ def read_summary(path: Path) -> dict[str, Any]:
     return summary
 
 
-def _cells(name: str, entry: Mapping[str, Any], note: str = "") -> tuple[str, str, str, str]:
+def cells(name: str, entry: Mapping[str, Any], note: str = "") -> tuple[str, str, str, str]:
+    """(name, accuracy in %, its interval, note): a row of a table."""
     low, high = entry["interval"]
     return name, f"{100 * entry['accuracy']:.2f}", f"{100 * low:.2f} to {100 * high:.2f}", note
 
 
 def to_markdown(summary: Mapping[str, Any], title: str) -> str:
     """The table of a summary, what :func:`summarise` returned with ``settings``, as Markdown."""
-    settings, rows = summary["settings"], [_cells("none (clean)", summary["clean"])]
+    settings, rows = summary["settings"], [cells("none (clean)", summary["clean"])]
     for column, entry in summary["attacks"].items():
         notes = [f"{name} {100 * share:.2f}" for name, share in entry.get("accuracy_after", {}).items()]
         notes = ["after " + ", ".join(notes)] if notes else []
         notes += [f"{count} images outside ({name}), not counted" for name, count in entry["violations"].items()]
         if entry["non_finite"]:
             notes.append(f"{entry['non_finite']} images with logits that are not finite, counted as broken")
-        rows.append(_cells(column, entry, "; ".join(notes)))
-    rows += [_cells(name, summary[key]) for key, name in (
+        rows.append(cells(column, entry, "; ".join(notes)))
+    rows += [cells(name, summary[key]) for key, name in (
         ("average", "Avg-Robust (FGSM, PGD-20, PGD-100, CW)"), ("transfer_average", "Avg-Robust, transfer"),
         ("worst_case", "worst case over attacks")) if key in summary]
     table = tabulate(rows, ("attack", "accuracy, %", "95 % interval", ""), tablefmt="github", disable_numparse=True)

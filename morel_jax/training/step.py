@@ -133,7 +133,7 @@ def _wrapped_passes(params, batch_stats, images, key, parts):
     A kind may come again in ``parts.statistics_from``. It is then passed through the network again, with the same key:
     all but its statistics is the same computation, which XLA does once.
     """
-    outputs = {}
+    outputs: dict[str, Any] = {}
     for kind in (*parts.statistics_from, *(kind for kind in images if kind not in parts.statistics_from)):
         variables = {"params": params["classifier"], "batch_stats": batch_stats}
         found, moved = parts.model.training_pass(variables, images[kind], jax.random.fold_in(key, KINDS.index(kind)))

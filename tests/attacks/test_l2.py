@@ -27,3 +27,13 @@ def test_random_boundary_has_the_radius_where_the_box_allows_it():
     clipped = np.asarray(l2.random_boundary(keys, x, 50.0))
     assert clipped.min() >= 0
     assert clipped.max() <= 1
+
+
+def test_project_from_the_box_by_hand():
+    """What the box takes away leaves room: (0.5, 0.5) + (6, 0.4) -> (1, 0.9), whose distance 0.64 is scaled to 0.5."""
+    x = np.full((2, 1, 2, 1), 0.5, np.float32)
+    x_adv = x + np.float32([6.0, 0.4, 0.03, 0.04]).reshape(x.shape)
+    got = np.asarray(l2.project_from_box(x_adv, x, 0.5)).reshape(2, 2)
+    far = np.hypot(0.5, 0.4)
+    np.testing.assert_allclose(got, [[0.5 + 0.5 * 0.5 / far, 0.5 + 0.4 * 0.5 / far], [0.53, 0.54]], rtol=1e-6)
+    assert np.all(l2.distance(got.reshape(x.shape), x) >= l2.distance(l2.project(x_adv, x, 0.5), x))

@@ -175,3 +175,29 @@ def test_errors(fields, message):
     x, y = images()
     with pytest.raises(ValueError, match=message):
         attacked(PGD(0.1, 0.03, **fields), linear, jax.random.key(0), x, y)
+
+
+@pytest.mark.parametrize("start", ["uniform", "normal", "clean"])
+def test_reaches_the_optimum_of_a_linear_model_in_l2(start):
+    """Inside the box the radius goes along the difference of the two classes' weights."""
+    model = Linear(classes=2, count=9)
+    along = (model.weights[:, 1 - model.y] - model.weights[:, model.y]).T
+    best = model.x + 0.2 * (along / np.linalg.norm(along, axis=1, keepdims=True)).reshape(model.x.shape)
+    attack = PGD(0.2, 0.2, num_steps=60, start=start, norm="l2")
+    np.testing.assert_allclose(attack(model.logits, jax.random.key(0), model.x, model.y), best, atol=2e-4)
+
+
+def test_ball_and_box_hold_in_l2():
+    x, y = images(40)
+    x_adv = np.asarray(attacked(PGD(0.9, 0.5, num_steps=5, norm="l2"), linear, jax.random.key(0), x, y))
+    distances = np.linalg.norm((x_adv - x).reshape(40, -1), axis=1)
+    assert distances.max() <= 0.9 + 1e-6
+    assert np.mean(distances > 0.85) > 0.5  # The box takes little of it.
+    assert x_adv.min() >= 0
+    assert x_adv.max() <= 1
+
+
+def test_an_unknown_norm():
+    x, y = images()
+    with pytest.raises(ValueError, match="norm must be one of linf, l2; got 'l1'"):
+        PGD(0.1, 0.03, norm="l1")(linear, jax.random.key(0), x, y)

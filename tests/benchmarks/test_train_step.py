@@ -39,7 +39,7 @@ class FromPoint:
 
     def __call__(self, logits_fn, key, x, y):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("morel_jax.attacks.linf.start_point", lambda *_: self.start)
+            patch.setattr("morel_jax.attacks.pgd.start_point", lambda *_: self.start)
             return self.attack(logits_fn, key, x, y)
 
 

@@ -66,7 +66,12 @@ def test_errors_name_the_attack(names, message):
         build_suite(names, THREAT)
 
 
-@pytest.mark.parametrize("name", ["fgsm", "pgd20", "cw"])
-def test_linf_attacks_refuse_l2(name):
-    with pytest.raises(ValueError, match=f"attack {name} is for norm linf; got 'l2'"):
-        build_suite([name], Threat(1.0, 0.1, norm="l2"))
+def test_a_linf_attack_refuses_l2():
+    with pytest.raises(ValueError, match="attack cw is for norm linf; got 'l2'"):
+        build_suite(["cw"], Threat(1.0, 0.1, norm="l2"))
+
+
+@pytest.mark.parametrize("name", ["fgsm", "pgd20", "pgd20x2"])
+def test_the_threats_norm_is_the_attacks(name):
+    _, suite = build_suite([name], Threat(1.0, 0.1, norm="l2"))
+    assert suite[name].attack.attack.norm == "l2"

@@ -12,7 +12,7 @@ import torch
 from advermorel.losses import morel as package_losses
 
 from morel_jax import models
-from morel_jax.attacks import linf
+from morel_jax.attacks import linf, starts
 from morel_jax.attacks.pgd import LOSSES
 from morel_jax.configuration import recipe
 from morel_jax.training.custom import CustomParts
@@ -78,7 +78,7 @@ def ours(config, loss):
         def climb(_, x_adv):
             return linf.project(x_adv + config.attack.step_size * jnp.sign(gradient(x_adv)), x, config.attack.epsilon)
 
-        return jax.lax.fori_loop(0, config.attack.num_steps, climb, x + linf.NORMAL_START_SCALE * NOISE)
+        return jax.lax.fori_loop(0, config.attack.num_steps, climb, x + starts.NORMAL_START_SCALE * NOISE)
 
     parts = build_parts(config, CLASSES, CustomParts(model=Net(), features="head", attack=attack))
     hparams = build_hparams(config, 1, custom=CustomParts(attack=attack))

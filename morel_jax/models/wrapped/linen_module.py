@@ -18,7 +18,8 @@ class LinenNetwork(WrappedNetwork):
 
     def init(self, key: Array, images: Images) -> dict[str, PyTree]:
         """See :class:`WrappedNetwork`."""
-        variables = nn.meta.unbox(self._told(False).init(key, images, **call_mode(self.module, False)))
+        told: Any = call_mode(self.module, False)
+        variables = nn.meta.unbox(self._told(False).init(key, images, **told))
         return {"params": variables.pop("params", {}), "batch_stats": variables}
 
     def training_pass(self, variables: Variables, images: Images, key: Array) -> tuple[Outputs, PyTree]:
@@ -34,7 +35,7 @@ class LinenNetwork(WrappedNetwork):
         return outputs
 
     def _told(self, train: bool) -> nn.Module:
-        fields = mode([field.name for field in dataclasses.fields(self.module)], train)
+        fields: Any = mode([field.name for field in dataclasses.fields(self.module)], train)
         return self.module.clone(**fields) if fields else self.module
 
     def _call(self, variables: Variables, images: Images, train: bool, **options: Any) -> tuple[Outputs, Any]:
@@ -49,7 +50,7 @@ class LinenNetwork(WrappedNetwork):
             return call(*args, **kwargs)
 
         with nn.intercept_methods(note):
+            options |= call_mode(self.module, train)
             result, moved = self._told(train).apply(
-                {"params": variables["params"], **variables["batch_stats"]}, images, **call_mode(self.module, train),
-                **options)
+                {"params": variables["params"], **variables["batch_stats"]}, images, **options)
         return outputs_of(result, seen, self.features, layers), moved

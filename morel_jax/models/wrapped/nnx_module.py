@@ -27,9 +27,10 @@ class _Values:
         return hash(tuple(map(id, self.leaves)))
 
 
-def _split(module: nnx.Module) -> tuple[Any, nnx.State, nnx.State, nnx.State]:
+def _split(module: nnx.Module) -> tuple[Any, Any, Any, Any]:
     """(structure, states of random numbers, parameters, all else)."""
-    return nnx.split(module, nnx.RngState, nnx.Param, ...)
+    parts: Any = nnx.split(module, nnx.RngState, nnx.Param, ...)
+    return parts
 
 
 def _named(state: nnx.State) -> dict[str, Array]:
