@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from morel_jax.models import resnet
+from morel_jax.models import preact_resnet, resnet
 from morel_jax.models.batch_norm import BatchNorm
 from morel_jax.models.convnet import ConvNet
 from morel_jax.models.convolution import Conv
 from morel_jax.models.embedding import EmbeddingSpace
 from morel_jax.models.linear import Linear
 from morel_jax.models.outputs import Outputs, check_normalisation
-from morel_jax.models.wide_resnet import WideResNet, check_size
+from morel_jax.models.wide_resnet import SiluWideResNet, WideResNet, check_size
 from morel_jax.models.wrapped import WrappedNetwork, from_functions, wrap
 
 # The layers are for users' own models: their derivatives are fast on CPU, and BatchNorm is PyTorch's.
@@ -33,6 +33,11 @@ _MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet50": resnet.resnet50,
     "resnet101": resnet.resnet101,
     "resnet152": resnet.resnet152,
+    "preact_resnet18": preact_resnet.preact_resnet18,
+    "preact_resnet34": preact_resnet.preact_resnet34,
+    "preact_resnet50": preact_resnet.preact_resnet50,
+    "preact_resnet18_silu": preact_resnet.preact_resnet18_silu,
+    "preact_resnet34_silu": preact_resnet.preact_resnet34_silu,
 }
 
 
@@ -49,6 +54,8 @@ def create(name: str, num_classes: int, *, dtype: DTypeLike = jnp.float32, mean:
 
     Args:
         name: a name in the table above (`_MODELS`), or ``wide_resnet<depth>_<width>`` such as ``wide_resnet34_10``.
+            ``wide_resnet28_10_silu`` and ``preact_resnet18_silu`` are DeepMind's networks (Gowal et al., Rebuffi et
+            al.), RobustBench's ``DMWideResNet`` and ``DMPreActResNet`` with ``Swish``.
         num_classes: number of logits.
         dtype: compute type, or its name; parameters, statistics and outputs are always float32.
         mean, std: one number per channel each, in units of images in [0, 1], to normalise images inside the model; or
@@ -68,12 +75,12 @@ def create(name: str, num_classes: int, *, dtype: DTypeLike = jnp.float32, mean:
         raise ValueError(f"batch_norm_momentum must be in [0, 1]; got {batch_norm_momentum}.")
     mean, std = check_normalisation(mean, std)
     options |= dict(num_classes=num_classes, dtype=dtype, mean=mean, std=std, batch_norm_momentum=batch_norm_momentum)
-    wide = re.fullmatch(r"wide_resnet(\d+)_(\d+)", name)
+    wide = re.fullmatch(r"wide_resnet(\d+)_(\d+)(_silu)?", name)
     if wide:
-        depth, width = map(int, wide.groups())
+        depth, width = int(wide[1]), int(wide[2])
         check_size(depth, width)
-        return WideResNet(depth=depth, width=width, **options)
+        return (SiluWideResNet if wide[3] else WideResNet)(depth=depth, width=width, **options)
     if name not in _MODELS:
-        raise ValueError(f"model name must be one of {', '.join(_MODELS)} or wide_resnet<depth>_<width>; "
-                         f"got {name!r}.")
+        raise ValueError(f"model name must be one of {', '.join(_MODELS)}, wide_resnet<depth>_<width>_silu or "
+                         f"wide_resnet<depth>_<width>; got {name!r}.")
     return _MODELS[name](**options)

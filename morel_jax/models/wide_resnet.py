@@ -1,11 +1,12 @@
-"""Wide residual networks as in the TRADES repository: activations before convolutions, no dropout.
+"""Wide residual networks, activations before convolutions, no dropout: TRADES' with relu, DeepMind's with SiLU.
 
-References: Zagoruyko and Komodakis, arXiv:1605.07146; Zhang et al., arXiv:1901.08573.
+References: Zagoruyko and Komodakis, arXiv:1605.07146; Zhang et al., arXiv:1901.08573; Gowal et al., arXiv:2010.03593.
 """
 from functools import partial
 from typing import ClassVar
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
@@ -20,21 +21,36 @@ normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class PreActivationBlock(nn.Module):
-    """BN, relu, conv, BN, relu, conv; where the channels change, a 1x1 shortcut follows the first relu."""
+    """BN, relu, conv, BN, relu, conv; where the shape changes, a 1x1 shortcut follows the first relu."""
     width: int
     stride: int
     conv: partial
     norm: partial
+    expansion = 1
+
+    activation: ClassVar = staticmethod(relu)
+    strided_padding: ClassVar = ((1, 1), (1, 1))
 
     @nn.compact
     def __call__(self, x: Images) -> Images:
         """float[n, height, width, c] -> float[n, height / stride, width / stride, width]."""
-        y = relu(self.norm(name="bn1")(x))
-        if x.shape[-1] != self.width:
+        y = self.activation(self.norm(name="bn1")(x))
+        if self.stride != 1 or x.shape[-1] != self.width:
             x = self.conv(self.width, (1, 1), (self.stride,) * 2, name="conv_shortcut")(y)
-        y = self.conv(self.width, (3, 3), (self.stride,) * 2, ((1, 1), (1, 1)), name="conv1")(y)
-        y = relu(self.norm(name="bn2")(y))
+        y = self.conv(self.width, (3, 3), (self.stride,) * 2, self.padding, name="conv1")(y)
+        y = self.activation(self.norm(name="bn2")(y))
         return x + self.conv(self.width, (3, 3), (1, 1), ((1, 1), (1, 1)), name="conv2")(y)
+
+    @property
+    def padding(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """((top, bottom), (left, right)) of the 3x3 convolution that may stride."""
+        return ((1, 1), (1, 1)) if self.stride == 1 else self.strided_padding
+
+
+class SiluBlock(PreActivationBlock):
+    """With SiLU, x * sigmoid(x); a 3x3 convolution of stride 2 pads only below and right, as TensorFlow's ``SAME``."""
+    activation: ClassVar = staticmethod(jax.nn.silu)
+    strided_padding: ClassVar = ((0, 1), (0, 1))
 
 
 class WideResNet(nn.Module):
@@ -64,6 +80,7 @@ class WideResNet(nn.Module):
     batch_norm_pivot: str = "first"
     remat: bool = False
 
+    block: ClassVar = PreActivationBlock
     folds: ClassVar = {"conv1": "bn2"}  # Of a block; between the stem and its own bn1 there are blocks.
 
     @nn.compact
@@ -74,16 +91,25 @@ class WideResNet(nn.Module):
         norm = partial(BatchNorm, not train, self.batch_norm_momentum, dtype=self.dtype,
                        axis_name=self.batch_norm_axis_name, views=self.batch_norm_views,
                        pivot=self.batch_norm_pivot)
-        block = nn.remat(PreActivationBlock) if self.remat and train else PreActivationBlock
+        block = nn.remat(self.block) if self.remat and train else self.block
         x = standardise(images, self.mean, self.std, self.dtype)
         x = conv(16, (3, 3), padding=((1, 1), (1, 1)), name="conv1")(x)
         for group, channels in enumerate((16, 32, 64)):
             for i in range((self.depth - 4) // 6):
                 stride = 2 if group > 0 and i == 0 else 1
                 x = block(channels * self.width, stride, conv, norm, name=f"block{group + 1}_{i}")(x)
-        features = global_average_pool(relu(norm(name="bn1")(x)))
+        features = global_average_pool(self.block.activation(norm(name="bn1")(x)))
         head = Linear(self.num_classes, bias_init=nn.initializers.zeros, name="linear")
         return Outputs(features, head(features))
+
+
+class SiluWideResNet(WideResNet):
+    """`WideResNet` of `SiluBlock`, with the same parameters: RobustBench's ``DMWideResNet`` with ``Swish``.
+
+    That class always normalises images: give mean and std. Wang et al. (arXiv:2302.04638) train it with
+    ``batch_norm_momentum`` 0.99.
+    """
+    block: ClassVar = SiluBlock
 
 
 # The deepest residual networks ever trained have about this many layers; and the last group's kernels,

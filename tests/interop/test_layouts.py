@@ -12,11 +12,15 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
 
 def shapes_of(name):
     """PyTorch's names -> arrays without memory of their own."""
-    sizes = {"fc.weight": (7, 0), "linear.weight": (7, 0), "conv1.weight": (0, 3)}
+    sizes = {f"{head}.weight": (7, 0) for head in ("fc", "linear", "logits")}
+    sizes |= {f"{stem}.weight": (0, 3) for stem in ("conv1", "init_conv", "conv_2d")} | {"bn.weight": (512,)}
     return {key: np.broadcast_to(np.float32(0), tensor.shape) for key, tensor in layout(name, sizes).items()}
 
 
-@pytest.mark.parametrize("name", ["resnet8_half", "resnet18", "wide_resnet10_1", "wide_resnet16_10"])
+@pytest.mark.parametrize("name", [
+    "resnet8_half", "resnet18", "wide_resnet10_1", "wide_resnet16_10", "wide_resnet16_10_silu",
+    *(pytest.param(f"preact_resnet{one}", marks=pytest.mark.slow) for one in ("18", "34", "50", "18_silu", "34_silu")),
+])
 def test_detect(name):
     assert detect(shapes_of(name)) == name
     assert detect({f"module.{key}": value for key, value in shapes_of(name).items()}) == name
@@ -75,7 +79,7 @@ def test_normalisation_that_the_file_lacks():
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    (lambda s: s.pop("bn1.weight"), "this is a PreActResNet"),
+    (lambda s: s.pop("bn1.weight"), "this is a PreActResNet without 'bn.weight'.*name such as 'preact_resnet18'"),
     (lambda s: s.pop("linear.weight"), "cannot be told from the tensors"),
     (lambda s: s.clear(), "first tensors here: none"),
     (lambda s: s.update({"layer2.1.conv1.weight": np.zeros(1)}), r"has 1 \+ 2 \+ 1 basic blocks"),
@@ -86,6 +90,44 @@ def test_networks_that_are_not_known(change, message):
     change(state)
     with pytest.raises(ValueError, match=message):
         detect(state)
+
+
+def test_layout_of_deepmind_s_wide_resnets():
+    name = "wide_resnet10_1_silu"
+    variables = random_variables(name)
+    state = export_state_dict(variables, name, mean=MEAN, std=STD)
+    block = variables["params"]["block3_0"]
+    np.testing.assert_array_equal(state["layer.2.block.0.batchnorm_1.bias"], block["bn2"]["bias"])
+    np.testing.assert_array_equal(state["layer.2.block.0.conv_0.weight"][3, 5, 0, 2],
+                                  block["conv1"]["kernel"][0, 2, 5, 3])
+    assert state["layer.1.block.0.shortcut.weight"].shape == (32, 16, 1, 1)
+    assert {key for key in state if not key.startswith("layer.")} == {
+        "init_conv.weight", "logits.weight", "logits.bias", *(f"batchnorm.{tensor}" for tensor in (
+            "weight", "bias", "running_mean", "running_var", "num_batches_tracked"))}  # No mean and std: arguments.
+    jax.tree.map(np.testing.assert_array_equal, import_state_dict(state), variables)
+    with pytest.raises(ValueError, match="mean and std must be given for wide_resnet10_1_silu: PyTorch's class"):
+        import_model(state)
+    assert import_model(state, mean=MEAN, std=STD).model.mean == MEAN
+    with pytest.raises(ValueError, match=r"sub_block1 must be False .*got True for 'wide_resnet10_1_silu'"):
+        export_state_dict(variables, name, sub_block1=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["preact_resnet18", "preact_resnet18_silu"])
+def test_layout_of_preactivation_networks(name):
+    variables = random_variables(name)
+    state = export_state_dict(variables, name)
+    block = variables["params"]["layer2_0"]
+    stem, first, norm, shortcut = {
+        "preact_resnet18": ("conv1", "layer2.0.conv1", "layer2.0.bn2", "layer2.0.shortcut.0"),
+        "preact_resnet18_silu": ("conv_2d", "layer_1.0.conv_2d_1", "layer_1.0.batchnorm_1", "layer_1.0.shortcut")}[name]
+    np.testing.assert_array_equal(state[f"{stem}.weight"][3, 1, 0, 2],
+                                  variables["params"]["conv1"]["kernel"][0, 2, 1, 3])
+    np.testing.assert_array_equal(state[f"{first}.weight"][3, 5, 0, 2], block["conv1"]["kernel"][0, 2, 5, 3])
+    np.testing.assert_array_equal(state[f"{norm}.bias"], block["bn2"]["bias"])
+    np.testing.assert_array_equal(state[f"{shortcut}.weight"][3, 5, 0, 0],
+                                  block["conv_shortcut"]["kernel"][0, 0, 5, 3])
+    jax.tree.map(np.testing.assert_array_equal, import_state_dict(state), variables)
 
 
 @pytest.mark.parametrize(("size", "channels", "width"), [((28, 28), 1, 16), ((8, 12), 3, 4)])

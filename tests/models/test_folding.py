@@ -13,6 +13,8 @@ from tests.small import mostly_slow
 def network(name, **options):
     if name == "bottleneck":
         return ResNet(num_classes=3, block=Bottleneck, stage_sizes=(1, 1), widths=(4, 8), **options)
+    if name.startswith("preact"):
+        options |= dict(stage_sizes=(1, 1), widths=(4, 8))
     return models.create(name, 3, **options)
 
 
@@ -26,7 +28,8 @@ def variables_of(model, x):
     return {"params": params, "batch_stats": stats}
 
 
-@pytest.mark.parametrize("name", mostly_slow(["convnet_small", "resnet8", "bottleneck", "wide_resnet10_1"], "resnet8"))
+@pytest.mark.parametrize("name", mostly_slow([
+    "convnet_small", "resnet8", "bottleneck", "wide_resnet10_1", "preact_resnet18_silu", "preact_resnet50"], "resnet8"))
 def test_logits_and_input_gradients_stay(name):
     with jax.enable_x64(True):
         x = jnp.asarray(np.random.default_rng(1).uniform(size=(2, 8, 8, 3)))

@@ -13,6 +13,7 @@ NETWORKS = [
     dict(name="resnet8", widths=(4, 4, 8)),
     dict(name="resnet50", widths=(4, 4, 8), stage_sizes=(2, 1, 1)),
     dict(name="wide_resnet10_1"),
+    dict(name="preact_resnet18_silu", widths=(4, 4, 8), stage_sizes=(2, 1, 1)),
 ]
 IMAGES = np.random.default_rng(0).uniform(size=(4, 8, 8, 3)).astype(np.float32)
 LABEL = 1

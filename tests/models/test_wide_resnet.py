@@ -66,12 +66,36 @@ def test_a_block_is_the_shortcut_plus_two_convolutions():
     np.testing.assert_allclose(quick_jit(model.apply)(variables, x).features, want, rtol=1e-4, atol=1e-6)
 
 
+def test_silu_pads_below_and_right_where_it_strides():
+    x = np.random.default_rng(0).uniform(size=(2, 8, 8, 3)).astype(np.float32)
+    model = models.create("wide_resnet10_1_silu", 3)
+    variables = quick_jit(model.init)(jax.random.key(0), x)
+
+    def normed(y):
+        return jax.nn.silu(y / (1 + 1e-5) ** 0.5)
+
+    def convolved(y, layer, stride=1, pads=((1, 1), (1, 1))):
+        return jax.lax.conv_general_dilated(y, layer["kernel"], (stride,) * 2, pads,
+                                            dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    params = variables["params"]
+    y = convolved(x, params["conv1"])
+    for group, stride in ((1, 1), (2, 2), (3, 2)):
+        block, active = params[f"block{group}_0"], normed(y)
+        shortcut = convolved(active, block["conv_shortcut"], stride, ((0, 0), (0, 0))) if group > 1 else y
+        y = convolved(active, block["conv1"], stride, ((0, 1), (0, 1)) if stride == 2 else ((1, 1), (1, 1)))
+        y = shortcut + convolved(normed(y), block["conv2"])
+    np.testing.assert_allclose(quick_jit(model.apply)(variables, x).features, normed(y).mean((1, 2)), rtol=1e-4,
+                               atol=1e-6)
+
+
 @pytest.mark.parametrize(("name", "message"), [
     ("wide_resnet27_10", r"depth must be 6n \+ 4 .*got 27"),
     ("wide_resnet4_10", r"depth must be 6n \+ 4 .*got 4"),
     ("wide_resnet99999999994_10", r"depth must be 6n \+ 4 .*, at most 1000; got 99999999994"),
     ("wide_resnet28_999999999", r"width must be in 1 \.\. 241; got 999999999"),
     ("wide_resnet28_0", r"width must be in 1 \.\. 241; got 0"),
+    ("wide_resnet28_10_gelu", "wide_resnet<depth>_<width>_silu or"),
     ("wide_resnet28", "wide_resnet<depth>_<width>; got 'wide_resnet28'"),
 ])
 def test_errors(name, message):

@@ -1,3 +1,6 @@
+import sys
+import warnings
+
 import pytest
 
 
@@ -23,3 +26,16 @@ def quickstart_network(quickstart):
     folder, _ = quickstart
     model, variables, _, dataset = load_variables(folder / "morel", "best")
     return as_logits_fn(model, variables), variables, dataset
+
+
+@pytest.fixture(scope="session")
+def robustbench():
+    """RobustBench's package. It imports AutoAttack by its name on GitHub; the package index has it by another."""
+    import pyautoattack.state
+
+    sys.modules |= {"autoattack": pyautoattack, "autoattack.state": pyautoattack.state}
+    with warnings.catch_warnings():  # Of pkg_resources, which it imports.
+        warnings.simplefilter("ignore")
+        import robustbench
+        import robustbench.utils
+    return robustbench

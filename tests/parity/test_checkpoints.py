@@ -24,7 +24,7 @@ SAVED = {
 
 @pytest.mark.parametrize(("name", "saved"), [
     ("resnet18", "plain"), ("resnet18", "state_dict"), ("resnet50", "data_parallel"), ("wide_resnet16_2", "plain"),
-    ("wide_resnet16_2", "basic_net")])
+    ("wide_resnet16_2", "basic_net"), ("preact_resnet18", "data_parallel")])
 def test_the_same_logits_and_every_tensor_back(tmp_path, name, saved):
     network = torch_network(name).eval()
     torch.save(SAVED[saved](network.state_dict()), tmp_path / "theirs.pt")
@@ -73,10 +73,11 @@ def test_normalising_networks(tmp_path):
         np.testing.assert_array_equal(fresh(channels_first(images())).numpy(), want)
 
 
-def test_preactivation_networks_are_named(tmp_path):
-    state = {key: value for key, value in torch_network("resnet18").state_dict().items() if not key.startswith("bn1")}
+def test_preactivation_networks_that_tensors_do_not_tell_apart(tmp_path):
+    state = {key: value for key, value in torch_network("preact_resnet18").state_dict().items()
+             if not key.startswith("bn.")}
     torch.save({"state_dict": state}, tmp_path / "preact.pt")
-    with pytest.raises(ValueError, match="this is a PreActResNet"):
+    with pytest.raises(ValueError, match=r"this is a PreActResNet without 'bn\.weight'"):
         load_checkpoint(tmp_path / "preact.pt")
 
 

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from morel_jax import models
-from morel_jax.interop.torch import export_state_dict, import_state_dict
-from morel_jax.models import resnet, wide_resnet
+from morel_jax.interop.torch import export_state_dict, import_model, import_state_dict
+from morel_jax.models import resnet
 from morel_jax.models.batch_norm import BatchNorm
+from morel_jax.models.preact_resnet import PreActivationBottleneck
+from morel_jax.models.wide_resnet import PreActivationBlock
 from tests.models import quick_jit
 
 nn = torch.nn
@@ -90,6 +92,15 @@ class TorchGroup(nn.Module):
         return self.layer(x)
 
 
+def start_normal(network, head):
+    """TRADES' initial values."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            fan_out = module.kernel_size[0] ** 2 * module.out_channels
+            nn.init.normal_(module.weight, 0, (2 / fan_out) ** 0.5)
+    nn.init.zeros_(head.bias)
+
+
 class TorchWideResNet(nn.Module):
     def __init__(self, depth, factor, num_classes=10):
         super().__init__()
@@ -102,28 +113,141 @@ class TorchWideResNet(nn.Module):
         self.block3 = TorchGroup(count, widths[2], widths[3], 2)
         self.bn1 = nn.BatchNorm2d(widths[3])
         self.fc = nn.Linear(widths[3], num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                fan_out = module.kernel_size[0] ** 2 * module.out_channels
-                nn.init.normal_(module.weight, 0, (2 / fan_out) ** 0.5)
-        nn.init.zeros_(self.fc.bias)
+        start_normal(self, self.fc)
 
     def forward(self, x):
         x = self.block3(self.block2(self.block1(self.conv1(x))))
         return self.fc(F.relu(self.bn1(x)).mean((2, 3)))
 
 
+class TorchPreActResidual(nn.Module):
+    """BatchNorm and relu before every convolution, of sizes 3, 3 or 1, 3, 1; the shortcut takes the first relu."""
+
+    def __init__(self, inputs, width, stride, sizes):
+        super().__init__()
+        outputs = width * (4 if len(sizes) == 3 else 1)
+        widths = [inputs] + [width] * (len(sizes) - 1) + [outputs]
+        self.count = len(sizes)
+        for i, size in enumerate(sizes):
+            setattr(self, f"bn{i + 1}", nn.BatchNorm2d(widths[i]))
+            setattr(self, f"conv{i + 1}", conv2d(widths[i], widths[i + 1], size, stride if i == sizes.index(3) else 1))
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(conv2d(inputs, outputs, 1, stride))
+
+    def forward(self, x):
+        y, shortcut = x, x
+        for i in range(1, self.count + 1):
+            y = F.relu(getattr(self, f"bn{i}")(y))
+            if i == 1 and hasattr(self, "shortcut"):
+                shortcut = self.shortcut(y)
+            y = getattr(self, f"conv{i}")(y)
+        return y + shortcut
+
+
+class TorchPreActResNet(nn.Module):
+    def __init__(self, sizes, blocks, num_classes=10, final_norm=True):
+        super().__init__()
+        self.conv1 = conv2d(3, 64, 3)
+        inputs, expansion = 64, 4 if len(sizes) == 3 else 1
+        for stage, count in enumerate(blocks):
+            width, layers = 64 * 2**stage, []
+            for i in range(count):
+                layers.append(TorchPreActResidual(inputs, width, 2 if stage and not i else 1, sizes))
+                inputs = width * expansion
+            setattr(self, f"layer{stage + 1}", nn.Sequential(*layers))
+        self.bn = nn.BatchNorm2d(inputs) if final_norm else None
+        self.linear = nn.Linear(inputs, num_classes)
+
+    def forward(self, x):
+        x = self.conv1(x)
+        for stage in (1, 2, 3, 4):
+            x = getattr(self, f"layer{stage}")(x)
+        x = x if self.bn is None else F.relu(self.bn(x))
+        return self.linear(x.mean((2, 3)))
+
+
+class TorchSiluBlock(nn.Module):
+    """Two 3x3 convolutions of these names. A shortcut of size 1 takes the activation, one of size 3 the input."""
+
+    def __init__(self, inputs, outputs, stride, names, shortcut):
+        super().__init__()
+        self.names, self.pad = names, (1, 1, 1, 1) if stride == 1 else (0, 1, 0, 1)
+        self.batchnorm_0, self.batchnorm_1 = nn.BatchNorm2d(inputs), nn.BatchNorm2d(outputs)
+        setattr(self, names[0], nn.Conv2d(inputs, outputs, 3, stride, bias=False))
+        setattr(self, names[1], conv2d(outputs, outputs, 3))
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Conv2d(inputs, outputs, shortcut, stride, bias=False)
+
+    def forward(self, x):
+        first, second = (getattr(self, name) for name in self.names)
+        active = F.silu(self.batchnorm_0(x))
+        y = second(F.silu(self.batchnorm_1(first(F.pad(active, self.pad)))))
+        if not hasattr(self, "shortcut"):
+            return y + x
+        return y + self.shortcut(active if self.shortcut.kernel_size == (1, 1) else F.pad(x, self.pad))
+
+
+def silu_blocks(count, inputs, outputs, stride, names, shortcut):
+    return nn.Sequential(*(TorchSiluBlock(outputs if i else inputs, outputs, 1 if i else stride, names, shortcut)
+                           for i in range(count)))
+
+
+class TorchSiluWideResNet(nn.Module):
+    def __init__(self, depth, factor, num_classes=10):
+        super().__init__()
+        widths = [16, 16 * factor, 32 * factor, 64 * factor]
+        self.init_conv = conv2d(3, 16, 3)
+        groups = [nn.Module() for _ in range(3)]
+        for i, group in enumerate(groups):
+            group.block = silu_blocks((depth - 4) // 6, widths[i], widths[i + 1], 2 if i else 1,
+                                      ("conv_0", "conv_1"), 1)
+        self.layer = nn.ModuleList(groups)
+        self.batchnorm, self.logits = nn.BatchNorm2d(widths[3]), nn.Linear(widths[3], num_classes)
+        start_normal(self, self.logits)
+
+    def forward(self, x):
+        x = self.init_conv(x)
+        for group in self.layer:
+            x = group.block(x)
+        return self.logits(F.silu(self.batchnorm(x)).mean((2, 3)))
+
+
+class TorchSiluPreActResNet(nn.Module):
+    def __init__(self, blocks, num_classes=10):
+        super().__init__()
+        self.conv_2d, inputs = conv2d(3, 64, 3), 64
+        for stage, count in enumerate(blocks):
+            names, width = ("conv_2d_1", "conv_2d_2"), 64 * 2**stage
+            setattr(self, f"layer_{stage}", silu_blocks(count, inputs, width, 2 if stage else 1, names, 3))
+            inputs = width
+        self.batchnorm, self.logits = nn.BatchNorm2d(inputs), nn.Linear(inputs, num_classes)
+
+    def forward(self, x):
+        x = self.conv_2d(x)
+        for stage in range(4):
+            x = getattr(self, f"layer_{stage}")(x)
+        return self.logits(F.silu(self.batchnorm(x)).mean((2, 3)))
+
+
 NETWORKS = {
     "resnet18": lambda: TorchResNet((3, 3), (2, 2, 2, 2)),
     "resnet50": lambda: TorchResNet((1, 3, 1), (3, 4, 6, 3)),
     "wide_resnet16_2": lambda: TorchWideResNet(16, 2),
+    "preact_resnet18": lambda: TorchPreActResNet((3, 3), (2, 2, 2, 2)),
+    "preact_resnet50": lambda: TorchPreActResNet((1, 3, 1), (3, 4, 6, 3)),
+    "wide_resnet16_2_silu": lambda: TorchSiluWideResNet(16, 2),
+    "preact_resnet18_silu": lambda: TorchSiluPreActResNet((2, 2, 2, 2)),
 }
 
 
 def torch_network(name):
     """Initial weights; BatchNorm's parameters and running statistics away from zero and one."""
     torch.manual_seed(0)
-    network = NETWORKS[name]()
+    return spread_batch_norms(NETWORKS[name]())
+
+
+def spread_batch_norms(network):
+    """The network, BatchNorm's parameters and running statistics away from zero and one."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -174,8 +298,9 @@ def test_logits_and_running_statistics(case, train):
 def test_gradients(case, train, monkeypatch):
     # Where rounding takes an activation over relu's kink, gradients jump, in PyTorch between float32 and float64
     # as much as here; hence a smooth function in relu's place, in both.
-    for module in (resnet, wide_resnet):
-        monkeypatch.setattr(module, "relu", jax.nn.softplus)
+    monkeypatch.setattr(resnet, "relu", jax.nn.softplus)
+    for block in (PreActivationBlock, PreActivationBottleneck):
+        monkeypatch.setattr(block, "activation", staticmethod(jax.nn.softplus))
     monkeypatch.setattr(F, "relu", F.softplus)
     name, network, variables = case
     network = copy.deepcopy(network).train(train)
@@ -223,6 +348,18 @@ def test_export_loads_into_pytorch(name):
             assert torch.equal(fresh.state_dict()[key], tensor)
 
 
+def test_kuangliu_s_preactivation_networks_end_without_batch_norm():
+    torch.manual_seed(0)
+    network = TorchPreActResNet((3, 3), (2, 2, 2, 2), final_norm=False).eval()
+    name, model, variables = import_model(network.state_dict(), "preact_resnet18")
+    assert (name, model.final_norm) == ("preact_resnet18", False)
+    with torch.no_grad():
+        want = network(channels_first(images())).numpy()
+    assert np.abs(quick_jit(model.apply)(variables, images()).logits - want).max() < 1e-4
+    back = export_state_dict(variables, name)
+    network.load_state_dict({key: torch.from_numpy(tensor) for key, tensor in back.items()}, strict=True)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_initial_values_are_distributed_alike(name):
     torch.manual_seed(0)
@@ -238,7 +375,7 @@ def test_initial_values_are_distributed_alike(name):
             error = 6 / tensor.size**0.5
             np.testing.assert_allclose(tensor.std(), want.std(), rtol=error)
             np.testing.assert_allclose(tensor.mean(), want.mean(), atol=error * want.std())
-            if name.startswith("resnet"):  # Uniform, so the largest value shows the bound.
+            if not name.startswith("wide"):  # Uniform, so the largest value shows the bound.
                 np.testing.assert_allclose(np.abs(tensor).max(), np.abs(want).max(), rtol=0.03)
 
 
