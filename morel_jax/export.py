@@ -14,12 +14,14 @@ if TYPE_CHECKING:
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.")
 _WHICH = flags.DEFINE_enum("which", "best", ["best", "last"], "The checkpoint.")
-_FORMAT = flags.DEFINE_multi_enum("format", ["stablehlo"], ["stablehlo", "safetensors", "torch"],
+_FORMAT = flags.DEFINE_multi_enum("format", ["stablehlo"], ["stablehlo", "safetensors", "torch", "robustbench"],
                                   "What to write; may be given more than once.")
 _OUT = flags.DEFINE_string("out", None, "Folder of the files; by default exported/<which> in the workdir.")
 _PLATFORMS = flags.DEFINE_list("platforms", ["cpu", "cuda"], "Where the StableHLO is to run: cpu, cuda, rocm, tpu.")
 _GRADIENTS = flags.DEFINE_bool("gradients", False, "Make the StableHLO differentiable, so that it can be attacked.")
 _SUB_BLOCK1 = flags.DEFINE_bool("sub_block1", False, "For a wide_resnet: write TRADES' unused sub_block1 too.")
+_ENTRY = flags.DEFINE_multi_string("entry", [], "For RobustBench: FIELD=VALUE with what a run cannot know, such as "
+                                   "authors=A. Doe; fields are id, link, name, authors, venue and reported.")
 
 
 def _summary(folder: Path, trained: "Trained") -> dict[str, Any] | None:
@@ -56,7 +58,7 @@ def _main() -> None:
     import jax
 
     from morel_jax.files import local_path, write_atomically
-    from morel_jax.interop import stablehlo, torch_file
+    from morel_jax.interop import robustbench, stablehlo, torch_file
     from morel_jax.interop.model_card import model_card, to_markdown
     from morel_jax.interop.torch import export_state_dict
     from morel_jax.training.workdir import load_content
@@ -69,26 +71,42 @@ def _main() -> None:
     if "train_images" not in data:  # An earlier version's record of a custom data set.
         raise ValueError(f"{workdir} was trained on its caller's own data set, which its config.json does not "
                          "describe; export it with the functions of morel_jax.interop.")
+    forms, summary = dict.fromkeys(_FORMAT.value), _summary(workdir / "evaluation" / which, trained)
+    if _ENTRY.value and "robustbench" not in forms:
+        raise ValueError(f"entry is for --format=robustbench alone; got {', '.join(forms)}.")
+    entry = robustbench.entry(model, run["config"], data, summary, _ENTRY.value) if "robustbench" in forms else None
+
+    def state_dict(sub_block1: bool = False) -> dict[str, Any]:
+        return export_state_dict(trained.variables, trained.config.model.name, mean=model.mean, std=model.std,
+                                 sub_block1=sub_block1)
+
     out.mkdir(parents=True, exist_ok=True)
     files: dict[str, str] = {}
-    write: Callable[[Path, Any], None]
-    content: Any
-    for form in dict.fromkeys(_FORMAT.value):
-        if form == "stablehlo":
-            name, write = "model.stablehlo", write_atomically
-            files[name] = (f"for `jax.export.deserialize`, on {', '.join(_PLATFORMS.value)}, batches of any size, "
-                           f"weights inside{', differentiable once' if _GRADIENTS.value else ''}")
-            content = stablehlo.serialise(trained.logits_fn, data["image_shape"], _PLATFORMS.value, _GRADIENTS.value)
-        else:
-            name, write = {"safetensors": "model.safetensors", "torch": "model.pt"}[form], torch_file.write
-            files[name] = "state dict of the network in PyTorch's layout"
-            content = export_state_dict(trained.variables, trained.config.model.name, mean=model.mean, std=model.std,
-                                        sub_block1=_SUB_BLOCK1.value)
+
+    def write(name: str, what: str, content: Any, by: Callable[[Path, Any], None] = write_atomically) -> None:
+        files[name] = what
         for stale in ("model_card.json", "model_card.md"):  # An earlier export's: not beside new weights.
             (out / stale).unlink(missing_ok=True)
-        write(out / name, content)
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        by(out / name, content)
+
+    for form in forms:
+        if form == "stablehlo":
+            write("model.stablehlo", f"for `jax.export.deserialize`, on {', '.join(_PLATFORMS.value)}, batches of any "
+                  f"size, weights inside{', differentiable once' if _GRADIENTS.value else ''}",
+                  stablehlo.serialise(trained.logits_fn, data["image_shape"], _PLATFORMS.value, _GRADIENTS.value))
+        elif entry is not None and form == "robustbench":
+            for name, text in entry.texts.items():
+                write(f"robustbench/{name}", "code or numbers of RobustBench's entry", text)
+            write(f"robustbench/{entry.weights}", "weights of RobustBench's entry", state_dict(), torch_file.write)
+            if entry.missing:
+                print(f"warning: RobustBench's entry has no {', '.join(entry.missing)}; give them as "
+                      "--entry=FIELD=VALUE.", file=sys.stderr)
+        else:
+            write({"safetensors": "model.safetensors", "torch": "model.pt"}[form],
+                  "state dict of the network in PyTorch's layout", state_dict(_SUB_BLOCK1.value), torch_file.write)
     card = model_card(
-        run, which, record, _summary(workdir / "evaluation" / which, trained),
+        run, which, record, summary,
         sum(leaf.size for leaf in jax.tree.leaves(trained.variables["params"])),
         {"name": data["name"], "num_classes": data["num_classes"], "image_shape": data["image_shape"],
          "train": data["train_images"], "test": data["test_images"]}, files)

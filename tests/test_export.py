@@ -135,6 +135,8 @@ def test_the_card_is_that_of_the_checkpoint(workdir, tmp_path):
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--platforms=gpu"], "error: platforms must be one or more of cpu, cuda, rocm, tpu; got gpu."),
     (["--format=safetensors", "--sub_block1"], "error: sub_block1 must be False for networks other than wide_resnet<"),
+    (["--format=robustbench"], "error: model.name must be resnet18/34/50/101/152, "),
+    (["--entry=id=x"], "error: entry is for --format=robustbench alone; got stablehlo."),
 ])
 def test_what_cannot_be_exported_is_one_line(workdir, tmp_path, arguments, message):
     outcome = command("export", f"--workdir={workdir}", f"--out={tmp_path}", *arguments)

@@ -80,7 +80,7 @@ class ResNet(nn.Module):
             with running statistics, as in an attack, needs little more than the signs under each relu and keeps them.
     """
     num_classes: int
-    block: type
+    block: type[BasicBlock] | type[Bottleneck]
     stage_sizes: tuple[int, ...]
     widths: tuple[int, ...] = (64, 128, 256, 512)
     stem_stride: int = 1
