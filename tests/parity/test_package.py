@@ -5,15 +5,13 @@ from unittest import mock
 import advermorel
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 from advermorel.losses import morel as package_losses
 
 from morel_jax import models
-from morel_jax.attacks import linf, starts
-from morel_jax.attacks.pgd import LOSSES
+from morel_jax.attacks.starts import NORMAL_START_SCALE
 from morel_jax.configuration import recipe
 from morel_jax.training.custom import CustomParts
 from morel_jax.training.setup import build_hparams, build_parts
@@ -69,24 +67,16 @@ def nchw(images):
     return torch.tensor(np.moveaxis(images, -1, 1).copy())
 
 
-def ours(config, loss):
+def ours(config):
     """(losses, trained state, first state) of three steps, the attack from the package's start with known noise."""
-    def attack(logits_fn, keys, x, y):
-        climbed = LOSSES[loss](logits_fn, x, y)
-        gradient = jax.grad(lambda x_adv: climbed(logits_fn(x_adv)).sum())
-
-        def climb(_, x_adv):
-            return linf.project(x_adv + config.attack.step_size * jnp.sign(gradient(x_adv)), x, config.attack.epsilon)
-
-        return jax.lax.fori_loop(0, config.attack.num_steps, climb, x + starts.NORMAL_START_SCALE * NOISE)
-
-    parts = build_parts(config, CLASSES, CustomParts(model=Net(), features="head", attack=attack))
-    hparams = build_hparams(config, 1, custom=CustomParts(attack=attack))
+    parts = build_parts(config, CLASSES, CustomParts(model=Net(), features="head"))
+    hparams = build_hparams(config, 1)
     first = state = create_state(parts, jax.random.key(1), (8, 8, 3), hparams, average=False)
     step, losses = jax.jit(partial(train_step, parts=parts)), []
-    for images, labels in zip(IMAGES, LABELS, strict=True):
-        state, metrics = step(state, hparams, Batch(images, labels, np.arange(COUNT)), jax.random.key(0))
-        losses.append(float(metrics["loss"]))
+    with mock.patch("morel_jax.attacks.pgd.start_point", lambda start, key, x, *_: x + NORMAL_START_SCALE * NOISE):
+        for images, labels in zip(IMAGES, LABELS, strict=True):
+            state, metrics = step(state, hparams, Batch(images, labels, np.arange(COUNT)), jax.random.key(0))
+            losses.append(float(metrics["loss"]))
     return losses, jax.device_get(state), jax.device_get(first)
 
 
@@ -98,7 +88,7 @@ def theirs(config, first, folder, **options):
         list(morel.preference), list(morel.reference_point), morel.augmentation, morel.contrastive_weight,
         config.embedding.embed_dim, config.embedding.num_heads, epsilon=attack.epsilon,
         train_step_size=attack.step_size, train_perturb_steps=attack.num_steps, beta=config.loss.beta,
-        model_dir=str(folder), verbose=False, **options)
+        distance={"linf": "l_inf", "l2": "l_2"}[attack.norm], model_dir=str(folder), verbose=False, **options)
     embedding, network = first.params["embedding"], package.model
     fill(network.feat_layer, embedding["projection"])
     network.pre_norm.weight.data = torch.tensor(embedding["norm"]["scale"])
@@ -124,17 +114,20 @@ def theirs(config, first, folder, **options):
     return losses, network
 
 
-@pytest.mark.parametrize(("method", "rows", "feat_type"), [
-    ("morel_mart", "both", "both"), ("morel_mart", "natural", "nat"), ("morel_mart", "adversarial", "adver"),
-    ("morel_trades", "both", "both"), ("morel_loat", "both", "both")])
-def test_three_steps(method, rows, feat_type, tmp_path):
+@pytest.mark.parametrize(("method", "rows", "feat_type", "threat"), [
+    ("morel_mart", "both", "both", "linf"), ("morel_mart", "natural", "nat", "linf"),
+    ("morel_mart", "adversarial", "adver", "linf"), ("morel_trades", "both", "both", "linf"),
+    ("morel_trades", "both", "both", "l2"), ("morel_loat", "both", "both", "linf")])
+def test_three_steps(method, rows, feat_type, threat, tmp_path):
     """Losses, parameters and running statistics are the package's, whose passes the reference variant counts."""
-    config = recipe(f"resnet18,{method},reference")
+    config = recipe(f"resnet18,{method},reference,{threat}")
     config.data.crop_padding, config.data.flip, config.attack.num_steps = 0, False, 3
+    if threat == "l2":  # TRADES's own, which the package takes whatever step it is given.
+        config.attack.step_size = 2 * config.attack.epsilon / config.attack.num_steps
     config.embedding.embed_dim, config.optimizer.learning_rate = 16, 0.1
     config.morel.contrastive_rows, config.morel.contrastive_weight = rows, 0.1
     config.loss.loat_gamma, config.loss.loat_theta = 0.0, 1.0  # The package's LORE_v1 has no pairing.
-    losses, state, first = ours(config, config.attack.loss)
+    losses, state, first = ours(config)
     package_losses_of_steps, network = theirs(config, first, tmp_path, feat_type=feat_type)
     np.testing.assert_allclose(losses, package_losses_of_steps, rtol=1e-5)
     got = {name: value.detach().numpy() for name, value in network.named_parameters()}
