@@ -8,13 +8,15 @@ from jaxtyping import Array, Float
 from morel_jax import losses
 from morel_jax.methods.method import Loss, Method, Objective, Views
 from morel_jax.methods.types import Config, HParams, Labels, Rates
-from morel_jax.schema import AT_LEAST_1, LARGEST_INT, NOT_NEGATIVE, Field, Rule, error, one_of
+from morel_jax.schema import AT_LEAST_1, LARGEST_INT, NOT_NEGATIVE, SHARE, Field, Rule, error, one_of
 
 FIELDS = {
     "embedding.embed_dim": Field(128, "Width b of the embedding space.", Rule(
         lambda value: 1 <= value and 3 * value**2 <= LARGEST_INT,
         "be at least 1, and its attention's 3 embed_dim**2 weights fewer than 2**31"), "paper, 4.1"),
     "embedding.num_heads": Field(2, "Heads m of the class-adaptive attention.", AT_LEAST_1, "paper, 4.1"),
+    "embedding.dropout": Field(0.0, "Share of the attention's weights that are left out at random.", SHARE,
+                               "the authors' package"),
     "morel.scalarization": Field("conic", "How the two losses become one step: conic or weighted_sum joins the losses; "
                                  "mgda, pcgrad, cagrad and nash join their gradients and use no preference.",
                                  one_of("conic", "weighted_sum", *losses.GRADIENT_METHODS)),

@@ -21,12 +21,12 @@ class EmbeddingSpace(nn.Module):
         t = s + concat_h(softmax(mask(q_h k_h^T / sqrt(embed_dim / num_heads))) v_h) W_out + b_out
 
     The residual is s before the LayerNorm. Biases, initial values (PyTorch's; Xavier-uniform for the packed W_qkv, zero
-    for both attention biases) and the LayerNorm's epsilon of 1e-6 are the reference implementation's. All is float32;
-    there is no dropout.
+    for both attention biases) and the LayerNorm's epsilon of 1e-6 are the reference implementation's. All is float32.
 
     Attributes:
         embed_dim: width of both results, at most 65536.
         num_heads: attention heads; divides embed_dim.
+        dropout: share of the attention's weights that are left out at random in training, the others scaled up.
 
     Raises:
         ValueError: num_heads does not divide embed_dim, embed_dim is too large, labels are not integers, or features,
@@ -36,16 +36,18 @@ class EmbeddingSpace(nn.Module):
     """
     embed_dim: int = 128
     num_heads: int = 2
+    dropout: float = 0.0
 
     @nn.compact
     def __call__(self, features: Float[Array, "n width"], labels: Int[Array, " n"],
-                 mask: Bool[Array, " n"] | None = None,
+                 mask: Bool[Array, " n"] | None = None, key: Array | None = None,
                  ) -> tuple[Float[Array, "n embed_dim"], Float[Array, "n embed_dim"]]:
         """One embedding per row, in the batch's order.
 
         Args:
             mask: False for padding rows; None if there are none. A padding row attends only to itself, and no other row
                 attends to it.
+            key: of the dropout; None: nothing is left out.
 
         Returns:
             (projected, attended): s and t, float32.
@@ -77,5 +79,7 @@ class EmbeddingSpace(nn.Module):
         q, k, v = jnp.moveaxis(qkv.reshape(n, 3, self.num_heads, head_width), 1, 0)
         scores = jnp.einsum("ihd,jhd->hij", q, k) * head_width ** -0.5
         weights = jax.nn.softmax(jnp.where(together, scores, -jnp.inf), axis=-1)
+        if self.dropout and key is not None:
+            weights *= jax.random.bernoulli(key, 1 - self.dropout, weights.shape) / (1 - self.dropout)
         mixed = jnp.einsum("hij,jhd->ihd", weights, v).reshape(n, self.embed_dim)
         return projected, projected + Linear(self.embed_dim, bias_init=zeros, name="out")(mixed)

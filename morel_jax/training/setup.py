@@ -44,7 +44,8 @@ def build_parts(config, num_classes, custom=NO_CUSTOM):
         model = model.clone(batch_norm_momentum=0.0)
     embedding = None
     if method.has_embedding:
-        embedding = models.EmbeddingSpace(config.embedding.embed_dim, config.embedding.num_heads)
+        embedding = models.EmbeddingSpace(config.embedding.embed_dim, config.embedding.num_heads,
+                                          config.embedding.dropout)
     return Parts(
         model=model,
         embedding=embedding,

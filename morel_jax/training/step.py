@@ -183,8 +183,12 @@ def _forward(params, batch_stats, images, labels, key, parts, layout):
         if layout is not None:
             shares = len(labels) * layout.devices >= _SHARED_FROM
             features = jax.lax.with_sharding_constraint(features, layout.batch(axis=1) if shares else layout.replicated)
+        keys = None
+        if parts.embedding.dropout:
+            keys = jax.random.split(jax.random.fold_in(key, len(KINDS)), len(kinds))
         projected, attended = jax.vmap(
-            lambda rows: parts.embedding.apply({"params": params["embedding"]}, rows, labels))(features)
+            lambda rows, key: parts.embedding.apply({"params": params["embedding"]}, rows, labels, key=key))(
+                features, keys)
     return {kind: (outputs.logits[view], projected[view], attended[view]) for view, kind in enumerate(kinds)}, moved
 
 

@@ -66,7 +66,7 @@ def outputs_of(result: Any, seen: list[Float[Array, "n ..."]], features: str | N
     if not hasattr(logits, "dtype") or logits.ndim != 2:
         raise ValueError(f"a network must return logits [n, classes]; got "
                          f"{list(logits.shape) if hasattr(logits, 'shape') else type(logits).__name__}.")
-    found = found.reshape(len(found), -1)
+    found = found.reshape(found.shape[0], -1)
     return Outputs(*(array.astype(jnp.promote_types(array.dtype, jnp.float32)) for array in (found, logits)))
 
 
