@@ -1,30 +1,36 @@
 """Twenty MOREL steps on meshes of fake devices: ``python -m tests.training.sharded_steps OUTPUT``, an npz file."""
+import dataclasses
 import sys
 
 import jax
 import numpy as np
 
 from morel_jax import sharding
+from morel_jax.training.custom import NO_CUSTOM, CustomParts
 from morel_jax.training.epoch import Piece, compile_train_epoch, empty_totals
 from morel_jax.training.setup import build_hparams, build_parts
 from morel_jax.training.state import create_state
 from morel_jax.training.step import Batch
 from tests.small import small_config, small_dataset
+from tests.training.networks import Linen
 
 STEPS, BATCH = 20, 16
 MESHES = [(1, 1), (2, 1), (4, 1), (8, 1), (1, 2), (1, 8), (4, 2), (2, 4)]
 DTYPES = ("float32", "float64")
+# Of a network that is not the library's, with BatchNorm of its own.
+WRAPPED_MESHES = [(1, 1), (8, 1), (2, 4)]
 
 
 def name_of(dtype, data, fsdp):
     return f"{dtype}-{data}x{fsdp}"
 
 
-def steps(data, fsdp, dtype, images, labels):
+def steps(data, fsdp, dtype, images, labels, custom=NO_CUSTOM):
     """(losses float[20], parameters float[*], shardings that are not whole) of one run."""
     config = small_config(batch_size=BATCH)
-    parts = build_parts(config, 10)
-    parts = type(parts)(**{**vars(parts), "model": parts.model.clone(dtype=dtype)})
+    parts = build_parts(config, 10, custom)
+    if custom.model is None:
+        parts = dataclasses.replace(parts, model=parts.model.clone(dtype=dtype))
     hparams = build_hparams(config, epoch=1)
     layout = sharding.Layout(sharding.make_mesh(data, fsdp), min_size=64)
     key = jax.device_put(jax.random.key(3), layout.replicated)
@@ -66,6 +72,11 @@ def main(output):
             for field, value in zip(("losses", "parameters", "cut"), steps(*mesh, dtype, split.images, split.labels),
                                     strict=True):
                 found[f"{name_of(dtype, *mesh)}-{field}"] = value
+    for mesh in WRAPPED_MESHES:
+        losses, parameters, cut = steps(*mesh, "float32", split.images, split.labels,
+                                        CustomParts(model=Linen(0.0), features="head"))
+        name = name_of("wrapped", *mesh)
+        found |= {f"{name}-losses": losses, f"{name}-parameters": parameters, f"{name}-cut": cut}
     np.savez(output, **found)
 
 

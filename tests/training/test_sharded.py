@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests.training.sharded_steps import DTYPES, MESHES, name_of
+from tests.training.sharded_steps import DTYPES, MESHES, WRAPPED_MESHES, name_of
 
 # Of losses, relative; of parameters, in units of the largest. The second pair shows that the algorithm is the same.
 TOLERANCES = {"float32": (1e-5, 1e-4), "float64": (1e-10, 1e-10)}
@@ -34,4 +34,15 @@ def test_steps_are_those_of_one_device(steps, dtype, mesh):
     expected = steps[f"{one}-parameters"]
     np.testing.assert_allclose(steps[f"{got}-parameters"], expected, rtol=0,
                                atol=of_parameters * np.abs(expected).max())
+    assert (steps[f"{got}-cut"] > 0) == (mesh[1] > 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", WRAPPED_MESHES[1:], ids=lambda mesh: f"{mesh[0]}x{mesh[1]}")
+def test_steps_of_another_network_are_those_of_one_device(steps, mesh):
+    """Its BatchNorm sees the whole batch, too."""
+    got, one = name_of("wrapped", *mesh), name_of("wrapped", *WRAPPED_MESHES[0])
+    np.testing.assert_allclose(steps[f"{got}-losses"], steps[f"{one}-losses"], rtol=1e-4)
+    expected = steps[f"{one}-parameters"]
+    np.testing.assert_allclose(steps[f"{got}-parameters"], expected, rtol=0, atol=1e-3 * np.abs(expected).max())
     assert (steps[f"{got}-cut"] > 0) == (mesh[1] > 1)

@@ -2,38 +2,17 @@
 import dataclasses
 
 import chex
-import flax.linen as nn
 import jax
 import numpy as np
 import optax
 import pytest
-from flax import nnx
 
 from morel_jax import attacks, evaluation, models, training
 from morel_jax.training.interruption import Interrupted
 from tests.small import interrupt_after, mostly_slow, tiny_config, tiny_dataset, without_clocks
 from tests.training import steps
+from tests.training.networks import NNX, Linen
 from tests.training.steps import still
-
-
-class Linen(nn.Module):
-    rate: float = 0.3
-
-    @nn.compact
-    def __call__(self, x, train: bool = False):
-        x = nn.relu(nn.BatchNorm(use_running_average=not train, name="norm")(x.reshape(len(x), -1)))
-        x = nn.Dense(8, name="hidden")(nn.Dropout(self.rate, deterministic=not train)(x))
-        return nn.Dense(10, name="head")(x)
-
-
-class NNX(nnx.Module):
-    def __init__(self, rngs):
-        self.hidden, self.norm = nnx.Linear(784, 8, rngs=rngs), nnx.BatchNorm(8, rngs=rngs)
-        self.drop, self.head = nnx.Dropout(0.3, rngs=rngs), nnx.Linear(8, 10, rngs=rngs)
-
-    def __call__(self, x):
-        return self.head(self.drop(nnx.relu(self.norm(self.hidden(x.reshape(len(x), -1))))))
-
 
 CONFIG = tiny_config("morel_mart", embedding__embed_dim=8)
 PARTS = dict(dataset=tiny_dataset(), features="head", optimizer=optax.scale_by_adam(),
