@@ -31,9 +31,20 @@ _CHECKPOINTS = ["best", "last"]
 _WHICH = flags.DEFINE_list("which", _CHECKPOINTS, "Checkpoints to evaluate: best, last.")
 flags.register_validator("which", lambda names: names and set(names) <= set(_CHECKPOINTS),
                          f"must be {', '.join(_CHECKPOINTS)} or both")
+# What is no attack, and is asked for beside them.
+_CORRUPTIONS = "corruptions"
+_NAMES = attack_names.known() | {_CORRUPTIONS: "no attack: accuracy on the common corruptions in --corruptions_dir"}
 _ATTACKS = flags.DEFINE_list("attacks", ["paper"], "Any of:\n" + "\n".join(
-    f"- {name}: {text}" for name, text in attack_names.known().items()) + "\n")
+    f"- {name}: {text}" for name, text in _NAMES.items()) + "\n")
 flags.register_validator("attacks", bool, "must name at least one attack")
+_CORRUPTIONS_DIR = flags.DEFINE_string(
+    "corruptions_dir", None, "Folder of corrupted test images in the layout of CIFAR-10-C: <corruption>.npy and "
+    "labels.npy.")
+_MAKE_CORRUPTIONS = flags.DEFINE_bool(
+    "make_corruptions", False, "First write there, from the run's test images, the corruptions that it does not hold; "
+    "needs the extra 'corruptions'.")
+_CORRUPTIONS_BASELINE = flags.DEFINE_string(
+    "corruptions_baseline", None, "The corruptions.json of a network whose errors those of this one are divided by.")
 _EXAMPLES = flags.DEFINE_integer("examples", 0, "How many test images, the classes in proportion; 0: all.",
                                 lower_bound=0)
 _EPSILON = flags.DEFINE_list(
@@ -46,7 +57,7 @@ _NORM = flags.DEFINE_list("norm", None, "Norm of the radius, linf or l2; by defa
 flags.register_validator("norm", lambda names: names is None or (names and set(names) <= {"linf", "l2"}
                                                                  and len(set(names)) == len(names)),
                          "must be linf, l2 or both")
-_SEED = flags.DEFINE_integer("seed", 0, "Of the attacks' random draws.", lower_bound=0,
+_SEED = flags.DEFINE_integer("seed", 0, "Of the random draws of attacks and of --make_corruptions.", lower_bound=0,
                             upper_bound=checks.LARGEST_SEED)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Images under way at a time; changes no result.", lower_bound=1)
 _SURROGATE = flags.DEFINE_string("surrogate", None, "Workdir of the network that transfer attacks are crafted on.")
@@ -119,8 +130,29 @@ def _threats(config: Any) -> dict[str, float]:
     return dict(zip(norms, epsilons, strict=True))
 
 
-def _evaluate(which: str, network: tuple[Any, ...], folder: Path, surrogate: "LogitsFn | None") -> None:
-    """Evaluates one checkpoint, ``network`` as load_variables returns it, into ``folder``."""
+def _evaluate_corruptions(which: str, network: tuple[Any, ...], folder: Path, images: Path) -> None:
+    """Evaluates one checkpoint on the corrupted ``images``; arguments as for :func:`_evaluate_attacks`."""
+    from morel_jax.evaluation import corruptions, figures
+    from morel_jax.evaluation.trained import as_logits_fn
+    from morel_jax.files import write_atomically
+    from morel_jax.progress import AttackProgress
+
+    model, variables, _, dataset = network
+    result = corruptions.evaluate_corruptions(
+        as_logits_fn(model, variables), images, folder, examples=_EXAMPLES.value,
+        baseline=_CORRUPTIONS_BASELINE.value, image_shape=dataset.image_shape, progress=AttackProgress(_PROGRESS.value))
+    text = corruptions.to_markdown(result, f"{_WORKDIR.value}, {which}")
+    print("\n" + text)
+    write_atomically(folder / "corruptions.md", text)
+    figure = figures.new_figure(5, 0.8 + 0.27 * len(result["corruptions"]))
+    figures.corruption_heat_map(figure, result)
+    figures.save(figure, folder / "corruptions.png")
+    print(f"results: {folder}")
+
+
+def _evaluate_attacks(which: str, network: tuple[Any, ...], names: list[str], folder: Path,
+                      surrogate: "LogitsFn | None") -> None:
+    """Attacks one checkpoint, ``network`` as load_variables returns it, with the attacks ``names``, into ``folder``."""
     from morel_jax.evaluation import evaluate, evaluate_union
     from morel_jax.evaluation.summary import read_summary
     from morel_jax.evaluation.trained import as_logits_fn
@@ -139,11 +171,11 @@ def _evaluate(which: str, network: tuple[Any, ...], folder: Path, surrogate: "Lo
     title = f"{_WORKDIR.value}, {which}"
     if len(threats) == 1:
         ((norm, epsilon),) = threats.items()
-        summary = evaluate(logits_fn, test.images, test.labels, _ATTACKS.value, folder, epsilon=epsilon,
+        summary = evaluate(logits_fn, test.images, test.labels, names, folder, epsilon=epsilon,
                            step_size=step_sizes[norm], norm=norm, **options)
         _report(title, summary, folder, logits_fn, dataset)
         return
-    union = evaluate_union(logits_fn, test.images, test.labels, _ATTACKS.value, folder, epsilons=threats,
+    union = evaluate_union(logits_fn, test.images, test.labels, names, folder, epsilons=threats,
                            step_sizes=step_sizes, **options)
     for norm in threats:
         _report(f"{title}, {norm}", read_summary(folder / norm / "summary.json"), folder / norm, logits_fn, dataset)
@@ -180,6 +212,8 @@ def _dry_run(target: str | None) -> "EvaluationDryRun":
 
     if (_WORKDIR.value is None) == (_CONFIG.value is None):
         raise ValueError("--dry_run must be given either --workdir or --config.")
+    if _CORRUPTIONS in _ATTACKS.value:
+        raise ValueError("--dry_run must be given attacks alone; corruptions are images that are classified once.")
     config, data = _CONFIG.value, None
     if config is None:
         config, data = load_config(_WORKDIR.value), load_content(_WORKDIR.value).get("data")
@@ -198,8 +232,13 @@ def _main() -> None:
     from morel_jax.evaluation.trained import load, load_variables  # Here: --help and a wrong flag answer at once.
     from morel_jax.files import local_path
 
+    attacks = [name for name in _ATTACKS.value if name != _CORRUPTIONS]
+    if (_CORRUPTIONS in _ATTACKS.value) != (_CORRUPTIONS_DIR.value is not None):
+        raise ValueError("--corruptions_dir must come with --attacks=corruptions, and it with the folder; see "
+                         "--make_corruptions.")
     workdir = local_path(_WORKDIR.value, "workdir")
     output = workdir / "evaluation" if _OUTPUT.value is None else local_path(_OUTPUT.value, "output")
+    corrupted = None if _CORRUPTIONS_DIR.value is None else local_path(_CORRUPTIONS_DIR.value, "corruptions_dir")
     surrogate = None
     if _SURROGATE.value is not None:
         surrogate, _ = load(local_path(_SURROGATE.value, "surrogate"), _SURROGATE_WHICH.value)
@@ -208,8 +247,16 @@ def _main() -> None:
     if any(dataset is None for *_, dataset in networks.values()):
         raise ValueError(f"{workdir} was trained on its caller's own data set; evaluate it with "
                          "morel_jax.evaluation.evaluate, which takes images.")
+    if corrupted is not None and _MAKE_CORRUPTIONS.value:
+        from morel_jax.data.corruptions import write_corruptions
+        test = next(iter(networks.values()))[-1].test
+        write_corruptions(test.images, test.labels, corrupted, seed=_SEED.value,
+                          on_written=lambda path: print(f"corrupted images: {path}"))
     for which, network in networks.items():
-        _evaluate(which, network, output / which, surrogate)
+        if corrupted is not None:
+            _evaluate_corruptions(which, network, output / which, corrupted)
+        if attacks:
+            _evaluate_attacks(which, network, attacks, output / which, surrogate)
 
 
 def main(argv: list[str]) -> int:

@@ -57,23 +57,24 @@ def user_cache() -> Path | None:
 
 
 @contextlib.contextmanager
-def reading(path: str | os.PathLike, fault: str) -> Iterator[None]:
+def reading(path: str | os.PathLike, fault: str, into_memory: bool = True) -> Iterator[None]:
     """Names the file in whatever a reader of some format raises inside the ``with`` block.
 
     Args:
         path: of a file or folder that others made.
         fault: what is then said of it, such as "is not a whole gzip file".
+        into_memory: whether the reader takes in the whole file; False for one that maps it.
 
     Raises:
         ValueError: the reader raised anything but an error of the system; the message is one line, the reader's own
-            where that names the file already. Or the file is larger than the machine's memory, as one with holes may
-            claim to be.
+            where that names the file already. Or a file that is to be taken in is larger than the machine's memory, as
+            one with holes may claim to be.
         FileNotFoundError: there is no such file; a pipe or device is none, as reading it may never end.
     """
     if not (os.path.isfile(path) or os.path.isdir(path)):
         raise FileNotFoundError(f"no file {path}.")
     size, memory = os.path.getsize(path), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if size > memory:
+    if into_memory and size > memory:
         raise ValueError(f"{path} {fault}: it has {size} bytes, and this machine {memory} of memory.")
     try:
         yield

@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from morel_jax import training
+from morel_jax import data, training
 from tests.commands import call
+from tests.data import corrupted
 from tests.small import small_config
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -60,7 +61,33 @@ def test_transfer_and_another_radius_from_the_command_line(workdir, tmp_path):
     assert outcome.stderr == ""
 
 
+@pytest.mark.slow
+def test_corruptions_from_the_command_line(workdir, tmp_path):
+    test = data.load("fashion_mnist_small").test
+    corrupted.write(tmp_path, test.images[:50], test.labels[:50])
+    common = [f"--workdir={workdir}", "--which=last", f"--corruptions_dir={tmp_path}", f"--output={tmp_path / 'out'}"]
+    outcome = evaluate(*common, "--attacks=corruptions", "--examples=20")
+    assert outcome.returncode == 0, outcome.stderr
+    folder = tmp_path / "out" / "last"
+    assert {path.name for path in folder.iterdir()} == {"corruptions.json", "corruptions.md", "corruptions.png"}
+    first = (folder / "corruptions.json").read_bytes()
+    assert json.loads(first)["examples"] == 20
+    assert (folder / "corruptions.md").read_text() in outcome.stdout
+    assert "gaussian_noise: " in outcome.stderr
+    outcome = evaluate(*common, "--attacks=corruptions,fgsm", "--examples=20", "--report_card=0", "--batch_size=3",
+                       f"--corruptions_baseline={folder / 'corruptions.json'}")
+    assert outcome.returncode == 0, outcome.stderr
+    assert "gaussian_noise: " not in outcome.stderr
+    assert json.loads((folder / "summary.json").read_text())["attacks"].keys() == {"fgsm"}
+    second = json.loads((folder / "corruptions.json").read_text())
+    assert second.pop("relative_mce") == pytest.approx(1)
+    assert second == json.loads(first)
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
+    (["--workdir=x", "--attacks=corruptions"], "error: --corruptions_dir must come with --attacks=corruptions"),
+    (["--workdir=x", "--corruptions_dir=y"], "error: --corruptions_dir must come with --attacks=corruptions"),
+    (["--config=configs/smoke.py", "--dry_run", "--attacks=corruptions"], "--dry_run must be given attacks alone"),
     (["--attacks=fgsm"], "--workdir"),
     (["--workdir=nowhere"], "error: no config.json in nowhere: not a run's folder."),
     (["--workdir=x", "--norm=l1"], "norm"),

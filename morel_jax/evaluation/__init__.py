@@ -1,7 +1,8 @@
 """Evaluating trained networks."""
+from morel_jax.evaluation.corruptions import evaluate_corruptions
 from morel_jax.evaluation.protocol import evaluate
 from morel_jax.evaluation.report_card import report_card
 from morel_jax.evaluation.trained import load
 from morel_jax.evaluation.union import evaluate_union
 
-__all__ = ["evaluate", "evaluate_union", "load", "report_card"]
+__all__ = ["evaluate", "evaluate_corruptions", "evaluate_union", "load", "report_card"]

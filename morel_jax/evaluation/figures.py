@@ -1,4 +1,5 @@
-"""Figures: adversarial examples beside their images, the course of a training, robustness by radius and step."""
+"""Figures: adversarial examples beside their images, the course of a training, robustness by radius and step, and under
+common corruptions."""
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -115,6 +116,25 @@ def robustness_curves(figure: FigureBase, card: ReportCard) -> None:
     for axis in (by_radius, by_step, margin):
         axis.tick_params(labelsize=7)
         axis.grid(alpha=0.3)
+
+
+def corruption_heat_map(figure: FigureBase, result: Mapping[str, Any]) -> None:
+    """Draws accuracy by corruption and severity.
+
+    Args:
+        figure: matplotlib figure or subfigure.
+        result: what :func:`~morel_jax.evaluation.evaluate_corruptions` returned.
+    """
+    axis, names = figure.subplots(), list(result["corruptions"])
+    percents = 100 * np.array([result["corruptions"][name]["accuracies"] for name in names])
+    axis.imshow(percents, cmap="viridis", vmin=0, vmax=100, aspect="auto")
+    for (row, column), percent in np.ndenumerate(percents):
+        axis.text(column, row, f"{percent:.1f}", ha="center", va="center", fontsize=7,
+                  color="black" if percent > 60 else "white")
+    axis.set_xticks(range(percents.shape[1]), [str(column + 1) for column in range(percents.shape[1])], fontsize=8)
+    axis.set_yticks(range(len(names)), [name.replace("_", " ") for name in names], fontsize=8)
+    axis.set_xlabel("severity", fontsize=8)
+    axis.set_title(f"accuracy, %; mean corruption error {100 * result['mce']:.2f} %", fontsize=9)
 
 
 def new_figure(width: float, height: float) -> Any:

@@ -62,3 +62,15 @@ def test_robustness_curves_mark_the_radius():
     assert by_radius.lines[1].get_xdata()[0] == 0.1
     np.testing.assert_allclose(by_step.lines[0].get_ydata(), [80, 60, 50])
     np.testing.assert_allclose(margin.lines[0].get_ydata(), [-2, -1, 0.5])
+
+
+def test_the_heat_map_has_every_corruption_and_severity():
+    result = {"mce": 0.25, "corruptions": {"fog": {"accuracies": [0.9, 0.8, 0.7, 0.6, 0.5]},
+                                           "motion_blur": {"accuracies": [1, 1, 1, 1, 0]}}}
+    figure = figures.new_figure(5, 2)
+    figures.corruption_heat_map(figure, result)
+    (axis,) = figure.axes
+    np.testing.assert_allclose(axis.images[0].get_array(), [[90, 80, 70, 60, 50], [100, 100, 100, 100, 0]])
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["fog", "motion blur"]
+    assert [text.get_text() for text in axis.texts][:2] == ["90.0", "80.0"]
+    assert "25.00 %" in axis.get_title()
