@@ -111,4 +111,4 @@ def with_extra(config: ConfigDict, train: Split, num_classes: int) -> Split:
     """The training images, followed by those of ``config.data.extra`` if there are any."""
     if not config.data.extra:
         return train
-    return data.load_extra(str(_path(config, "extra")), train, num_classes)
+    return data.load_extra(config.data.extra, train, num_classes, _path(config, "cache_dir"))

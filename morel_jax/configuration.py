@@ -87,8 +87,8 @@ FIELDS = types.MappingProxyType({
     "data.cutmix_alpha": Field(1.0, "Of the Beta distribution of the rectangles' shares.",
                                Rule(lambda value: 1e-3 <= value <= 1e3, "be in [1e-3, 1e3]"), "CutMix's own",
                                traced="cutmix_alpha"),
-    "data.extra": Field("", "An .npz file of further training images, such as generated ones (arXiv:2110.09468).",
-                        may_differ=True),
+    "data.extra": Field("", "Further training images, such as generated ones (arXiv:2110.09468): .npz files with image "
+                        "and label, as a file, folder or pattern, or several with commas between.", may_differ=True),
     "data.extra_share": Field(0.0, "Share of each batch that they make up.", SHARE),
     "data.placement": Field("auto", "Where training images lie: device, host (they are streamed), or auto, by their "
                             "size.", one_of("auto", "device", "host"), may_differ=True),
@@ -294,7 +294,8 @@ def check(config: Any, own_model: Any = None) -> None:
         method.check(config)
     for name in ("data_dir", "archive_dir", "cache_dir", "extra"):
         if config.data[name]:
-            local_path(config.data[name], f"config.data.{name}")
+            for path in config.data[name].split(",") if name == "extra" else [config.data[name]]:
+                local_path(path.strip(), f"config.data.{name}")
     if own_model is None:
         models.create(config.model.name, num_classes=1)
 

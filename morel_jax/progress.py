@@ -149,26 +149,32 @@ class AttackProgress(_Progress):
     def __init__(self, shown: bool = True) -> None:
         super().__init__(shown)
 
-    def begin(self, name: str, done: int, total: int) -> None:
-        """An attack begins; ``done`` of its ``total`` examples were finished before."""
+    def begin(self, name: str, done: int, total: int, breaks: bool = True) -> None:
+        """An attack begins; ``done`` of its ``total`` examples were finished before.
+
+        With ``breaks`` False it is work of another kind, of which no broken examples are counted.
+        """
+        self._breaks = breaks
         self._name, self._broken, self._new, self._done, self._total = name, 0, 0, done, total
         self._began = self._last_line = time.monotonic()
         self._open(name, total, done)
 
-    def advance(self, examples: int, broken: int) -> None:
+    def advance(self, examples: int, broken: int = 0) -> None:
         """This many more examples are finished, and this many of them broken."""
         self._broken += broken
         self._new += examples
         if self._is_due():
             done = self._done + self._new
-            self._show(done, {"broken": self._broken},
-                       self._line(f"{done} of {self._total} images done, {self._broken} of {self._new} broken"))
+            self._show(done, {"broken": self._broken} if self._breaks else {},
+                       self._line(f"{done} of {self._total} images done"
+                                  + (f", {self._broken} of {self._new} broken" if self._breaks else "")))
 
     def end(self) -> None:
         """The attack is over."""
         self._close()
         if self._shown:
-            self._write(self._line(f"{self._broken} of {self._new} images broken"))
+            self._write(self._line(f"{self._broken} of {self._new} images broken" if self._breaks
+                                   else f"{self._new} images done"))
 
     def _line(self, text: str) -> str:
         return f"{self._name}: {text}, {_clock(time.monotonic() - self._began)}"

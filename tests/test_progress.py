@@ -94,6 +94,16 @@ def test_a_log_of_an_evaluation_gets_plain_lines_now_and_then(capsys, clock):
         "fgsm: 15 of 50 images broken, 01:10"]
 
 
+def test_other_work_breaks_nothing(capsys, clock):
+    bar = AttackProgress()
+    bar.begin("fog", 0, 100, breaks=False)
+    clock[0] = 131.0
+    bar.advance(40)
+    bar.advance(60)
+    bar.end()
+    assert capsys.readouterr().err.splitlines() == ["fog: 40 of 100 images done, 00:31", "fog: 100 images done, 00:31"]
+
+
 def test_a_terminal_gets_a_bar_of_an_evaluation(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     bar = AttackProgress()

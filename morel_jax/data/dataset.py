@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32, UInt8
 
+from morel_jax.data.mapped import Joined
+
 _HINTS = {"images": " Images in [0, 1] become that by (255 * images).round().astype('uint8').",
           "labels": " They are class numbers: one-hot rows become that by labels.argmax(-1).astype('int32')."}
 
@@ -32,7 +34,8 @@ class Split:
     """Images and labels of one split, row i of one belonging to row i of the other.
 
     Attributes:
-        images: n >= 1, intensities 0 to 255; may be memory-mapped and read-only.
+        images: n >= 1, intensities 0 to 255; may be memory-mapped and read-only, or several such arrays in a
+            :class:`~morel_jax.data.mapped.Joined`.
         labels: each >= 0.
 
     Raises:
@@ -44,7 +47,7 @@ class Split:
 
     def __post_init__(self) -> None:
         for field, array, dtype in (("images", self.images, "uint8"), ("labels", self.labels, "int32")):
-            if not isinstance(array, np.ndarray):
+            if not isinstance(array, (np.ndarray, Joined)):
                 kind = f"{type(array).__module__}.{type(array).__name__}"
                 raise TypeError(f"Split.{field} must be a NumPy array of {dtype}; got one of type {kind}, which "
                                 "numpy.asarray may turn into one.")

@@ -78,11 +78,13 @@ def decode(folder: Path, output: Path, test_split: str | None = None) -> list[st
     """
     import absl.logging
     import PIL.Image
+    from tensorflow_datasets.core.features import image_feature
 
-    # TFDS recommends OpenCV at the first image. Pillow, which we depend on, is fast enough to be used once.
-    verbosity, most = absl.logging.get_verbosity(), PIL.Image.MAX_IMAGE_PIXELS
+    # TFDS decodes with OpenCV where it is installed, and else recommends it at the first image. Pillow, which we depend
+    # on, is fast enough to be used once; the pixels are then the same either way, and the limit holds.
+    verbosity, most, opencv = absl.logging.get_verbosity(), PIL.Image.MAX_IMAGE_PIXELS, image_feature.cv2
     absl.logging.set_verbosity(absl.logging.ERROR)
-    PIL.Image.MAX_IMAGE_PIXELS = _MOST_PIXELS
+    PIL.Image.MAX_IMAGE_PIXELS, image_feature.cv2 = _MOST_PIXELS, None
     try:
         with reading(folder, "holds no data set that can be read"):
             builder, image_key, label_key, splits = _open(folder, test_split)
@@ -97,7 +99,7 @@ def decode(folder: Path, output: Path, test_split: str | None = None) -> list[st
             return builder.info.features[label_key].names
     finally:
         absl.logging.set_verbosity(verbosity)
-        PIL.Image.MAX_IMAGE_PIXELS = most
+        PIL.Image.MAX_IMAGE_PIXELS, image_feature.cv2 = most, opencv
 
 
 def sizes(folder: Path, test_split: str | None = None) -> tuple[int, int, tuple[int, int, int], int]:

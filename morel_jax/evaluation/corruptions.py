@@ -16,17 +16,12 @@ from morel_jax.data.corruptions import CORRUPTIONS, SEVERITIES, load_corruption,
 from morel_jax.data.subset import stratified_rows
 from morel_jax.evaluation.evaluator import Evaluator, as_argument, block_width, count_classes
 from morel_jax.evaluation.identity import fingerprint, network_digests
+from morel_jax.evaluation.predictions import predict
 from morel_jax.files import DamagedFileError, local_path, make_folder, read_json, write_atomically
 from morel_jax.progress import AttackProgress
-from morel_jax.training.validation import predicted
 
 FILE = "corruptions.json"
 _REMEDY = "Delete it and evaluate again."
-
-
-@jax.jit
-def _predicted(logits_fn: LogitsFn, x: jax.Array) -> jax.Array:
-    return predicted(logits_fn(x))
 
 
 def evaluate_corruptions(logits_fn: LogitsFn, corruptions_dir: str | os.PathLike, folder: str | os.PathLike, *,
@@ -104,11 +99,8 @@ def evaluate_corruptions(logits_fn: LogitsFn, corruptions_dir: str | os.PathLike
 
 def _evaluated(network: Evaluator, rows: np.ndarray, name: str, progress: AttackProgress) -> dict[str, Any]:
     """The entry of one corruption, whose images at ``rows`` are those of all severities one after another."""
-    progress.begin(name, 0, len(rows))
-    found = network.map(lambda index: _predicted(network.logits_fn, network.x(index)), rows)
+    found = predict(network, rows, name, progress)
     right = found == network.labels[rows]
-    progress.advance(len(rows), int(np.sum(~right)))
-    progress.end()
     accuracies = right.reshape(SEVERITIES, -1).mean(1)
     return {"accuracies": accuracies.tolist(), "error": float(1 - accuracies.mean()),
             "non_finite": int(np.sum(found == -1))}

@@ -28,7 +28,7 @@ class DeviceFeed:
     """The whole data set on every device.
 
     Args:
-        split: Split of NumPy arrays.
+        split: Split.
         whole: sharding of what every device has whole.
         cut: sharding of arrays with rows for each step's examples.
     """
@@ -36,7 +36,8 @@ class DeviceFeed:
     def __init__(self, split, whole, cut):
         self._cut = cut
         # Flat: a TPU pads the last two axes, and would do so to the whole data set at each dispatch.
-        self._images, self._labels = put(split.images.reshape(len(split.images), -1), whole), put(split.labels, whole)
+        self._images = put(np.asarray(split.images).reshape(len(split.images), -1), whole)
+        self._labels = put(split.labels, whole)
         self._image_shape = split.images.shape[1:]
 
     def pieces(self, order, start):
@@ -57,7 +58,7 @@ class HostFeed:
     A process reads only the examples that its own devices work on.
 
     Args:
-        split: Split of NumPy arrays.
+        split: Split.
         cut: sharding of arrays with rows for each step's examples.
         piece_bytes: size of one piece's images.
     """
@@ -114,7 +115,7 @@ def build_feed(split, placement, whole, cut):
     With several processes ``auto`` is ``host``: each then loads only its share.
 
     Args:
-        split: Split of NumPy arrays.
+        split: Split.
         placement: see above.
         whole, cut: shardings, as in :class:`DeviceFeed`.
     """

@@ -9,6 +9,7 @@ from typing import Any
 
 from morel_jax import builders
 from morel_jax.configuration import FIELDS, check, defaults, flatten, nested
+from morel_jax.data.extra import all_files
 from morel_jax.files import DamagedFileError, local_path, make_folder, read_json, write_atomically
 
 _CONFIG_REMEDY = "Put back a copy of it: what was trained there cannot be used without."
@@ -25,12 +26,16 @@ def _commit():
         return None  # Installed from a wheel: the version says what it is.
 
 
-def _sha256(path):
-    path = local_path(path, "config.data.extra")
-    if not path.is_file():
+def _sha256(paths):
+    """SHA-256 of a file of extra images; of several that of their own, one after another."""
+    digests = []
+    try:
+        for path in all_files(paths):
+            with open(path, "rb") as file:
+                digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    except FileNotFoundError:
         return None  # Reading the images says so.
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def open_workdir(config, workdir, write=True, custom=None):

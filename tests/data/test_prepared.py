@@ -6,6 +6,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.features import image_feature
 
 from morel_jax import data
 from morel_jax.data import prepared
@@ -72,6 +73,13 @@ def test_is_read_as_it_is(tmp_path):
     source = tfds.builder_from_directory(tmp_path / "tfds" / "shapes" / "1.2.0").as_data_source("train")
     np.testing.assert_array_equal(dataset.train.images, [example["image"] for example in source])
     np.testing.assert_array_equal(dataset.train.labels, [example["label"] for example in source])
+
+
+def test_pixels_do_not_depend_on_whether_opencv_is_installed(tmp_path, monkeypatch):
+    made, installed = prepare(tmp_path / "tfds"), object()  # Which could decode nothing.
+    monkeypatch.setattr(image_feature, "cv2", installed)
+    assert same_rows(load(tmp_path).train, made["train"])
+    assert image_feature.cv2 is installed
 
 
 def test_blank_is_described_by_the_metadata(tmp_path):

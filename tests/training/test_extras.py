@@ -20,11 +20,12 @@ def extras(request, tmp_path_factory):
     if request.param == "gradients and average":
         return small_config("morel_mart", morel__scalarization="cagrad", morel__contrastive_weight=0.01,
                             swa_first_epoch=2, optimizer__schedule="cosine")
-    path = tmp_path_factory.mktemp("extra") / "extra.npz"
-    split = small_dataset(train=160).train
-    np.savez(path, image=split.images[96:], label=split.labels[96:])
+    folder, split = tmp_path_factory.mktemp("extra"), small_dataset(train=160).train
+    np.savez(folder / "part1.npz", image=split.images[96:130], label=split.labels[96:130])
+    np.savez_compressed(folder / "part2.npz", image=split.images[130:], label=split.labels[130:])
     return small_config("trades", attack__loss="kl", loss__awp=True, data__cutmix=True, ema_decay=0.9,
-                        loss__label_smoothing=0.1, data__extra=str(path), data__extra_share=0.25)
+                        loss__label_smoothing=0.1, data__extra=str(folder), data__extra_share=0.25,
+                        data__cache_dir=str(folder / "cache"))
 
 
 @pytest.fixture
@@ -45,7 +46,9 @@ def test_stopped_after_an_epoch_and_resumed(extras, unbroken, tmp_path, monkeypa
     with pytest.raises(training.Interrupted):
         training.fit(extras, tmp_path / "run", progress=False)
     monkeypatch.setattr(TrainingProgress, "start_epoch", original)
-    state, _ = training.fit(extras, tmp_path / "run", progress=False)
+    streamed = extras.copy_and_resolve_references()
+    streamed.data.placement = "host"  # The unbroken run has the images on the device.
+    state, _ = training.fit(streamed, tmp_path / "run", progress=False)
     chex.assert_trees_all_equal(jax.device_get(state), unbroken)
 
 

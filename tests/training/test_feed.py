@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from morel_jax.data import Split
+from morel_jax.data import Split, load_extra
 from morel_jax.data.shuffle import epoch_order
 from morel_jax.sharding import Layout, make_mesh
 from morel_jax.training.feed import DeviceFeed, HostFeed, abstract_piece, build_feed
@@ -54,6 +54,21 @@ def test_streamed_batches_are_those_of_the_device(start, steps_a_piece):
         for ours, theirs in zip(got, resident[step], strict=True):
             np.testing.assert_array_equal(ours, theirs)
         np.testing.assert_array_equal(got[0], data.images[np.asarray(order)[step]])
+
+
+@pytest.mark.parametrize("placement", ["device", "host"])
+def test_extra_images_are_taken_from_their_files(tmp_path, placement):
+    own, parts = split(), [images_and_labels(count, seed=count) for count in (9, 4)]
+    for number, (images, labels) in enumerate(parts):
+        np.savez(tmp_path / f"{number}.npz", image=images, label=labels)
+    data = load_extra(tmp_path, own, 4)
+    order = epoch_order(KEY, 1, 50, 8, extra=13, extra_share=0.75)
+    whole = [np.concatenate([one, *more]) for one, *more in zip((own.images, own.labels), *parts, strict=True)]
+    for step, (images, labels, index) in batches(build_feed(data, placement, WHOLE, CUT), order, 0).items():
+        np.testing.assert_array_equal(index, order[step])
+        np.testing.assert_array_equal(images, whole[0][order[step]])
+        np.testing.assert_array_equal(labels, whole[1][order[step]])
+        assert (index >= 50).sum() == 6
 
 
 def test_pieces_have_one_shape():

@@ -46,6 +46,26 @@ def test_extra_images_may_move_but_not_change(tmp_path):
         open_workdir(config(""), folder)
 
 
+def test_extra_images_in_parts_may_move_but_not_change(tmp_path):
+    for folder in ("a", "moved", "relabelled", "swapped"):
+        (tmp_path / folder).mkdir()
+        for name in ("1.npz", "2.npz", "2.labels"):
+            (tmp_path / folder / name).write_text(name)
+    (tmp_path / "relabelled" / "2.labels").write_text("others")
+    (tmp_path / "swapped" / "1.npz").write_text("2.npz")
+    (tmp_path / "swapped" / "2.npz").write_text("1.npz")
+
+    def config(name):
+        return small_config(data__extra=str(tmp_path / name), data__extra_share=0.5)
+
+    folder = open_workdir(config("a"), tmp_path / "run")
+    open_workdir(config("moved"), folder)
+    open_workdir(config("a/1.npz,moved/2.npz".replace("moved", str(tmp_path / "moved"))), folder)
+    for name in ("relabelled", "swapped"):
+        with pytest.raises(ValueError, match=r"config\.data\.extra: SHA-256 \w{64} there, \w{64} given"):
+            open_workdir(config(name), folder)
+
+
 def test_a_sweeps_folder_is_no_single_runs(tmp_path):
     open_sweep({"seed=1": {"seed": 1}}, tmp_path)
     with pytest.raises(ValueError, match="holds a sweep; give a single run another workdir"):
