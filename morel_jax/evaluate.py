@@ -236,6 +236,8 @@ def _main() -> None:
     if (_CORRUPTIONS in _ATTACKS.value) != (_CORRUPTIONS_DIR.value is not None):
         raise ValueError("--corruptions_dir must come with --attacks=corruptions, and it with the folder; see "
                          "--make_corruptions.")
+    if _CORRUPTIONS_DIR.value is None and (_MAKE_CORRUPTIONS.value or _CORRUPTIONS_BASELINE.value is not None):
+        raise ValueError("--make_corruptions and --corruptions_baseline must come with --attacks=corruptions.")
     workdir = local_path(_WORKDIR.value, "workdir")
     output = workdir / "evaluation" if _OUTPUT.value is None else local_path(_OUTPUT.value, "output")
     corrupted = None if _CORRUPTIONS_DIR.value is None else local_path(_CORRUPTIONS_DIR.value, "corruptions_dir")
@@ -248,7 +250,7 @@ def _main() -> None:
         raise ValueError(f"{workdir} was trained on its caller's own data set; evaluate it with "
                          "morel_jax.evaluation.evaluate, which takes images.")
     if corrupted is not None and _MAKE_CORRUPTIONS.value:
-        from morel_jax.data.corruptions import write_corruptions
+        from morel_jax.data import write_corruptions
         test = next(iter(networks.values()))[-1].test
         write_corruptions(test.images, test.labels, corrupted, seed=_SEED.value,
                           on_written=lambda path: print(f"corrupted images: {path}"))

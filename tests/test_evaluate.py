@@ -87,6 +87,8 @@ def test_corruptions_from_the_command_line(workdir, tmp_path):
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--workdir=x", "--attacks=corruptions"], "error: --corruptions_dir must come with --attacks=corruptions"),
     (["--workdir=x", "--corruptions_dir=y"], "error: --corruptions_dir must come with --attacks=corruptions"),
+    (["--workdir=x", "--make_corruptions"], "must come with --attacks=corruptions"),
+    (["--workdir=x", "--corruptions_baseline=y"], "must come with --attacks=corruptions"),
     (["--config=configs/smoke.py", "--dry_run", "--attacks=corruptions"], "--dry_run must be given attacks alone"),
     (["--attacks=fgsm"], "--workdir"),
     (["--workdir=nowhere"], "error: no config.json in nowhere: not a run's folder."),
