@@ -27,6 +27,7 @@ from safetensors.numpy import save
 
 from morel_jax import data, files, manifest
 from morel_jax.data import Split, archives, cache, embedded, prepared
+from morel_jax.data.corruptions import load_corruption
 from morel_jax.data.extra import load_extra
 from morel_jax.data.readers import fashion_mnist
 from morel_jax.interop.layouts import layout
@@ -319,6 +320,16 @@ _NPZ = [File(f"{name}.npz", _written("extra.npz", content), lambda path: load_ex
     ("encrypted", _npz().replace(b"PK\1\2\x14\3\x14\0\0", b"PK\1\2\x14\3\x14\0\1"), "encrypted"),
 )]
 
+_CORRUPTED = [File(f"{name}.npy", _written("fog.npy", content), lambda path: load_corruption(path.parent, "fog", 3),
+                   "is not a whole .npy file") for name, content in (
+    ("corrupted images: cut", _npy((3, 8, 8, 3), body=bytes(500))),
+    ("corrupted images: text", b"hello"),
+    ("corrupted images: claim 730 GiB", _npy((_HUGE, 8, 8, 3))),
+    ("corrupted images: objects", _npy((3, 8, 8, 3), "|O", pickle.dumps({}))),
+    ("corrupted images: negative", _npy((-3, 8, 8, 3))),
+    ("corrupted images: an .npz file", _npz()),
+)]
+
 # Archives, gzip and IDX files, the embedded images.
 _IDX = b"\0\0\x08"
 _GZIP = [File(f"{name}.gz", _written("train-images-idx3-ubyte.gz", content), fashion_mnist.read_idx, says)
@@ -521,4 +532,4 @@ _JSON = [File(f"{name}.json", _written("summary.json", content),
     ("null", b'{"settings": null}', "must have a field 'settings' of type dict"),
 )]
 
-FILES = [*_PYTORCH, *_ODD_FILES, *_SAFETENSORS, *_NPZ, *_GZIP, *_ARCHIVES, *_CACHE, *_PREPARED, *_JSON]
+FILES = [*_PYTORCH, *_ODD_FILES, *_SAFETENSORS, *_NPZ, *_CORRUPTED, *_GZIP, *_ARCHIVES, *_CACHE, *_PREPARED, *_JSON]

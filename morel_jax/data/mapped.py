@@ -57,7 +57,7 @@ def map_array(path: Path) -> np.ndarray:
         ValueError: it is no whole .npy file.
     """
     with reading(path, "is not a whole .npy file", into_memory=False):
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.lib.format.open_memmap(path, "r")  # np.load would take files of other kinds too.
 
 
 def member_header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype, bool]:
