@@ -24,7 +24,8 @@ from tests.test_builders import changed, dataset
 
 CONFIGS = sorted(path.stem for path in Path("configs").glob("*.py"))
 
-_DATA_OF = {"cifar10_best": "cifar10"} | dict.fromkeys(("quickstart", "small", "smoke"), "fashion_mnist_small")
+_DATA_OF = (dict.fromkeys(("cifar10_best", "cifar10_generated"), "cifar10")
+            | dict.fromkeys(("quickstart", "small", "smoke"), "fashion_mnist_small"))
 
 
 def load(name, spec=""):
@@ -35,8 +36,8 @@ def load(name, spec=""):
 
 
 def test_all_configs_are_there():
-    assert CONFIGS == ["cifar10", "cifar100", "cifar10_best", "fashion_mnist", "quickstart", "small", "smoke",
-                       "tiny_imagenet"]
+    assert CONFIGS == ["cifar10", "cifar100", "cifar10_best", "cifar10_generated", "fashion_mnist", "quickstart",
+                       "small", "smoke", "tiny_imagenet"]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -46,6 +47,19 @@ def test_each_config_is_accepted(name, method, variant):
     check(config)
     assert (config.model.name, config.method, config.variant) == ("resnet18", method, variant)
     assert config.data.name == _DATA_OF.get(name, name)
+
+
+def test_the_recipe_with_generated_images():
+    config = load("cifar10_generated")
+    check(config)
+    assert (config.model.name, config.method, config.epochs) == ("wide_resnet28_10_silu", "trades", 400)
+    assert round(config.batch_size * config.data.extra_share) == 358
+    assert (config.loss.beta, config.loss.label_smoothing, config.ema_decay) == (5.0, 0.1, 0.995)
+    # The rate is highest in epoch 10, after 2.5 % of them.
+    rates = [learning_rate(config, epoch, 0, 1) for epoch in range(1, 401)]
+    assert np.argmax(rates) == 9
+    assert rates[9] == 0.2
+    assert rates[-1] < 1e-4
 
 
 def test_the_papers_surrogate():
