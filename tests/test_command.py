@@ -43,7 +43,7 @@ WRONG = [(TRAIN, *one) for one in (
     ("--config=", "--config must be a Python file with get_config()"),
     ("--config=configs", "--config must be a Python file with get_config()"),
     ("--config=configs/missing.py", "got 'configs/missing.py', and there is no such file"),
-    ("--config=configs/small.py:a,b,c,d", 'a config takes "architecture,method,variant"'),
+    ("--config=configs/small.py:a,b,c,d,e", 'a config takes "architecture,method,variant,threat"'),
     ("--config=configs/small.py:resnet18,sgd", "config.method must be one of"),
     ("--workdir=", "--workdir must name a path; got an empty string"),
     ("--workdir=s3://bucket/run", "--workdir must be a path on a mounted file system, not a URL"),
@@ -88,7 +88,7 @@ WRONG = [(TRAIN, *one) for one in (
     ("--workdir=gs://x", "--workdir must be a path on a mounted file system"),
     ("--workdir={folder}/run --config=missing.py", "got 'missing.py', and there is no such file"),
     ("--workdir={folder}/run --config.epoch=1", "nearest: config.epochs"),
-    ("--workdir={folder}/run --config.validation.epsilon=100", "config.validation.epsilon must be in [1e-06, 1]"),
+    ("--workdir={folder}/run --config.validation.epsilon=100", "config.validation.epsilon must be at least 1e-06, and in linf at most 1"),
 )] + [(REPRODUCE, *one) for one in (
     ("", "a reproduction must be told what"),
     ("--table=0", "--table=0"),
