@@ -78,5 +78,6 @@ def newest_checkpoint(workdir):
 
 
 def mostly_slow(names, *fast):
-    """Parameters for pytest: those of ``names`` that are not in ``fast`` are marked slow."""
-    return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in names]
+    """Parameters for pytest, tuples where there are several names: those that are not in ``fast`` are marked slow."""
+    return [pytest.param(*(name if isinstance(name, tuple) else (name,)),
+                         marks=() if name in fast else pytest.mark.slow) for name in names]

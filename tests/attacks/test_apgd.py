@@ -1,4 +1,5 @@
 import functools
+import itertools
 
 import chex
 import jax
@@ -9,6 +10,7 @@ import pytest
 from morel_jax.attacks import APGD, APGDTargeted, l2, linf
 from morel_jax.losses import margin
 from tests.attacks.linear import Linear
+from tests.small import mostly_slow
 
 NORMS = {"linf": linf, "l2": l2}
 ATTACKS = {
@@ -31,8 +33,8 @@ def race(count=24):
     return model
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize(("name", "norm"), mostly_slow(
+    itertools.product(ATTACKS, NORMS), ("ce", "linf"), ("dlr", "l2"), ("targeted", "linf")))
 def test_breaks_what_a_linear_model_allows_and_nothing_else(name, norm):
     """One radius for all images, amid their known distances.
 
@@ -51,8 +53,8 @@ def test_breaks_what_a_linear_model_allows_and_nothing_else(name, norm):
     assert (NORMS[norm].distance(state.x_adv, model.x) <= epsilon * (1 + 1e-5)).all()
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("loss", ["ce", "dlr"])
+@pytest.mark.parametrize(("loss", "norm"), mostly_slow(
+    itertools.product(("ce", "dlr"), NORMS), ("ce", "l2"), ("dlr", "linf")))
 def test_reaches_the_optimum_of_a_two_way_race(loss, norm):
     """Where one rival is in reach, the best point is x + epsilon times the dual direction."""
     model = race(8)

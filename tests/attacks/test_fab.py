@@ -1,4 +1,5 @@
 import functools
+import itertools
 
 import chex
 import jax
@@ -10,11 +11,14 @@ from morel_jax.attacks.fab import FAB, FABTargeted
 from morel_jax.attacks.keys import fold_in_each
 from morel_jax.attacks.norms import norm as norm_named
 from tests.attacks.linear import Linear
+from tests.small import mostly_slow
 
 # In this one, the likeliest wrong class is not always the nearest.
 PROBLEM = Linear(classes=8, seed=4)
 KEY = jax.random.key(0)
-BOTH = pytest.mark.parametrize(("attack", "norm"), [(FAB, "linf"), (FABTargeted, "l2")])
+BOTH = pytest.mark.parametrize(("attack", "norm"), mostly_slow([(FAB, "linf"), (FABTargeted, "l2")], (FAB, "linf")))
+EACH = pytest.mark.parametrize(("attack", "norm"), mostly_slow(
+    itertools.product((FAB, FABTargeted), ("linf", "l2")), (FAB, "linf"), (FABTargeted, "l2")))
 
 
 @functools.partial(jax.jit, static_argnames="logits_fn")
@@ -45,8 +49,7 @@ def curved_problem(count=12, rounding=0.0):
     return x, np.array(np.argmax(curved(x), axis=-1))
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize("attack", [FAB, FABTargeted])
+@EACH
 def test_minimal_finds_the_nearest_image_of_a_linear_model(attack, norm):
     x_adv, distance = minimal(attack(0.0, num_steps=40, norm=norm), PROBLEM.logits, KEY, PROBLEM.x, PROBLEM.y)
     expected = PROBLEM.distances(norm)
@@ -56,8 +59,7 @@ def test_minimal_finds_the_nearest_image_of_a_linear_model(attack, norm):
     assert (np.argmax(PROBLEM.logits(x_adv), axis=-1) != PROBLEM.y).all()
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize("attack", [FAB, FABTargeted])
+@EACH
 def test_found_where_and_only_where_the_nearest_is_within_the_radius(attack, norm):
     expected = PROBLEM.distances(norm)
     epsilon = float(np.sort(expected)[len(expected) // 2 - 1:][:2].mean())

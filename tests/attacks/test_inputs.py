@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ from morel_jax import attacks
 from morel_jax.attacks.norms import norm
 from morel_jax.models import Outputs
 from tests.attacks.linear import Linear
+from tests.small import mostly_slow
 
 MODEL = Linear(shape=(3, 3, 1), count=6)
 KEY = jax.random.key(0)
@@ -27,16 +30,14 @@ ATTACKS = {
     "cw": attacks.CWLinf(confidence=1.0, initial_const=15.0, max_iter=3, epsilon=EPSILON),
     "autoattack": attacks.AutoAttack(EPSILON, version="custom", attacks=("square",)),
 }
-each_attack = pytest.mark.parametrize("name", ATTACKS)
+# One of each algorithm.
+FAST = ("pgd", "apgd", "fab-t", "square", "cw")
 
 
 # Half precision takes one path, whichever its type; of 64 bits the counters matter, which Square has.
-FAST = [(name, "float16") for name in ATTACKS] + [("pgd", "bfloat16"), ("square", "float64"), ("square-l2", "float64")]
-
-
-@pytest.mark.parametrize(("name", "dtype"), [
-    pytest.param(name, dtype, marks=[] if (name, dtype) in FAST else pytest.mark.slow)
-    for name in ATTACKS for dtype in ("float16", "bfloat16", "float64")])
+@pytest.mark.parametrize(("name", "dtype"), mostly_slow(
+    itertools.product(ATTACKS, ("float16", "bfloat16", "float64")),
+    *((name, "float16") for name in FAST), ("pgd", "bfloat16"), ("square", "float64")))
 def test_images_of_any_float_type_keep_it_in_ball_and_box(name, dtype):
     attack = ATTACKS[name]
     with jax.enable_x64(dtype == "float64"):
@@ -147,7 +148,7 @@ def test_a_network_of_nan_is_refused(name):
         ATTACKS[name](partly_nan, KEY, MODEL.x, MODEL.y)
 
 
-@each_attack
+@pytest.mark.parametrize("name", mostly_slow(ATTACKS, *FAST))
 def test_logits_that_are_not_finite_are_no_success(name):
     """Off the clean images nothing is finite: nothing is found, and no image becomes NaN."""
     def only_clean(x):

@@ -1,4 +1,5 @@
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from morel_jax.attacks.keys import fold_in_each
 from morel_jax.attacks.norms import norm as norm_of
 from morel_jax.attacks.square import Square, side_lengths
 from tests.attacks.linear import Linear
+from tests.small import mostly_slow
 
 NORMS = ["linf", "l2"]
 
@@ -200,8 +202,8 @@ class TestL2Proposals:
                                        mixed / np.linalg.norm(mixed, axis=(1, 2), keepdims=True), atol=1e-5)
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("shape", [(6, 5, 1), (2, 7, 40)])
+@pytest.mark.parametrize(("shape", "norm"), mostly_slow(
+    itertools.product([(6, 5, 1), (2, 7, 40)], NORMS), ((6, 5, 1), "linf"), ((2, 7, 40), "l2")))
 def test_ball_and_box_hold_and_the_loss_only_falls(norm, shape):
     problem = linear(shape=shape, count=8)
     x = np.clip(3 * problem.x - 1, 0, 1)  # Some pixels at the ends of the box.
@@ -297,7 +299,7 @@ def test_an_example_does_not_depend_on_its_batch(norm):
     assert (whole.best[3] != whole.best[5]).any()
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", mostly_slow(NORMS, "linf"))
 def test_a_restart_begins_anew(norm):
     problem = linear(**IMAGES)
     attack = Square(column(problem.distances(norm) * 0.9), 1, norm, num_restarts=3)
@@ -311,7 +313,7 @@ def test_a_restart_begins_anew(norm):
     assert not states.done[:-1].any()
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", mostly_slow(NORMS, "linf"))
 def test_a_restart_draws_other_squares(norm):
     problem = linear(**IMAGES)
     attack = Square(0.05, 1000, norm, num_restarts=2)
@@ -344,7 +346,7 @@ def test_a_tie_is_adversarial_only_where_argmax_says_so():
     assert state.queries.tolist() == [7, 1]
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", mostly_slow(NORMS, "linf"))
 def test_one_compile_for_all_radii(norm):
     problem, traces = linear(count=4), []
 

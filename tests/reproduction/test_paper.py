@@ -47,7 +47,8 @@ def test_averages_are_those_of_the_four_attacks():
 
 
 def test_names_and_cells():
-    for cell in printed():
+    assert len({cell.name for cell in printed()}) == len(printed())
+    for cell in list(printed())[::25]:
         assert parse(cell.name) == cell
 
 
