@@ -6,6 +6,7 @@ from morel_jax import models
 from morel_jax.interop.layouts import detect, layout, split
 from morel_jax.interop.torch import export_state_dict, import_model, import_state_dict
 from tests.interop.test_torch import random_variables
+from tests.models import quick_jit
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
 
@@ -135,7 +136,7 @@ def test_flattened_images(size, channels, width):
     """convnet_small, whose hidden layer takes a flattened image; the other layouts are in test_torch.py."""
     images = jax.random.uniform(jax.random.key(0), (2, *size, channels))
     model = models.create("convnet_small", 5, width=width)
-    variables = model.init(jax.random.key(1), images)
+    variables = quick_jit(model.init)(jax.random.key(1), images)
     state = export_state_dict(variables, "convnet_small")
     height, across = size[0] // 4, size[1] // 4
     hidden = state["hidden.weight"].reshape(8 * width, 2 * width, height, across)
@@ -145,12 +146,13 @@ def test_flattened_images(size, channels, width):
     jax.tree.map(np.testing.assert_array_equal, back, variables)
     imported = import_model(state)
     assert (imported.name, imported.model.width) == ("convnet_small", width)
-    np.testing.assert_array_equal(imported.model.apply(imported.variables, images).logits,
-                                  model.apply(variables, images).logits)
+    np.testing.assert_array_equal(quick_jit(imported.model.apply)(imported.variables, images).logits,
+                                  quick_jit(model.apply)(variables, images).logits)
 
 
 def test_a_hidden_layer_that_fits_no_image():
-    variables = models.create("convnet_small", 5, width=4).init(jax.random.key(1), np.zeros((1, 8, 8, 1), np.float32))
+    init = quick_jit(models.create("convnet_small", 5, width=4).init)
+    variables = init(jax.random.key(1), np.zeros((1, 8, 8, 1), np.float32))
     state = export_state_dict(variables, "convnet_small")
     state["hidden.weight"] = state["hidden.weight"][:, :-1]
     with pytest.raises(ValueError, match=r"'hidden.weight' must have shape \(32, 24\) .* got \(32, 31\)"):

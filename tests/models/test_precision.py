@@ -6,6 +6,7 @@ import pytest
 
 from morel_jax import models
 from morel_jax.models.precision import PRECISIONS, float32_logits
+from tests.models import quick_jit
 from tests.small import images_and_labels
 
 X = jnp.asarray(images_and_labels(count=2, size=8)[0] / np.float32(255))
@@ -14,7 +15,7 @@ X = jnp.asarray(images_and_labels(count=2, size=8)[0] / np.float32(255))
 @pytest.mark.parametrize("name", PRECISIONS)
 def test_logits_are_float32_with_full_products_whatever_the_model_trains_in(name):
     model = models.create("convnet_small", 3, dtype=PRECISIONS[name].dtype)
-    variables = model.init(jax.random.key(0), X)
+    variables = quick_jit(model.init)(jax.random.key(0), X)
     plain = models.create("convnet_small", 3).apply(variables, X).logits
     np.testing.assert_array_equal(float32_logits(model, variables, X), plain)
     traced = str(jax.make_jaxpr(lambda x: float32_logits(model, variables, x))(X))

@@ -8,6 +8,7 @@ import pytest
 
 from morel_jax import models
 from tests.models import quick_jit
+from tests.small import mostly_slow
 
 NETWORKS = [
     dict(name="resnet8", widths=(4, 4, 8)),
@@ -15,6 +16,8 @@ NETWORKS = [
     dict(name="wide_resnet10_1"),
     dict(name="preact_resnet18_silu", widths=(4, 4, 8), stage_sizes=(2, 1, 1)),
 ]
+each_network = pytest.mark.parametrize("options", mostly_slow(NETWORKS, NETWORKS[0]),
+                                       ids=lambda options: options["name"])
 IMAGES = np.random.default_rng(0).uniform(size=(4, 8, 8, 3)).astype(np.float32)
 LABEL = 1
 
@@ -36,8 +39,7 @@ def residual_bytes(model, variables, train):
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
 
 
-@pytest.mark.parametrize("options", [NETWORKS[0], *(pytest.param(options, marks=pytest.mark.slow)
-                                                    for options in NETWORKS[1:])], ids=lambda options: options["name"])
+@each_network
 def test_parameters_losses_and_gradients_stay(options):
     plain, remat = pair(options)
     variables, again = (quick_jit(model.init)(jax.random.key(0), IMAGES) for model in (plain, remat))
@@ -47,7 +49,7 @@ def test_parameters_losses_and_gradients_stay(options):
     chex.assert_trees_all_close(*results, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("options", NETWORKS, ids=lambda options: options["name"])
+@each_network
 def test_less_is_kept_in_training_only(options):
     plain, remat = pair(options)
     variables = jax.eval_shape(plain.init, jax.random.key(0), IMAGES)
