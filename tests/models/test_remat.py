@@ -11,7 +11,7 @@ from tests.models import quick_jit
 from tests.small import mostly_slow
 
 NETWORKS = [
-    dict(name="resnet8", widths=(4, 4, 8)),
+    dict(name="resnet8", widths=(4, 8), stage_sizes=(1, 1)),
     dict(name="resnet50", widths=(4, 4, 8), stage_sizes=(2, 1, 1)),
     dict(name="wide_resnet10_1"),
     dict(name="preact_resnet18_silu", widths=(4, 4, 8), stage_sizes=(2, 1, 1)),

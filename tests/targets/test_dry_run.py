@@ -20,6 +20,11 @@ def found():
     return dry_run(small_config(attack__num_steps=3))
 
 
+@pytest.fixture(scope="module")
+def plain():
+    return dry_run(small_config("standard"))
+
+
 def test_parameters_and_flops_by_hand(found):
     conv1, conv2, hidden, head = 16 * 16, 16 * 16 * 32, 49 * 32 * 128, 128 * 10
     assert found.classifier_parameters == conv1 + conv2 + 2 * (16 + 32) + hidden + 128 + head + 10
@@ -55,8 +60,8 @@ def test_operations(found):
     assert found.compile_seconds > 0
 
 
-def test_a_step_without_an_attack_has_no_iteration():
-    assert dry_run(small_config("standard")).kernels.attack_iteration is None
+def test_a_step_without_an_attack_has_no_iteration(plain):
+    assert plain.kernels.attack_iteration is None
 
 
 @pytest.mark.slow
@@ -95,11 +100,11 @@ def test_command_buffers_and_what_is_outside(tmp_path):
     assert _command_buffers(tmp_path) == {"count": 2, "operations_outside": 3}
 
 
-def test_extra_images_count(found, tmp_path):
+def test_extra_images_count(plain, tmp_path):
     images = np.zeros((5000, 28, 28, 1), np.uint8)
     np.savez(tmp_path / "extra.npz", image=images, label=np.zeros(5000, int))
-    more = dry_run(small_config(attack__num_steps=3, data__extra=str(tmp_path / "extra.npz"), data__extra_share=0.25))
-    assert more.arguments - found.arguments == pytest.approx(images.nbytes + 5000 * 4, rel=0.01)
+    more = dry_run(small_config("standard", data__extra=str(tmp_path / "extra.npz"), data__extra_share=0.25))
+    assert more.arguments - plain.arguments == pytest.approx(images.nbytes + 5000 * 4, rel=0.01)
 
 
 def test_a_wrong_config():

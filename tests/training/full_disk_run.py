@@ -8,7 +8,7 @@ from unittest import mock
 
 from morel_jax import builders, training
 from morel_jax.training.checkpoint import Checkpoints
-from tests.small import small_config, small_dataset
+from tests.small import tiny_config, tiny_dataset
 
 # What Checkpoints.save is told after the first epoch of six steps and its validation.
 FIRST_EPOCH = 7
@@ -24,10 +24,10 @@ def main(workdir):
             resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
         save(self, which, position, *arguments)
 
-    with mock.patch.object(builders, "dataset", return_value=small_dataset()), \
+    with mock.patch.object(builders, "dataset", return_value=tiny_dataset()), \
             mock.patch.object(Checkpoints, "save", save_on_a_full_disk):
         try:
-            training.fit(small_config(), workdir, progress=False)
+            training.fit(tiny_config(), workdir, progress=False)
         except OSError as error:
             sys.exit(f"error: {error}")
 

@@ -36,7 +36,7 @@ def run(config, steps, cuts=((),), most=6, **numbers):
     return found
 
 
-@pytest.mark.parametrize("config", [still(), small_config("pgd_at")], ids=["still", "augmented"])
+@pytest.mark.parametrize("config", [still("trades"), small_config("pgd_at")], ids=["still", "augmented"])
 def test_cuts_do_not_change_a_bit(config):
     (whole_state, whole_totals), *in_pieces = run(config, 6, cuts=((), (1,), (2, 5), (1, 2, 3, 4, 5)))
     for state, totals in in_pieces:
@@ -45,7 +45,7 @@ def test_cuts_do_not_change_a_bit(config):
 
 
 def test_loop_equals_single_steps():
-    config = still()
+    config = still("trades")
     parts, hparams, state, _ = setup(config)
     images, labels = images_and_labels(24, channels=1)
     ((looped, totals),) = run(config, 3)
@@ -61,7 +61,7 @@ def test_loop_equals_single_steps():
 
 
 def test_first_bad_step_is_named():
-    config = still(optimizer__learning_rate=1e30)
+    config = still("trades", optimizer__learning_rate=1e30)
     ((state, totals),) = run(config, 5)
     assert not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
     parts, hparams, single, _ = setup(config)
@@ -73,7 +73,7 @@ def test_first_bad_step_is_named():
         if not (np.isfinite(metrics["loss"]) and all(np.isfinite(p).all() for p in jax.tree.leaves(single.params))):
             break
     assert int(totals.first_bad_step) == expected
-    assert int(run(still(), 2)[0][1].first_bad_step) == -1
+    assert int(run(still("trades"), 2)[0][1].first_bad_step) == -1
 
 
 def test_state_is_donated():
@@ -86,7 +86,7 @@ def test_state_is_donated():
 
 
 def test_parameters_that_overflow_in_the_last_step_are_found():
-    ((_, totals),) = run(still(), 1, learning_rate=np.float32(np.inf))
+    ((_, totals),) = run(still("trades"), 1, learning_rate=np.float32(np.inf))
     assert np.isfinite(totals.sums["loss"])
     assert int(totals.first_bad_step) == 1  # The step that would begin with them.
 

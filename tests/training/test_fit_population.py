@@ -13,7 +13,7 @@ import pytest
 
 from morel_jax import builders, evaluation, training
 from morel_jax.training import checkpoint, trainer
-from tests.small import interrupt_after, tiny_config, tiny_dataset, without_clocks
+from tests.small import interrupt_after, mostly_slow, tiny_config, tiny_dataset, without_clocks
 
 pytestmark = pytest.mark.usefixtures("tiny_data")
 
@@ -116,7 +116,7 @@ def kill_while_saving(monkeypatch, saves):
     monkeypatch.setattr(checkpoint.Checkpoints, "save", killing)
 
 
-@pytest.mark.parametrize("saves", [1, 4])
+@pytest.mark.parametrize("saves", mostly_slow([1, 4], 4))
 def test_members_that_were_saved_at_different_positions_go_on_from_a_common_one(unbroken, tmp_path, monkeypatch, saves):
     with monkeypatch.context() as patch:
         kill_while_saving(patch, saves)

@@ -10,7 +10,7 @@ from morel_jax.training.members import SWEEPABLE, build_members, parse_sweeps, r
 from morel_jax.training.setup import build_hparams, build_parts
 from tests.small import small_config
 
-EPOCHS = (1, *range(70, 121))
+EPOCHS = (1, 75, 76, 80, 81, 89, 90, 91, 95, 96, 99, 100, 101, 102, 110, 111)
 
 
 def _other(value):

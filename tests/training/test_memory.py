@@ -56,7 +56,7 @@ def test_parts_give_the_whole_where_examples_do_not_meet(method):
         chex.assert_trees_all_close(step(*arguments, KEY), whole, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("method", mostly_slow(METHODS, "mart"))
+@pytest.mark.parametrize("method", mostly_slow(METHODS, "pgd_at"))
 def test_means_of_the_parts(method):
     """Gradients, metrics and BatchNorm's statistics are the means of what each part alone gives; example i is of
     part i % accumulate."""
@@ -77,15 +77,16 @@ def test_means_of_the_parts(method):
 
 def test_parts_take_less_memory():
     def temporary(accumulate):
-        step, *arguments = setup("trades", accumulate, count=64)
+        step, *arguments = setup("standard", accumulate, count=64)
         return step.lower(*arguments, KEY).compile().memory_analysis().temp_size_in_bytes
 
     assert temporary(4) < 0.5 * temporary(1)
 
 
-def test_parts_inside_shard_map():
+@pytest.mark.parametrize("method", mostly_slow(METHODS, "pgd_at"))
+def test_parts_inside_shard_map(method):
     """As the members of a population are trained: everything varies from device to device."""
-    step, *arguments = setup("mart", accumulate=2)
+    step, *arguments = setup(method, accumulate=2)
     stacked = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], (*arguments, KEY))
     mesh = jax.make_mesh((1,), ("member",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
 

@@ -25,10 +25,10 @@ def compilations(caplog):
 def test_a_sweep_of_one_member_is_fits_program(tmp_path, caplog):
     """One compilation for both, and the same bits."""
     trainer.programs.cache_clear()
-    config = small_config("trades", epochs=1)
+    config = small_config("standard", epochs=1)
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
         (outcome,) = training.fit_population(config, [{"seed": 4}], tmp_path / "sweep", progress=False)
-        state, history = training.fit(small_config("trades", epochs=1, seed=4), tmp_path / "alone", progress=False)
+        state, history = training.fit(small_config("standard", epochs=1, seed=4), tmp_path / "alone", progress=False)
     assert len(compilations(caplog)) == 1
     chex.assert_trees_all_equal(outcome.state, jax.device_get(state))
     assert outcome.history[0]["loss"] == history[0]["loss"]

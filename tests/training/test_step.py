@@ -210,14 +210,14 @@ def test_noise_depends_on_step_and_example_not_on_place():
 
 
 def test_step_vmaps_over_hyper_parameters():
-    parts, hparams, state, batch = setup(still())
-    preferences = jnp.array([[0.1, 0.9], [0.5, 0.5], [0.9, 0.1]])
-    axes = jax.tree.map(lambda _: None, hparams).replace(preference=0)
+    parts, hparams, state, batch = setup(still("trades"))
+    betas = np.float32([0.5, 1.0, 6.0])
+    axes = jax.tree.map(lambda _: None, hparams).replace(beta=0)
     step = partial(train_step, parts=parts)
     together, _ = jax.jit(jax.vmap(step, in_axes=(None, axes, None, None)))(
-        state, hparams.replace(preference=preferences), batch, KEY)
-    for member, preference in enumerate(preferences):
-        alone, _ = compiled(parts)(state, hparams.replace(preference=preference), batch, KEY)
+        state, hparams.replace(beta=betas), batch, KEY)
+    for member, beta in enumerate(betas):
+        alone, _ = compiled(parts)(state, hparams.replace(beta=beta), batch, KEY)
         chex.assert_trees_all_close(jax.tree.map(lambda leaf, m=member: leaf[m], together.params), alone.params,
                                     rtol=1e-3, atol=1e-5)
 
@@ -267,7 +267,7 @@ class _InTwoPasses(nn.Module):
         return self.inner(images, train)
 
 
-@pytest.mark.parametrize("method", ["mart", "morel_trades"])
+@pytest.mark.parametrize("method", mostly_slow(["mart", "morel_trades"], "mart"))
 def test_both_kinds_in_one_pass_are_as_in_two(method):
     with jax.enable_x64(True):
         parts, hparams, state, batch = setup(still(method, attack__epsilon=1e-5, attack__step_size=1e-5))

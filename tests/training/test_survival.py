@@ -12,11 +12,11 @@ import pytest
 
 from morel_jax import builders, training
 from morel_jax.training.lock import hold
-from tests.small import newest_checkpoint, small_config, small_dataset, without_clocks
+from tests.small import newest_checkpoint, tiny_config, tiny_dataset, without_clocks
 from tests.training.full_disk_run import FIRST_EPOCH
 from tests.training.test_checkpoint import flip_a_byte
 
-pytestmark = pytest.mark.usefixtures("small_data")
+pytestmark = pytest.mark.usefixtures("tiny_data")
 # A dispatch of about a second and a save, on a machine that does other things too.
 GRACE_SECONDS = 20
 # An epoch of half a minute and more: a signal in its first seconds finds no validation, which compiles before it asks.
@@ -27,18 +27,18 @@ COMMAND = [sys.executable, "-m", "morel_jax.train", "--config=configs/quickstart
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(builders, "dataset", lambda config: small_dataset())
-        return training.fit(small_config(), tmp_path_factory.mktemp("unbroken"), progress=False)
+        patch.setattr(builders, "dataset", lambda config: tiny_dataset())
+        return training.fit(tiny_config(), tmp_path_factory.mktemp("unbroken"), progress=False)
 
 
 def goes_on_as_if_nothing_had_happened(workdir, unbroken):
-    state, history = training.fit(small_config(), workdir, progress=False)
+    state, history = training.fit(tiny_config(), workdir, progress=False)
     chex.assert_trees_all_equal(state, unbroken[0])
     assert without_clocks(history) == without_clocks(unbroken[1])
 
 
 def test_a_damaged_newest_checkpoint(unbroken, tmp_path, caplog):
-    training.fit(small_config(), tmp_path, progress=False)
+    training.fit(tiny_config(), tmp_path, progress=False)
     newest = tmp_path / "checkpoints" / "last" / str(newest_checkpoint(tmp_path))
     flip_a_byte(newest)
     with caplog.at_level(logging.WARNING, "morel_jax"):
@@ -49,9 +49,9 @@ def test_a_damaged_newest_checkpoint(unbroken, tmp_path, caplog):
 
 
 def test_a_second_run_in_the_workdir_is_refused(unbroken, tmp_path):
-    training.fit(small_config(), tmp_path, progress=False)
+    training.fit(tiny_config(), tmp_path, progress=False)
     with hold(tmp_path), pytest.raises(ValueError, match=f"{tmp_path} is in use by process {os.getpid()} on "):
-        training.fit(small_config(), tmp_path, progress=False)
+        training.fit(tiny_config(), tmp_path, progress=False)
     goes_on_as_if_nothing_had_happened(tmp_path, unbroken)
 
 
