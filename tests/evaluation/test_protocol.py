@@ -18,6 +18,7 @@ from morel_jax.models import Outputs
 from tests.attacks.linear import Linear
 from tests.evaluation.network import EPSILON, data, network
 from tests.evaluation.run_evaluation import run
+from tests.small import mostly_slow
 
 QUICK = "fgsm,pgd20,cw,apgd-ce,transfer-fgsm"
 KILLS = 10
@@ -33,12 +34,12 @@ def in_another_process(folder, attacks, examples, *arguments, **environment):
     return subprocess.Popen(command, env=os.environ | environment, stderr=subprocess.DEVNULL)
 
 
-def quick(folder, **options):
+def quick(folder, attacks=QUICK, **options):
     logits_fn = network()
     images, labels = data(logits_fn, 20)
     # Narrow blocks: a batch of one is worked on in a whole one.
     options = dict(epsilon=EPSILON, surrogate=network(seed=1), width=4) | options
-    return evaluate(logits_fn, images, labels, QUICK.split(","), folder, **options)
+    return evaluate(logits_fn, images, labels, attacks.split(","), folder, **options)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,7 @@ def test_summary_and_ledger_agree_with_the_network(whole):
         summary["attacks"][name]["correct"] for name in ("fgsm", "pgd20", "cw", "apgd-ce"))
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 64])
+@pytest.mark.parametrize("batch_size", mostly_slow([1, 7, 64], 7))
 def test_the_ledger_does_not_depend_on_the_batch_size(whole, tmp_path, batch_size):
     quick(tmp_path, batch_size=batch_size)
     assert files(tmp_path) == files(whole[0])
@@ -84,31 +85,31 @@ def test_examples_and_attacks_can_be_added(whole, tmp_path):
     assert (tmp_path / "ledger.csv").read_bytes() == (whole[0] / "ledger.csv").read_bytes()
 
 
-def test_rows_that_are_there_are_not_made_again(whole, tmp_path):
-    quick(tmp_path)
+def test_rows_that_are_there_are_not_made_again(tmp_path):
+    quick(tmp_path, "fgsm,transfer-fgsm")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("morel_jax.evaluation.protocol.Pool.run", lambda *_: pytest.fail("attacked again"))
-        quick(tmp_path)
+        quick(tmp_path, "fgsm,transfer-fgsm")
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-8])])
 def test_a_finished_evaluation_notices_that_its_images_were_damaged(tmp_path, damage):
-    quick(tmp_path, save_images=True)
+    quick(tmp_path, "pgd20", save_images=True)
     before = files(tmp_path)
-    quick(tmp_path, save_images=True)
+    quick(tmp_path, "pgd20", save_images=True)
     assert files(tmp_path) == before
     damage(tmp_path / "adversarial" / "pgd20.npy")
     damaged = files(tmp_path)
     with pytest.raises(DamagedFileError, match=r"adversarial/pgd20.npy .*Put back a copy of it, or move"):
-        quick(tmp_path, save_images=True)
+        quick(tmp_path, "pgd20", save_images=True)
     assert files(tmp_path) == damaged
-    quick(tmp_path)  # The images are no part of its accuracies.
+    quick(tmp_path, "pgd20")  # The images are no part of its accuracies.
 
 
 def test_another_seed_or_network_is_another_evaluation(tmp_path):
-    quick(tmp_path)
+    quick(tmp_path, "fgsm")
     with pytest.raises(ValueError, match="seed: 0 there, 1 now"):
-        quick(tmp_path, seed=1)
+        quick(tmp_path, "fgsm", seed=1)
     logits_fn = network(seed=2)
     images, labels = data(network(), 20)
     with pytest.raises(ValueError, match="network: "):

@@ -94,12 +94,12 @@ def test_running_statistics_move_once_for_each_name():
 
 
 def test_average_of_weights():
-    config = still(ema_decay=0.75, model__precision="bfloat16")
+    config = still("trades", ema_decay=0.75, model__precision="bfloat16")
     parts, hparams, state, batch = setup(config)
     after, _ = compiled(parts)(state, hparams, batch, KEY)
     expected = jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, state.params["classifier"], after.params["classifier"])
     chex.assert_trees_all_close(after.inference_variables()["params"], expected, rtol=1e-6)
-    plain = setup(still())[2]
+    plain = setup(still("trades"))[2]
     assert plain.average is None
 
 
@@ -223,7 +223,7 @@ def test_step_vmaps_over_hyper_parameters():
 
 
 def test_bfloat16_keeps_parameters_and_statistics_in_float32():
-    parts, hparams, state, batch = setup(still(ema_decay=0.75, model__precision="bfloat16"))
+    parts, hparams, state, batch = setup(still("trades", ema_decay=0.75, model__precision="bfloat16"))
     step = compiled(parts)
     after, metrics = step(state, hparams, batch, KEY)
     chex.assert_tree_all_finite(metrics)
