@@ -73,9 +73,10 @@ def test_a_workdir_that_cannot_be_written_is_one_line(monkeypatch, workdir):
     assert line.startswith(f"error: workdir must be a folder that can be written; got {workdir}: ")
 
 
-def test_a_workdir_that_is_no_local_path():
-    outcome = train("--config=configs/quickstart.py", "--workdir=gs://bucket/run")
-    assert (outcome.returncode, outcome.stderr) == (
+def test_a_workdir_that_is_no_local_path(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    status, _, error = call(monkeypatch, "train", "--config=configs/quickstart.py", "--workdir=gs://bucket/run")
+    assert (status, error) == (
         2, "error: --workdir must be a path on a mounted file system, not a URL; got 'gs://bucket/run'.\n")
 
 

@@ -18,13 +18,13 @@ def network(seed=0, num_classes=10):
     model = models.create("convnet_small", num_classes)
     images = small_dataset().test.images.astype(np.float32) / 255
     variables = jax.jit(model.init)(jax.random.key(seed), images[:1])
-    variables["params"]["linear"]["bias"] -= np.mean(as_logits_fn(model, variables)(images), axis=0)
+    variables["params"]["linear"]["bias"] -= np.mean(jax.jit(as_logits_fn(model, variables))(images), axis=0)
     return as_logits_fn(model, variables)
 
 
 def data(logits_fn, count):
     """(uint8[count, 28, 28, 1], int32[count]): real images, every fifth with another label than the network's."""
     images = small_dataset(test=count).test.images
-    labels = np.array(np.argmax(logits_fn(images.astype(np.float32) / 255), -1), np.int32)
+    labels = np.array(np.argmax(jax.jit(logits_fn)(images.astype(np.float32) / 255), -1), np.int32)
     labels[::5] = (labels[::5] + 1) % 10
     return images, labels

@@ -31,12 +31,12 @@ def test_losses_of_images_keep_their_axis():
     linear = Linear(count=3)
     directions = gradients.input_directions(linear.logits, jax.random.key(0), linear.x, linear.y)
     s, t = np.float32([0, 0.1]), np.float32([-0.1, 0, 0.1])
-    got = gradients.surface(lambda x: {"loss": losses.cross_entropy(linear.logits(x), linear.y)}, linear.x,
-                            directions, [s, t])["loss"]
+    loss = jax.jit(lambda x: losses.cross_entropy(linear.logits(x), linear.y))
+    got = gradients.surface(lambda x: {"loss": loss(x)}, linear.x, directions, [s, t])["loss"]
     assert got.shape == (2, 3, 3)
     moved = linear.x + s[1] * directions[0] + t[2] * directions[1]
-    np.testing.assert_allclose(got[1, 2], losses.cross_entropy(linear.logits(moved), linear.y), rtol=1e-5)
-    np.testing.assert_allclose(got[0, 1], losses.cross_entropy(linear.logits(linear.x), linear.y), rtol=1e-5)
+    np.testing.assert_allclose(got[1, 2], loss(moved), rtol=1e-5)
+    np.testing.assert_allclose(got[0, 1], loss(linear.x), rtol=1e-5)
 
 
 def test_filters_of_a_direction_are_as_long_as_the_weights():

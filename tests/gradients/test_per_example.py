@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,13 +22,13 @@ PARAMS = {"w": jnp.array([0.5, -1.0]), "b": jnp.array(1.0)}
 
 def test_parameter_gradients_of_a_linear_regression_by_hand():
     residual = X @ np.float32([0.5, -1.0]) + 1 - Y
-    got = gradients.parameter_gradients(squared, PARAMS, X, Y)
+    got = jax.jit(lambda p: gradients.parameter_gradients(squared, p, X, Y))(PARAMS)
     np.testing.assert_allclose(got["w"], 2 * residual[:, None] * X, rtol=1e-6)
     np.testing.assert_allclose(got["b"], 2 * residual, rtol=1e-6)
     expected = 2 * np.abs(residual) * np.sqrt((X**2).sum(1) + 1)
     for batch_size in (1, 2, 8):
-        norms = gradients.parameter_gradient_norms(squared, PARAMS, X, Y, batch_size=batch_size)
-        np.testing.assert_allclose(norms, expected, rtol=1e-6)
+        norms = jax.jit(functools.partial(gradients.parameter_gradient_norms, squared, batch_size=batch_size))
+        np.testing.assert_allclose(norms(PARAMS, X, Y), expected, rtol=1e-6)
 
 
 def test_a_loss_of_more_than_images_and_labels():

@@ -19,10 +19,10 @@ def combined(preference):
 
 
 def test_linear_objectives_by_hand():
-    directions = gradients.update_directions(linear, PARAMS, PREFERENCES, A, GAMMA)
+    directions, influence = jax.jit(lambda p: (
+        gradients.update_directions(linear, p, PREFERENCES, A, GAMMA),
+        gradients.preference_influence(linear, p, PREFERENCES, PREFERENCES[0], A, GAMMA)))(PARAMS)
     np.testing.assert_allclose(directions, [-combined(k) for k in PREFERENCES], rtol=1e-6)
-
-    influence = gradients.preference_influence(linear, PARAMS, PREFERENCES, PREFERENCES[0], A, GAMMA)
     first = combined(PREFERENCES[0])
     for i, k in enumerate(PREFERENCES):
         g = combined(k)

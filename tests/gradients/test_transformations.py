@@ -12,6 +12,7 @@ import pytest
 from morel_jax import losses
 from tests.gradients.networks import TINY, cross_entropies, images_and_labels, network
 from tests.models import quick_jit
+from tests.small import mostly_slow
 
 RANDOM = np.random.default_rng(0)
 LABELS = np.int32([0, 1, 2, 1, 0])
@@ -40,7 +41,7 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", mostly_slow(LOSSES, "trades", "loat", "multi_positive_contrastive", "conic"))
 def test_of_losses(name):
     """First and second derivatives along a line, and the Hessian: differences, jvp of grad, linearize, hessian."""
     loss, width = LOSSES[name]

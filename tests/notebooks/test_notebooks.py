@@ -4,6 +4,8 @@ import nbclient
 import nbformat
 import pytest
 
+from tests.small import COMPILE_QUICKLY
+
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NAMES = ("quickstart", "functional_gradients", "pareto_front", "scaling", "own_parts")
 
@@ -23,6 +25,7 @@ def test_kept_with_the_outputs_of_one_run_from_top_to_bottom(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_runs(name):
+def test_runs(name, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", COMPILE_QUICKLY)  # Most of the time is compilation; no number is compared.
     notebook = nbformat.read(FOLDER / f"{name}.ipynb", 4)
     nbclient.NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(FOLDER)}}).execute()

@@ -1,5 +1,6 @@
 import functools
 import io
+import itertools
 import json
 import logging
 import os
@@ -15,7 +16,7 @@ from morel_jax import builders, evaluation, progress, training
 from morel_jax.training import trainer
 from morel_jax.training.checkpoint import Checkpoints
 from morel_jax.training.saved import load_record
-from tests.small import interrupt_after, tiny_config, tiny_dataset, without_clocks
+from tests.small import interrupt_after, mostly_slow, tiny_config, tiny_dataset, without_clocks
 
 pytestmark = pytest.mark.usefixtures("tiny_data")
 # Of tests to which the method is all the same.
@@ -98,8 +99,9 @@ def test_a_workdir_is_a_local_path(tmp_path, monkeypatch, train):
     assert os.listdir(tmp_path) == ["run"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("moment", ["steps", "validation"])
+@pytest.mark.parametrize(("moment", "number"), mostly_slow(
+    itertools.product(("steps", "validation"), (signal.SIGINT, signal.SIGTERM)),
+    ("steps", signal.SIGTERM), ("validation", signal.SIGINT)))
 def test_a_signal_saves_and_the_resumed_run_is_bitwise_the_same(unbroken, tmp_path, monkeypatch, number, moment):
     before = signal.getsignal(number)
     with monkeypatch.context() as patch:

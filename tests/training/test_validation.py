@@ -7,7 +7,7 @@ from morel_jax import models
 from morel_jax.attacks import PGD
 from morel_jax.data import Split
 from morel_jax.training.validation import accuracies, compile_correct, predicted
-from tests.small import images_and_labels
+from tests.small import images_and_labels, mostly_slow
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def judged():
     return compile_correct(model), variables, Split(images, labels)
 
 
-@pytest.mark.parametrize("batch_size", [1, 10, 23, 100])
+@pytest.mark.parametrize("batch_size", mostly_slow([1, 10, 23, 100], 1, 10))
 def test_counts_are_exact_for_any_batch_size(judged, batch_size):
     correct, variables, split = judged
     found = accuracies(correct, variables, PGD(np.float32(0.03), np.float32(0.01), num_steps=2), split,
