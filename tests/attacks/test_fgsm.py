@@ -67,6 +67,7 @@ def test_vmap_over_radii_compiles_once_and_equals_a_loop():
 
 def test_no_gradient_flows_through_the_attack():
     model = Linear()
+
     def loss(scale):
         return FGSM(0.1)(lambda z: scale * model.logits(z), KEY, model.x, model.y).sum()
 
@@ -75,7 +76,7 @@ def test_no_gradient_flows_through_the_attack():
 
 def test_in_l2_it_is_a_step_along_the_gradient():
     model = Linear(count=6)
-    x_adv = FGSM(0.2, "l2")(model.logits, KEY, model.x, model.y)
+    x_adv = attacked(FGSM(0.2, "l2"), model.logits, model.x, model.y)
     np.testing.assert_allclose(np.linalg.norm((x_adv - model.x).reshape(6, -1), axis=1), 0.2, rtol=1e-5)
-    one_step = PGD(0.2, 0.2, num_steps=1, start="clean", norm="l2")(model.logits, KEY, model.x, model.y)
+    one_step = attacked(PGD(0.2, 0.2, num_steps=1, start="clean", norm="l2"), model.logits, model.x, model.y)
     np.testing.assert_allclose(x_adv, one_step, atol=1e-6)
