@@ -26,6 +26,7 @@ def test_kept_with_the_outputs_of_one_run_from_top_to_bottom(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_runs(name, monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", COMPILE_QUICKLY)  # Most of the time is compilation; no number is compared.
+    if name == "functional_gradients":  # It compiles much and runs little.
+        monkeypatch.setenv("XLA_FLAGS", COMPILE_QUICKLY)
     notebook = nbformat.read(FOLDER / f"{name}.ipynb", 4)
     nbclient.NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(FOLDER)}}).execute()

@@ -10,7 +10,6 @@ import pytest
 
 from morel_jax.reproduction.paper import printed
 from tests.commands import call
-from tests.small import COMPILE_QUICKLY
 
 CELL = "7/cifar10/resnet18/white-box/morel_loat/pgd20/last"
 
@@ -28,9 +27,8 @@ def report_files(root):
 
 @pytest.fixture
 def cached(monkeypatch, tmp_path_factory):
-    """Compiled programs of one command for the next. There are many and they run for little: with less optimisation."""
+    """Compiled programs of one command for the next."""
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "reproduced"))
-    monkeypatch.setenv("XLA_FLAGS", COMPILE_QUICKLY)
 
 
 @pytest.mark.slow
