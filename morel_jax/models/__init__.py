@@ -16,11 +16,10 @@ from morel_jax.models.embedding import EmbeddingSpace
 from morel_jax.models.linear import Linear
 from morel_jax.models.outputs import Outputs, check_normalisation
 from morel_jax.models.wide_resnet import SiluWideResNet, WideResNet, check_size
-from morel_jax.models.wrapped import WrappedNetwork, from_functions, wrap
+from morel_jax.models.wrapped import from_functions, wrap
 
 # The layers are for users' own models: their derivatives are fast on CPU, and BatchNorm is PyTorch's.
-__all__ = ["BatchNorm", "Conv", "EmbeddingSpace", "Linear", "Outputs", "WrappedNetwork", "create", "from_functions",
-           "wrap"]
+__all__ = ["BatchNorm", "Conv", "EmbeddingSpace", "Linear", "Outputs", "create", "from_functions", "wrap"]
 
 _MODELS: dict[str, Callable[..., nn.Module]] = {
     "convnet_small": ConvNet,

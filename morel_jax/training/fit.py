@@ -8,7 +8,7 @@ import jax
 from morel_jax import builders, sharding
 from morel_jax.configuration import check
 from morel_jax.files import local_path
-from morel_jax.models import WrappedNetwork
+from morel_jax.models.wrapped import WrappedNetwork
 from morel_jax.progress import TrainingProgress
 from morel_jax.training.custom import NO_CUSTOM, CustomParts
 from morel_jax.training.interruption import InterruptionRequest
