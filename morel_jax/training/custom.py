@@ -141,8 +141,8 @@ def _check_wrapped(model, image_shape, num_classes):
 def check_model(model, image_shape, num_classes):
     """Raises ValueError unless a step can train ``model``.
 
-    A :class:`~morel_jax.models.wrapped.WrappedNetwork` has its own rules, see :func:`morel_jax.models.wrap`. Any other must
-    map float32[n, h, w, c] and ``train=`` to :class:`~morel_jax.models.Outputs`, features [n, width] and logits
+    A :class:`~morel_jax.models.wrapped.WrappedNetwork` has its own rules, see :func:`morel_jax.models.wrap`. Any other
+    must map float32[n, h, w, c] and ``train=`` to :class:`~morel_jax.models.Outputs`, features [n, width] and logits
     [n, classes]. Statistics under ``batch_stats`` need an attribute ``batch_norm_momentum``, the weight of the old ones
     in its BatchNorm layers, for the step sets it to 0 and moves them itself. It is traced with and without
     ``train``; errors of its own come through.
