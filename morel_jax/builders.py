@@ -1,5 +1,6 @@
 """From the config to objects: the classifier, the attack, and the data with their splits."""
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import numpy as np
@@ -11,13 +12,18 @@ from morel_jax.attacks.norms import largest_radius
 from morel_jax.data import Dataset, Split
 from morel_jax.data.subset import stratified_rows
 from morel_jax.files import local_path
+from morel_jax.methods import METHODS
 from morel_jax.models.precision import PRECISIONS
 from morel_jax.schema import LARGEST_INT, error
 
 
 def model(config: ConfigDict, num_classes: int) -> nn.Module:
     """The classifier, a Flax module."""
-    options = {"remat": True} if config.model.remat else {}  # Networks without residual blocks have no such attribute.
+    options: dict[str, Any] = {}
+    if config.model.remat:  # Networks without residual blocks have no such attribute.
+        options["remat"] = True
+    if METHODS[config.method].is_conditioned(config):
+        options["batch_norm_condition"] = config.morel.judged_preference
     return models.create(config.model.name, num_classes, dtype=PRECISIONS[config.model.precision].dtype,
                          mean=tuple(config.model.mean) or None, std=tuple(config.model.std) or None, **options)
 

@@ -60,6 +60,17 @@ def radius(name: str, value: Any, largest: float, why: str = "") -> float:
     return number
 
 
+def share(name: str, value: Any) -> float:
+    """``value`` as a float in [0, 1].
+
+    Raises:
+        ValueError: it is no number, NaN, or out of range.
+    """
+    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not 0 <= value <= 1:
+        raise ValueError(f"{name} must be in [0, 1]; got {value!r}.")
+    return float(value)
+
+
 def describe(value: Any) -> str:
     """Type and shape of an array, such as ``float32[8, 10]``, and of anything else its type."""
     return f"{value.dtype}{list(value.shape)}" if hasattr(value, "shape") else type(value).__name__

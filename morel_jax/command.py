@@ -78,6 +78,36 @@ def define_compilation_cache():
                         "default one in the user's cache folder; off: none. JAX_COMPILATION_CACHE_DIR goes before.")
 
 
+class PreferenceFlag:
+    """The flag ``--preference``, of the command that makes one of these."""
+
+    def __init__(self):
+        self._flag = flags.DEFINE_list(
+            "preference", None, "Of a network trained with morel.conditioned: the preference K1,K2 at which it is "
+            "taken, two shares of sum 1; by default morel.judged_preference.")
+        flags.register_validator("preference", _is_preference,
+                                 "must be two numbers in [0, 1] of sum 1, such as 0.3,0.7")
+
+    @property
+    def value(self):
+        """K1, or None."""
+        return float(self._flag.value[0]) if self._flag.value else None
+
+    def folder(self, parent):
+        """Folder of what belongs to this preference, in that of the network's own."""
+        return parent / f"preference={'_'.join(self._flag.value)}" if self._flag.value else parent
+
+
+def _is_preference(texts):
+    if texts is None:
+        return True
+    try:
+        numbers = [float(text) for text in texts]
+    except ValueError:
+        return False
+    return len(numbers) == 2 and min(numbers) >= 0 and abs(sum(numbers) - 1) < 1e-6
+
+
 @dataclasses.dataclass(frozen=True)
 class DryRunFlags:
     """The flags ``--dry_run``, ``--target`` and ``--json``, of the command that makes one of these.

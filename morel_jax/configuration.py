@@ -298,6 +298,8 @@ def check(config: Any, own_model: Any = None) -> None:
                 local_path(path.strip(), f"config.data.{name}")
     if own_model is None:
         models.create(config.model.name, num_classes=1)
+    elif METHODS[config.method].is_conditioned(config):
+        raise error("morel.conditioned", "be False for a network of your own, which takes no preference", True)
 
 
 def _check_batch(config: ConfigDict) -> None:

@@ -62,6 +62,7 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of the random draws of attacks and of -
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Images under way at a time; changes no result.", lower_bound=1)
 _SURROGATE = flags.DEFINE_string("surrogate", None, "Workdir of the network that transfer attacks are crafted on.")
 _SURROGATE_WHICH = flags.DEFINE_enum("surrogate_which", "last", _CHECKPOINTS, "Its checkpoint.")
+_PREFERENCE = command.PreferenceFlag()
 _SAVE_IMAGES = flags.DEFINE_bool("save_images", False, "Keep adversarial images, float32 and uint8.")
 _REPORT_CARD = flags.DEFINE_integer(
     "report_card", 200, "Images for the report card and its curves (gradient masking, weak evaluation); 0: none.",
@@ -245,7 +246,7 @@ def _main() -> None:
     if _SURROGATE.value is not None:
         surrogate, _ = load(local_path(_SURROGATE.value, "surrogate"), _SURROGATE_WHICH.value)
     # All are loaded before the first is evaluated, which may take hours.
-    networks = {which: load_variables(workdir, which) for which in _WHICH.value}
+    networks = {which: load_variables(workdir, which, preference=_PREFERENCE.value) for which in _WHICH.value}
     if any(dataset is None for *_, dataset in networks.values()):
         raise ValueError(f"{workdir} was trained on its caller's own data set; evaluate it with "
                          "morel_jax.evaluation.evaluate, which takes images.")
@@ -255,10 +256,11 @@ def _main() -> None:
         write_corruptions(test.images, test.labels, corrupted, seed=_SEED.value,
                           on_written=lambda path: print(f"corrupted images: {path}"))
     for which, network in networks.items():
+        folder = _PREFERENCE.folder(output / which)
         if corrupted is not None:
-            _evaluate_corruptions(which, network, output / which, corrupted)
+            _evaluate_corruptions(which, network, folder, corrupted)
         if attacks:
-            _evaluate_attacks(which, network, attacks, output / which, surrogate)
+            _evaluate_attacks(which, network, attacks, folder, surrogate)
 
 
 def main(argv: list[str]) -> int:

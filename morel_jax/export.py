@@ -19,6 +19,7 @@ _FORMAT = flags.DEFINE_multi_enum("format", ["stablehlo"], ["stablehlo", "safete
 _OUT = flags.DEFINE_string("out", None, "Folder of the files; by default exported/<which> in the workdir.")
 _PLATFORMS = flags.DEFINE_list("platforms", ["cpu", "cuda"], "Where the StableHLO is to run: cpu, cuda, rocm, tpu.")
 _GRADIENTS = flags.DEFINE_bool("gradients", False, "Make the StableHLO differentiable, so that it can be attacked.")
+_PREFERENCE = command.PreferenceFlag()
 _SUB_BLOCK1 = flags.DEFINE_bool("sub_block1", False, "For a wide_resnet: write TRADES' unused sub_block1 too.")
 _ENTRY = flags.DEFINE_multi_string("entry", [], "For RobustBench: FIELD=VALUE with what a run cannot know, such as "
                                    "authors=A. Doe; fields are id, link, name, authors, venue and reported.")
@@ -50,7 +51,7 @@ def _load(workdir: Path, which: str) -> "tuple[Trained, dict[str, Any]]":
 
     record = None
     while record != (record := load_record(workdir, which)):  # A run under way may save another between the two.
-        trained = load_trained(workdir, which)
+        trained = load_trained(workdir, which, preference=_PREFERENCE.value)
     return trained, record
 
 
@@ -64,14 +65,15 @@ def _main() -> None:
     from morel_jax.training.workdir import load_content
 
     workdir, which = local_path(_WORKDIR.value, "workdir"), _WHICH.value
-    out = workdir / "exported" / which if _OUT.value is None else local_path(_OUT.value, "out")
+    out = _PREFERENCE.folder(workdir / "exported" / which) if _OUT.value is None else local_path(_OUT.value, "out")
     run = load_content(workdir)
     trained, record = _load(workdir, which)
     model, data = trained.model, trained.data
     if "train_images" not in data:  # An earlier version's record of a custom data set.
         raise ValueError(f"{workdir} was trained on its caller's own data set, which its config.json does not "
                          "describe; export it with the functions of morel_jax.interop.")
-    forms, summary = dict.fromkeys(_FORMAT.value), _summary(workdir / "evaluation" / which, trained)
+    forms, summary = dict.fromkeys(_FORMAT.value), _summary(
+        _PREFERENCE.folder(workdir / "evaluation" / which), trained)
     if _ENTRY.value and "robustbench" not in forms:
         raise ValueError(f"entry is for --format=robustbench alone; got {', '.join(forms)}.")
     entry = robustbench.entry(model, run["config"], data, summary, _ENTRY.value) if "robustbench" in forms else None

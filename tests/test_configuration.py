@@ -299,7 +299,7 @@ def test_every_traced_number_is_read_by_a_step(monkeypatch):
     monkeypatch.setattr(HParams, "__getattr__", watched)
     plain_methods = [small_config(name) for name, method in METHODS.items() if not method.has_embedding]
     for config in (small_config("standard", data__cutmix=True, ema_decay=0.5), small_config("trades", loss__awp=True),
-                   small_config("morel_mart"), *plain_methods):
+                   small_config("morel_mart"), small_config("morel_mart", morel__conditioned=True), *plain_methods):
         made = setup(config, CustomParts(dataset(count=40)))
         jax.eval_shape(partial(train_step, parts=made.parts), *made.step_arguments)
     schedules = {"learning_rate", "awp_gamma", "loat_phase", "swa_first_step"}

@@ -39,9 +39,11 @@ def gather(rows):
 class GatheredEmbedding:
     """An embedding space that sees the whole batch."""
     embedding: object
+    dropout = 0.0
 
-    def apply(self, variables, features, labels):
+    def apply(self, variables, features, labels, key=None):
         """This device's features and labels -> the embeddings of all rows."""
+        del key  # Of a dropout that there is not.
         return self.embedding.apply(variables, gather(features), gather(labels))
 
 

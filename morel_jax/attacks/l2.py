@@ -45,7 +45,7 @@ def project_from_box(x_adv: Points, x: Points, epsilon: ArrayLike) -> Points:
     What is clipped away leaves room for the rest, so the point is at least as far from ``x`` as :func:`project`'s.
     """
     delta = jnp.clip(x_adv, 0.0, 1.0) - x
-    return x + direction(delta) * jnp.minimum(norm(delta), epsilon)
+    return jnp.clip(x + direction(delta) * jnp.minimum(norm(delta), epsilon), 0.0, 1.0)  # Where that rounds out of it.
 
 
 def random_inside(keys: Keys, x: Points, epsilon: ArrayLike) -> Points:

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from morel_jax import builders
+from morel_jax import builders, checks
 from morel_jax.attacks.types import Images, Logits
 from morel_jax.files import local_path
+from morel_jax.models.conditioned import fixed, is_conditioned
 from morel_jax.models.precision import float32_logits
 from morel_jax.training.custom import CustomParts
 from morel_jax.training.saved import load_classifier
@@ -42,20 +43,23 @@ class Trained:
         return as_logits_fn(self.model, self.variables)
 
 
-def load_trained(workdir: str | os.PathLike, which: str = "best", model: nn.Module | None = None) -> Trained:
+def load_trained(workdir: str | os.PathLike, which: str = "best", model: Any = None,
+                 preference: float | None = None) -> Trained:
     """The plain classifier that a run saved, without its data set.
 
     Args:
         workdir: the run's folder.
         which: ``best`` (highest robust accuracy in validation) or ``last``.
-        model: the run's own Flax module, if it was given one.
+        model: the run's own network, if it was given one.
+        preference: k_1 in [0, 1] at which a network of all preferences (``config.morel.conditioned``) is taken; None:
+            the config's ``morel.judged_preference``.
 
     Returns:
         The network. The data set is read only if a folder of an earlier version does not describe it.
 
     Raises:
         FileNotFoundError: not a run's folder, or no such checkpoint in it.
-        ValueError: an unknown ``which``, or not the model that was trained.
+        ValueError: an unknown ``which``, not the model that was trained, or a preference for a network without one.
     """
     workdir = local_path(workdir, "workdir")
     config, content = load_config(workdir), load_content(workdir)
@@ -71,17 +75,24 @@ def load_trained(workdir: str | os.PathLike, which: str = "best", model: nn.Modu
     image = jax.ShapeDtypeStruct((1, *data["image_shape"]), jnp.float32)
     # A model without BatchNorm is saved with no statistics.
     shapes = {"batch_stats": {}} | jax.eval_shape(model.init, jax.random.key(0), image)
-    return Trained(model, load_classifier(workdir, which, shapes), config, data, is_custom_data="dataset" in own)
+    variables = load_classifier(workdir, which, shapes)
+    if is_conditioned(model):
+        preference = config.morel.judged_preference if preference is None else checks.share("preference", preference)
+        model, variables = fixed(model, variables, preference)
+    elif preference is not None:
+        raise ValueError(f"preference must not be given for the run in {workdir}, whose network has none; got "
+                         f"{preference}.")
+    return Trained(model, variables, config, data, is_custom_data="dataset" in own)
 
 
-def load_variables(workdir: str | os.PathLike, which: str = "best",
-                   model: nn.Module | None = None) -> tuple[nn.Module, PyTree, ConfigDict, Any]:
+def load_variables(workdir: str | os.PathLike, which: str = "best", model: Any = None,
+                   preference: float | None = None) -> tuple[Any, PyTree, ConfigDict, Any]:
     """:func:`load_trained` together with the data set.
 
     Returns:
         (model, variables, config, dataset): as in :class:`Trained`, and the Dataset; None for one of the caller's own.
     """
-    trained = load_trained(workdir, which, model)
+    trained = load_trained(workdir, which, model, preference)
     dataset = None if trained.is_custom_data else builders.dataset(trained.config)
     return trained.model, trained.variables, trained.config, dataset
 
@@ -104,11 +115,11 @@ def as_logits_fn(model: nn.Module, variables: PyTree) -> jax.tree_util.Partial:
     return jax.tree_util.Partial(_Logits(model), variables)
 
 
-def load(workdir: str | os.PathLike, which: str = "best",
-         model: nn.Module | None = None) -> tuple[jax.tree_util.Partial, ConfigDict]:
+def load(workdir: str | os.PathLike, which: str = "best", model: Any = None,
+         preference: float | None = None) -> tuple[jax.tree_util.Partial, ConfigDict]:
     """A trained network as a function, from :func:`as_logits_fn`, and the run's config.
 
     Arguments and errors as in :func:`load_trained`.
     """
-    trained = load_trained(workdir, which, model)
+    trained = load_trained(workdir, which, model, preference)
     return trained.logits_fn, trained.config

@@ -108,6 +108,11 @@ class Method:
         del config
         return None
 
+    def is_conditioned(self, config: Config) -> bool:
+        """Whether the network takes the preference as an input."""
+        del config
+        return False
+
     def of_each(self, config: Config, loss: Loss | None = None) -> Loss:
         """The method's loss as ``config`` has it, or the caller's own."""
         return _per_example(loss) if loss else partial(self.loss, **self.static(config))

@@ -7,8 +7,8 @@ from jaxtyping import Array, Float
 
 from morel_jax import losses
 from morel_jax.methods.method import Loss, Method, Objective, Views
-from morel_jax.methods.types import Config, HParams, Labels, Rates
-from morel_jax.schema import AT_LEAST_1, LARGEST_INT, NOT_NEGATIVE, SHARE, Field, Rule, error, one_of
+from morel_jax.methods.types import Config, HParams, Labels, Rates, Values
+from morel_jax.schema import AT_LEAST_1, LARGEST_INT, NOT_NEGATIVE, SHARE, Field, Rule, each, error, one_of
 
 FIELDS = {
     "embedding.embed_dim": Field(128, "Width b of the embedding space.", Rule(
@@ -25,6 +25,14 @@ FIELDS = {
     "morel.reference_point": Field((0.0, 0.0), "a of conic scalarization.", source="paper, 4.1",
                                    traced="reference_point"),
     "morel.augmentation": Field(2e-5, "gamma of conic scalarization.", source="paper, 4.1", traced="augmentation"),
+    "morel.conditioned": Field(False, "One network for all preferences: BatchNorm's scales and biases depend on k_1, "
+                               "which each example draws from preference_range in training. With conic or "
+                               "weighted_sum.", source="after Wang et al., arXiv:2010.11828, with lambda"),
+    "morel.preference_range": Field((0.1, 0.9), "Ends of the uniform distribution of a conditioned network's k_1; k_2 "
+                                    "is 1 - k_1.", each(Rule(lambda value: 0 <= value <= 1, "be in [0, 1]")),
+                                    traced="preference_range"),
+    "morel.judged_preference": Field(0.5, "k_1 at which a conditioned network is validated.",
+                                     Rule(lambda value: 0 <= value <= 1, "be in [0, 1]")),
     "morel.cosine_weight": Field(1.0, "Weight of the cosine loss; 0 leaves the contrastive loss alone.",
                                  NOT_NEGATIVE, "not in the paper, where it is 1", traced="cosine_weight"),
     "morel.contrastive_weight": Field(1e-5, "alpha: weight of the contrastive loss.",
@@ -44,6 +52,7 @@ _RATES = {
     "resnet18": {"learning_rate": 0.001, "drop_epochs": (75, 90), "drop_factors": (0.1, 0.01)},
     "wide_resnet34_10": {"learning_rate": 0.01, "drop_epochs": (75, 90), "drop_factors": (0.01, 0.0001)},
 }
+_BY_PREFERENCE = ("conic", "weighted_sum")
 _REDUCTIONS = {"sum": jnp.sum, "mean": jnp.mean}
 
 
@@ -53,6 +62,13 @@ def check(config: Config) -> None:
         raise error("embedding.embed_dim", f"be a multiple of embedding.num_heads ({config.embedding.num_heads})",
                     config.embedding.embed_dim)
     preference = config.morel.preference
+    if config.morel.conditioned:
+        if config.morel.scalarization not in _BY_PREFERENCE:
+            raise error("morel.conditioned", f"be False with config.morel.scalarization {config.morel.scalarization}, "
+                        "which uses no preference", config.morel.conditioned)
+        ends = config.morel.preference_range
+        if len(ends) != 2 or ends[0] > ends[1]:
+            raise error("morel.preference_range", "be (lowest, highest)", ends)
     if len(preference) != 2:
         raise error("morel.preference", "have two entries, (representation, classification)", preference)
     if config.morel.scalarization == "conic":
@@ -73,6 +89,10 @@ class Morel(Method):
         """See :class:`Method`."""
         return losses.GRADIENT_METHODS.get(config.morel.scalarization)
 
+    def is_conditioned(self, config: Config) -> bool:
+        """See :class:`Method`."""
+        return config.morel.conditioned
+
     def objective(self, config: Config, loss: Loss | None = None) -> Objective:
         """Eqs. 8 to 10, joined by CS or WS.
 
@@ -83,20 +103,40 @@ class Morel(Method):
         scalarization, rows = config.morel.scalarization, config.morel.contrastive_rows
         reduction = _REDUCTIONS[config.morel.contrastive_reduction]
 
-        def contrastive(views: Views, labels: Labels, hparams: HParams) -> Float[Array, ""]:
+        def contrastive(views: Views, labels: Labels, hparams: HParams) -> Float[Array, " rows"]:
             attended = views.attended_adv if rows == "adversarial" else views.attended
             if rows == "both":
                 attended = jnp.concatenate([attended, views.attended_adv])
                 labels = jnp.concatenate([labels, labels])
-            return reduction(losses.multi_positive_contrastive(attended, labels, hparams.temperature))
+            return losses.multi_positive_contrastive(attended, labels, hparams.temperature)
+
+        def by_example(cosine: Values, clustering: Values, accuracy: Values, hparams: HParams) -> Float[Array, ""]:
+            """CS or WS with a preference of each example, which weighs its own terms."""
+            first, second = hparams.preference.T
+            of_rows = jnp.concatenate([first] * (len(clustering) // len(first)))
+
+            def weighed(first: Values, of_rows: Values, second: Values) -> Float[Array, "2"]:
+                representation = (hparams.cosine_weight * jnp.mean(first * cosine)
+                                  + hparams.contrastive_weight * reduction(of_rows * clustering))
+                return jnp.stack([representation, jnp.mean(second * accuracy)])
+
+            value = jnp.sum(weighed(first, of_rows, second))
+            if scalarization == "conic":
+                excess = weighed(*map(jnp.ones_like, (first, of_rows, second))) - hparams.reference_point
+                value += hparams.augmentation * jnp.sum(excess)
+                value -= jnp.sum(jnp.mean(hparams.preference, axis=0) * hparams.reference_point)
+            return value
 
         def joined(views: Views, labels: Labels, hparams: HParams) -> tuple[Array, dict[str, Array]]:
-            cosine = jnp.mean(losses.cosine_alignment(views.projected, views.projected_adv))
-            clustering = contrastive(views, labels, hparams)
+            of_each = (losses.cosine_alignment(views.projected, views.projected_adv),
+                       contrastive(views, labels, hparams), classification(views, labels, hparams))
+            cosine, clustering = jnp.mean(of_each[0]), reduction(of_each[1])
             representation = hparams.cosine_weight * cosine + hparams.contrastive_weight * clustering
-            accuracy = jnp.mean(classification(views, labels, hparams))
+            accuracy = jnp.mean(of_each[2])
             both = jnp.stack([representation, accuracy])
-            if scalarization == "conic":
+            if config.morel.conditioned:
+                value = by_example(*of_each, hparams)
+            elif scalarization == "conic":
                 value = losses.conic(both, hparams.preference, hparams.reference_point, hparams.augmentation)
             elif scalarization == "weighted_sum":
                 value = losses.weighted_sum(both, hparams.preference)

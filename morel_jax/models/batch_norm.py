@@ -1,5 +1,7 @@
 """Batch normalisation with PyTorch's semantics."""
+import dataclasses
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -7,6 +9,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 EPSILON = 1e-5  # PyTorch's.
+
+# A number for all examples, or one for each; None: a plain layer.
+Condition = float | Float[Array, " n"] | None
+_MIDDLE = 0.5  # Of a condition's range.
+
+
+def not_printed(default: Any) -> Any:
+    """An attribute of a module that does not belong to its name: networks recorded before it was there keep theirs."""
+    return dataclasses.field(default=default, repr=False)
 
 
 class BatchNorm(nn.Module):
@@ -39,6 +50,9 @@ class BatchNorm(nn.Module):
         pivot: subtracted before sums and sums of squares are formed in one pass. ``first`` is each kind's first value,
             which suits any mean. ``running`` is the running mean, which devices that share a batch need not exchange;
             the variance is then off by about 1e-7 times the squared distance of the batch's mean from it.
+        condition: c in [0, 1], one for all examples or one for each, on which scale and bias depend: they are
+            ``scale + (c - 0.5) scale_slope`` and ``bias + (c - 0.5) bias_slope`` (FiLM, Perez et al.,
+            arXiv:1709.07871, linear in the condition), with two more parameters float32[channels] that begin at 0.
 
     Reference: Ioffe and Szegedy, arXiv:1502.03167.
     """
@@ -49,6 +63,7 @@ class BatchNorm(nn.Module):
     axis_name: str | None = None
     views: tuple[int, int] = (1, 1)
     pivot: str = "first"
+    condition: Condition = not_printed(None)
 
     @nn.compact
     def __call__(self, x: Float[Array, "... channels"]) -> Float[Array, "... channels"]:
@@ -78,8 +93,23 @@ class BatchNorm(nn.Module):
                 for running, batch in ((running_mean, mean), (running_var, var * (count / max(count - 1, 1)))):
                     batch = batch.reshape((kinds, channels) if kinds > 1 else (channels,))
                     running.value = self.momentum * running.value + (1 - self.momentum) * batch
-        y = (x - mean) * (scale * jax.lax.rsqrt(var + self.epsilon)) + bias
-        return y.astype(self.dtype).reshape(shape)
+        if self.condition is None:
+            y = (x - mean) * (scale * jax.lax.rsqrt(var + self.epsilon)) + bias
+            return y.astype(self.dtype).reshape(shape)
+        normalised = ((x - mean) * jax.lax.rsqrt(var + self.epsilon)).reshape(shape)
+        slopes = [self.param(f"{name}_slope", nn.initializers.zeros, (channels,), jnp.float32)
+                  for name in ("scale", "bias")]
+        scale, bias = (at_condition(base, slope, self.condition, len(shape))
+                       for base, slope in zip((scale, bias), slopes, strict=True))
+        return (normalised * scale + bias).astype(self.dtype)
+
+
+def at_condition(base: Float[Array, " channels"], slope: Float[Array, " channels"], condition: Any,
+                 ndim: int = 1) -> Float[Array, "... channels"]:
+    """A layer's scale or bias at a condition: [channels], or [n, 1, ..., channels] of ``ndim`` axes."""
+    if jnp.ndim(condition):
+        condition = jnp.reshape(condition, (-1, *(1,) * (ndim - 1)))
+    return base + (condition - _MIDDLE) * slope
 
 
 def _ones_at(axes: tuple[int, ...], shape: tuple[int, ...]) -> list[int]:

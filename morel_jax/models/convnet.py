@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from morel_jax.models.activation import relu
-from morel_jax.models.batch_norm import BatchNorm
+from morel_jax.models.batch_norm import BatchNorm, Condition, not_printed
 from morel_jax.models.convolution import Conv
 from morel_jax.models.fusion import fusion_barrier
 from morel_jax.models.linear import Linear
@@ -22,8 +22,8 @@ class ConvNet(nn.Module):
 
     Attributes:
         width: channels of the first convolution; the second has twice as many.
-        dtype, mean, std, batch_norm_momentum, batch_norm_axis_name, batch_norm_views, batch_norm_pivot: as in
-            `morel_jax.models.resnet.ResNet`.
+        dtype, mean, std, batch_norm_momentum, batch_norm_axis_name, batch_norm_views, batch_norm_pivot,
+            batch_norm_condition: as in `morel_jax.models.resnet.ResNet`.
     """
     num_classes: int
     width: int = 16
@@ -34,6 +34,7 @@ class ConvNet(nn.Module):
     batch_norm_axis_name: str | None = None
     batch_norm_views: tuple[int, int] = (1, 1)
     batch_norm_pivot: str = "first"
+    batch_norm_condition: Condition = not_printed(None)
 
     folds: ClassVar = {"conv1": "bn1", "conv2": "bn2"}
 
@@ -43,7 +44,7 @@ class ConvNet(nn.Module):
         conv = partial(Conv, kernel_size=(4, 4), strides=(2, 2), padding=((1, 1), (1, 1)), dtype=self.dtype)
         norm = partial(BatchNorm, not train, self.batch_norm_momentum, dtype=self.dtype,
                        axis_name=self.batch_norm_axis_name, views=self.batch_norm_views,
-                       pivot=self.batch_norm_pivot)
+                       pivot=self.batch_norm_pivot, condition=self.batch_norm_condition)
         x = standardise(images, self.mean, self.std, self.dtype)
         x = relu(norm(name="bn1")(conv(self.width, name="conv1")(x)))
         x = fusion_barrier(relu(norm(name="bn2")(conv(2 * self.width, name="conv2")(x))))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from morel_jax.models.activation import relu
-from morel_jax.models.batch_norm import BatchNorm
+from morel_jax.models.batch_norm import BatchNorm, Condition, not_printed
 from morel_jax.models.convolution import Conv
 from morel_jax.models.linear import Linear
 from morel_jax.models.outputs import Images, Outputs, global_average_pool, standardise
@@ -64,8 +64,8 @@ class PreActResNet(nn.Module):
         stage_sizes, widths: as in `morel_jax.models.resnet.ResNet`.
         final_norm: whether BatchNorm and activation follow the last block, as in Rice et al. (arXiv:2002.11569) and
             later; kuangliu's have none.
-        dtype, mean, std, batch_norm_momentum, batch_norm_axis_name, batch_norm_views, batch_norm_pivot, remat: as in
-            `morel_jax.models.resnet.ResNet`.
+        dtype, mean, std, batch_norm_momentum, batch_norm_axis_name, batch_norm_views, batch_norm_pivot,
+            batch_norm_condition, remat: as in `morel_jax.models.resnet.ResNet`.
     """
     num_classes: int
     block: type[PreActivationBlock] | type[PreActivationBottleneck]
@@ -79,6 +79,7 @@ class PreActResNet(nn.Module):
     batch_norm_axis_name: str | None = None
     batch_norm_views: tuple[int, int] = (1, 1)
     batch_norm_pivot: str = "first"
+    batch_norm_condition: Condition = not_printed(None)
     remat: bool = False
 
     folds: ClassVar = {"conv1": "bn2", "conv2": "bn3"}  # Of a block; nothing of the stem or the last BatchNorm.
@@ -89,7 +90,7 @@ class PreActResNet(nn.Module):
         conv = partial(Conv, dtype=self.dtype)
         norm = partial(BatchNorm, not train, self.batch_norm_momentum, dtype=self.dtype,
                        axis_name=self.batch_norm_axis_name, views=self.batch_norm_views,
-                       pivot=self.batch_norm_pivot)
+                       pivot=self.batch_norm_pivot, condition=self.batch_norm_condition)
         block = nn.remat(self.block) if self.remat and train else self.block
         x = standardise(images, self.mean, self.std, self.dtype)
         x = conv(self.widths[0], (3, 3), padding=((1, 1), (1, 1)), name="conv1")(x)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from morel_jax.models.activation import relu
-from morel_jax.models.batch_norm import BatchNorm
+from morel_jax.models.batch_norm import BatchNorm, Condition, not_printed
 from morel_jax.models.convolution import Conv
 from morel_jax.models.linear import Linear
 from morel_jax.models.outputs import Images, Outputs, global_average_pool, standardise
@@ -75,7 +75,8 @@ class ResNet(nn.Module):
         dtype: compute type of convolutions and activations; parameters, statistics and outputs are float32.
         mean, std: one number per channel, to normalise images inside the model; or None.
         batch_norm_momentum: weight of the old running statistics.
-        batch_norm_axis_name, batch_norm_views, batch_norm_pivot: `axis_name`, `views` and `pivot` of BatchNorm.
+        batch_norm_axis_name, batch_norm_views, batch_norm_pivot, batch_norm_condition: `axis_name`, `views`, `pivot`
+            and `condition` of BatchNorm.
         remat: with ``train=True`` keep only the blocks' inputs for a gradient and compute the rest again. A gradient
             with running statistics, as in an attack, needs little more than the signs under each relu and keeps them.
     """
@@ -91,6 +92,7 @@ class ResNet(nn.Module):
     batch_norm_axis_name: str | None = None
     batch_norm_views: tuple[int, int] = (1, 1)
     batch_norm_pivot: str = "first"
+    batch_norm_condition: Condition = not_printed(None)
     remat: bool = False
 
     folds: ClassVar = {"conv1": "bn1", "conv2": "bn2", "conv3": "bn3", "shortcut_conv": "shortcut_bn"}
@@ -101,7 +103,7 @@ class ResNet(nn.Module):
         conv = partial(Conv, dtype=self.dtype)
         norm = partial(BatchNorm, not train, self.batch_norm_momentum, dtype=self.dtype,
                        axis_name=self.batch_norm_axis_name, views=self.batch_norm_views,
-                       pivot=self.batch_norm_pivot)
+                       pivot=self.batch_norm_pivot, condition=self.batch_norm_condition)
         block = nn.remat(self.block) if self.remat and train else self.block
         x = standardise(images, self.mean, self.std, self.dtype)
         stem = (2 + self.stem_stride,) * 2

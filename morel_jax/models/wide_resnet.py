@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from morel_jax.models.activation import relu
-from morel_jax.models.batch_norm import BatchNorm
+from morel_jax.models.batch_norm import BatchNorm, Condition, not_printed
 from morel_jax.models.convolution import Conv
 from morel_jax.models.linear import Linear
 from morel_jax.models.outputs import Images, Outputs, global_average_pool, standardise
@@ -62,8 +62,8 @@ class WideResNet(nn.Module):
     Attributes:
         depth: 6n + 4, with n blocks in each group.
         width: factor on the groups' 16, 32 and 64 channels.
-        dtype, mean, std, batch_norm_momentum, batch_norm_axis_name, batch_norm_views, batch_norm_pivot, remat: as in
-            `morel_jax.models.resnet.ResNet`.
+        dtype, mean, std, batch_norm_momentum, batch_norm_axis_name, batch_norm_views, batch_norm_pivot,
+            batch_norm_condition, remat: as in `morel_jax.models.resnet.ResNet`.
 
     Raises:
         ValueError: depth or width is none that :func:`check_size` allows (when called).
@@ -78,6 +78,7 @@ class WideResNet(nn.Module):
     batch_norm_axis_name: str | None = None
     batch_norm_views: tuple[int, int] = (1, 1)
     batch_norm_pivot: str = "first"
+    batch_norm_condition: Condition = not_printed(None)
     remat: bool = False
 
     block: ClassVar = PreActivationBlock
@@ -90,7 +91,7 @@ class WideResNet(nn.Module):
         conv = partial(Conv, dtype=self.dtype, kernel_init=normal_fan_out)
         norm = partial(BatchNorm, not train, self.batch_norm_momentum, dtype=self.dtype,
                        axis_name=self.batch_norm_axis_name, views=self.batch_norm_views,
-                       pivot=self.batch_norm_pivot)
+                       pivot=self.batch_norm_pivot, condition=self.batch_norm_condition)
         block = nn.remat(self.block) if self.remat and train else self.block
         x = standardise(images, self.mean, self.std, self.dtype)
         x = conv(16, (3, 3), padding=((1, 1), (1, 1)), name="conv1")(x)

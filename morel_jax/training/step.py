@@ -14,13 +14,14 @@ from morel_jax.attacks.keys import fold_in_each
 from morel_jax.checks import describe
 from morel_jax.data.augment import crop_and_flip, cutmix, to_float
 from morel_jax.methods import KINDS, MixedLabels, Views
+from morel_jax.models.conditioned import is_conditioned
 from morel_jax.models.folding import fold_batch_norm
 from morel_jax.models.wrapped import WrappedNetwork
 from morel_jax.optimizer import average_kept, moved, perturbed, rate_at
 from morel_jax.training.packing import pack, pack_optimizer, unpack, unpack_optimizer
 
 # Purposes of randomness, folded into the step's key.
-_AUGMENT, _ATTACK, _CUTMIX, _NETWORK = range(4)
+_AUGMENT, _ATTACK, _CUTMIX, _NETWORK, _PREFERENCE = range(5)
 
 
 # Images of a batch times devices from which on the devices share the comparison of all rows with all. The comparison
@@ -101,7 +102,7 @@ def _attack(state, hparams, x, labels, keys, key, parts):
     """Adversarial images. Only gradients with respect to the images are computed."""
     variables = {"params": state.params["classifier"], "batch_stats": state.batch_stats}
     is_running = parts.attack_batch_norm == "running"
-    if is_running:
+    if is_running and not is_conditioned(parts.model):  # Its kernels would differ from example to example.
         variables = fold_batch_norm(parts.model, variables)
 
     def logits_fn(images):
@@ -153,6 +154,9 @@ def _passes(params, batch_stats, images, parts, layout):
             {"params": params["classifier"], "batch_stats": batch_stats}, x, train=True, mutable=["batch_stats"])
         return outputs, moved.get("batch_stats", {})
 
+    if is_conditioned(parts.model):  # The preferences of a batch, for each kind.
+        condition = jnp.concatenate([parts.model.batch_norm_condition.reshape(blocks, -1)] * len(kinds), axis=1)
+        parts = dataclasses.replace(parts, model=parts.model.clone(batch_norm_condition=condition.reshape(-1)))
     if len(kinds) > 1 and hasattr(parts.model, "batch_norm_views"):
         # One pass over both: half the launches. In blocks, so that a device of a mesh keeps its own rows.
         x = jnp.stack([images[kind].reshape(blocks, -1, *images[kind].shape[1:]) for kind in kinds], axis=1)
@@ -232,6 +236,12 @@ def _gradients(state, hparams, step_key, parts, layout, batch):
         x, partner, share = cutmix(fold_in_each(jax.random.fold_in(step_key, _CUTMIX), batch.index), x,
                                    hparams.cutmix_alpha)
         targets = MixedLabels(labels, labels[partner], share)
+    if is_conditioned(parts.model):
+        low, high = hparams.preference_range
+        first = low + (high - low) * jax.vmap(jax.random.uniform)(
+            fold_in_each(jax.random.fold_in(step_key, _PREFERENCE), batch.index))
+        hparams = hparams.replace(preference=jnp.stack([first, 1 - first], axis=1))
+        parts = dataclasses.replace(parts, model=parts.model.clone(batch_norm_condition=first))
     images = {"natural": x}
     if "adversarial" in parts.passes:
         attack_keys = fold_in_each(jax.random.fold_in(step_key, _ATTACK), batch.index)
