@@ -35,6 +35,19 @@ def test_own_parts(tmp_path):
 
 
 @pytest.mark.slow
+def test_any_network(tmp_path):
+    outcome = subprocess.run([sys.executable, EXAMPLES / "any_network.py", tmp_path], capture_output=True, text=True,
+                             cwd=EXAMPLES.parents[1])
+    assert outcome.returncode == 0, outcome.stderr
+    found = {name: (float(clean), float(robust), agrees) for name, clean, robust, agrees in re.findall(
+        r"(linen|nnx): clean (\S+)%, APGD-CE (\S+)%, exported network agrees: (\w+)", outcome.stdout)}
+    assert found.keys() == {"linen", "nnx"}, outcome.stdout
+    for clean, robust, agrees in found.values():
+        assert 40 < robust < clean  # At chance it would be 10 %.
+        assert agrees == "True"
+
+
+@pytest.mark.slow
 def test_objective_gradients(tmp_path):
     shares = []
     for weight in (0.01, 0.02):  # No step: the network is the same.
