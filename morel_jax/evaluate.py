@@ -216,7 +216,7 @@ def _dry_run(target: str | None) -> "EvaluationDryRun":
     if _CORRUPTIONS in _ATTACKS.value:
         raise ValueError("--dry_run must be given attacks alone; corruptions are images that are classified once.")
     config, data = _CONFIG.value, None
-    if config is None:
+    if _WORKDIR.value is not None:
         config, data = load_config(_WORKDIR.value), load_content(_WORKDIR.value).get("data")
     threats = _threats(config)
     if len(threats) > 1:

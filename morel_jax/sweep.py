@@ -24,7 +24,7 @@ def _settings() -> list[dict[str, Any]]:
     from morel_jax.training.members import parse_sweeps, read_settings
     if bool(_SWEEP.value) == (_SWEEP_FILE.value is not None):
         raise ValueError("a sweep must be given by --sweep or by --sweep_file, and not by both.")
-    return parse_sweeps(_SWEEP.value) if _SWEEP.value else read_settings(_SWEEP_FILE.value)
+    return parse_sweeps(_SWEEP.value) if _SWEEP_FILE.value is None else read_settings(_SWEEP_FILE.value)
 
 
 def _main() -> int:

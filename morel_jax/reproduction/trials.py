@@ -43,7 +43,7 @@ class Trial:
     def diverged_at(self) -> int | None:
         """The step at which the run diverged, or None."""
         diverged = load_divergence(self.folder)
-        return diverged and diverged["step"]
+        return diverged["step"] if diverged else None
 
     def is_trained(self) -> bool:
         """Whether nothing is left to train: ``last`` is of the last epoch, or the run diverged."""

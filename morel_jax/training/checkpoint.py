@@ -4,25 +4,33 @@ import contextlib
 import dataclasses
 import logging
 import math
+import os
 import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from jaxtyping import PyTree
 
 from morel_jax import manifest, sharding
 from morel_jax.files import make_folder, sync
 from morel_jax.training import saved
+from morel_jax.training.epoch import Totals
 from morel_jax.training.saved import CheckpointError, NewerCheckpointError
+from morel_jax.training.state import TrainState
 
 # How the names end of what is being written or removed.
 _UNFINISHED = ".tmp"
 # What Orbax and the file system raise where something cannot be written.
 _WRITE_ERRORS = (OSError, ValueError, RuntimeError)
+_Restored = tuple[dict[str, PyTree], dict[str, Any]]  # (arrays, record)
 _logger = logging.getLogger(__name__)
 
 
-def _split(state):
+def _split(state: TrainState) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
     """(variables of the judged classifier, the rest), so that judging reads nothing else."""
     # By name, so that a field which the state gets one day is saved too.
     rest = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)
@@ -34,7 +42,7 @@ def _split(state):
     return state.inference_variables(), rest
 
 
-def _join(like, classifier, rest):
+def _join(like: TrainState, classifier: dict[str, PyTree], rest: dict[str, PyTree]) -> TrainState:
     """The inverse of :func:`_split`; ``like`` is a state of the same fields."""
     if like.average is not None:
         return like.replace(**rest, average=classifier)
@@ -43,14 +51,14 @@ def _join(like, classifier, rest):
     return like.replace(**rest, params=params, batch_stats=classifier["batch_stats"])
 
 
-def _remove(folder):
+def _remove(folder: Path) -> None:
     # Under another name first: a kill in the midst of it leaves no half of a checkpoint.
     trash = folder.with_name(f"{folder.name}.removed{_UNFINISHED}")
     folder.rename(trash)
     shutil.rmtree(trash, ignore_errors=True)
 
 
-def _copied(tree):
+def _copied(tree: PyTree) -> ocp.args.StandardSave:
     # The state is donated to the next step, and on a CPU the arrays that Orbax writes are those very buffers.
     # NumPy arrays are not, and a copy of one would be an array of this process's own, which Orbax refuses of several.
     return ocp.args.StandardSave(jax.tree.map(lambda leaf: jnp.copy(leaf) if isinstance(leaf, jax.Array) else leaf,
@@ -67,7 +75,7 @@ class Checkpoints:
     gets its own name; only then are older ones removed. So what has a number as its name is whole, or was damaged.
     """
 
-    def __init__(self, workdir):
+    def __init__(self, workdir: str | os.PathLike) -> None:
         self._folder = saved.folder_of(workdir)
         if sharding.is_first_process():
             for which in saved.KEPT:
@@ -77,22 +85,23 @@ class Checkpoints:
         self._positions = {which: saved.positions_in(self._folder / which) for which in saved.KEPT}
         self._orbax = saved.orbax()
         self._writer = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
-        self._under_way = None
+        self._under_way: tuple[str, int, concurrent.futures.Future[None]] | None = None
 
-    def __enter__(self):
+    def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: Any) -> None:
         try:
             self.wait()
         finally:
             self._writer.shutdown()
             self._orbax.close()
 
-    def _path(self, which, position, ending=""):
+    def _path(self, which: str, position: int, ending: str = "") -> Path:
         return self._folder / which / f"{position}{ending}"
 
-    def save(self, which, position, state, totals, record, announce=None):
+    def save(self, which: str, position: int, state: TrainState, totals: Totals, record: dict[str, Any],
+             announce: Callable[[], None] | None = None) -> None:
         """Begins to write a checkpoint, once the one before is on disk; it counts only when it is whole.
 
         Until then there is a copy of it on the devices.
@@ -100,9 +109,9 @@ class Checkpoints:
         Args:
             which: ``last`` or ``best``.
             position: steps plus validations done.
-            state: TrainState.
-            totals: Totals of the epoch under way.
-            record: dict of plain values (JSON): ``history`` (list of dicts with ``step``), ``best`` and ``seconds``.
+            state: of the run.
+            totals: of the epoch under way.
+            record: plain values (JSON): ``history`` (list of dicts with ``step``), ``best`` and ``seconds``.
             announce: called without arguments, in another thread, once the checkpoint counts; or None.
 
         Raises:
@@ -121,7 +130,7 @@ class Checkpoints:
             raise self._not_written(which, position, error) from error
         self._under_way = which, position, self._writer.submit(self._finish, which, position, announce)
 
-    def _finish(self, which, position, announce):
+    def _finish(self, which: str, position: int, announce: Callable[[], None] | None) -> None:
         try:
             self._orbax.wait_until_finished()
             if sharding.is_first_process():
@@ -131,7 +140,7 @@ class Checkpoints:
         if announce is not None:
             announce()
 
-    def _commit(self, which, position):
+    def _commit(self, which: str, position: int) -> None:
         """Gives what Orbax has written the name by which it counts, and removes what it replaces."""
         written, target = self._path(which, position, _UNFINISHED), self._path(which, position)
         manifest.write(written)
@@ -143,11 +152,11 @@ class Checkpoints:
         for older in saved.positions_in(target.parent)[:-saved.KEPT[which]]:
             _remove(self._path(which, older))
 
-    def _not_written(self, which, position, error):
+    def _not_written(self, which: str, position: int, error: Exception) -> CheckpointError:
         return CheckpointError(f"the checkpoint {self._path(which, position)} could not be written "
                                f"({saved.first_line(error)}); the same command resumes from the one before.")
 
-    def wait(self):
+    def wait(self) -> None:
         """Returns when what was saved is on disk, and announced.
 
         Raises:
@@ -160,18 +169,18 @@ class Checkpoints:
         # Not from the folder: on a network's file system another process may see it later.
         self._positions[which] = sorted({*self._positions[which], position})[-saved.KEPT[which]:]
 
-    def positions(self):
+    def positions(self) -> list[int]:
         """Positions of ``last`` that are there, rising."""
         return list(self._positions["last"])
 
-    def delete_after(self, position):
+    def delete_after(self, position: int) -> None:
         """Removes what ``last`` has of later positions."""
         for later in self.positions():
             if later > position:
                 _remove(self._path("last", later))
                 self._positions["last"].remove(later)
 
-    def restore(self, state, totals):
+    def restore(self, state: TrainState, totals: Totals) -> tuple[TrainState, Totals, dict[str, Any]] | None:
         """The newest ``last`` that is whole; newer ones that are not are reported and moved to ``checkpoints/damaged``.
 
         Args:
@@ -186,10 +195,11 @@ class Checkpoints:
         classifier, rest = _split(state)
         items = {"classifier": ocp.args.StandardRestore(classifier),
                  "training": ocp.args.StandardRestore({"rest": rest, "totals": totals})}
-        damaged, found, position = {}, None, self._newest(math.inf)
+        damaged: dict[int, CheckpointError] = {}
+        found, position = None, self._newest(math.inf)
         while found is None and position >= 0:
             found, error = self._attempt(position, items)
-            if found is None:
+            if error is not None:
                 damaged[position] = error
                 position = self._newest(position)
         if found is None and damaged:
@@ -205,20 +215,20 @@ class Checkpoints:
         state = _join(state, restored["classifier"], training["rest"])
         return state, training["totals"], record
 
-    def _newest(self, below):
+    def _newest(self, below: float) -> int:
         """The newest ``last`` before a position that any process sees; -1 where there is none."""
         return int(*sharding.agree([max((one for one in self.positions() if one < below), default=-1)]))
 
-    def _attempt(self, position, items):
+    def _attempt(self, position: int, items: dict[str, Any]) -> tuple[_Restored | None, CheckpointError | None]:
         """((arrays, record) of a ``last``, None), or (None, CheckpointError); the same kind in every process.
 
         Before they read arrays, the processes agree on whether it is whole: on a network's file system one may see less
         than another, and who read alone would wait for the others for ever.
         """
-        folder, record = self._path("last", position), None
+        folder, record = self._path("last", position), {}
         error = saved.damage_of(folder)
         try:
-            record = None if error else saved.read_record(folder)
+            record = {} if error else saved.read_record(folder)
         except NewerCheckpointError:
             raise
         except CheckpointError as failure:
@@ -228,7 +238,7 @@ class Checkpoints:
                                                   "it.")
         return (self._orbax.restore(folder, args=ocp.args.Composite(**items)), record), None
 
-    def _move_away(self, damaged):
+    def _move_away(self, damaged: Mapping[int, CheckpointError]) -> None:
         """Makes room for saving at these positions again: {position of a ``last``: error}."""
         if not damaged:
             return
@@ -244,7 +254,7 @@ class Checkpoints:
         sharding.agree([0])
         self._positions["last"] = [position for position in self.positions() if position not in damaged]
 
-    def _report_best(self):
+    def _report_best(self) -> None:
         """Says early what :func:`load_classifier` would say when the run is over."""
         if not self._positions["best"] or not sharding.is_first_process():
             return

@@ -4,7 +4,7 @@ import functools
 import hashlib
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import flax.errors
@@ -15,6 +15,7 @@ import optax
 
 from morel_jax.attacks.pytree import as_pytree
 from morel_jax.data import Dataset
+from morel_jax.methods.method import Loss
 from morel_jax.models import Outputs, wrap
 from morel_jax.models.wrapped import WrappedNetwork
 
@@ -27,7 +28,7 @@ class CustomParts:
     """Parts that a run takes from its caller; None leaves what the config names.
 
     Attributes:
-        dataset: data.Dataset.
+        dataset: to train and to validate on.
         model: Flax module that returns :class:`~morel_jax.models.Outputs`, see :func:`check_model`; or any other
             network, with ``features``.
         features: the name of the model's head, or of the layer whose input is the feature vector; see
@@ -44,12 +45,12 @@ class CustomParts:
     dataset: Dataset | None = None
     model: Any = None
     features: str | None = None
-    loss: Callable | None = None
+    loss: Loss | None = None
     attack: Any = None
     validation_attack: Any = None
     optimizer: optax.GradientTransformation | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.dataset, Dataset | None):
             raise ValueError(f"dataset must be a morel_jax.data.Dataset; got {type(self.dataset).__name__}.")
         if self.features is not None and self.model is None:
@@ -66,9 +67,10 @@ class CustomParts:
         for name in ("attack", "validation_attack"):
             object.__setattr__(self, name, as_pytree(getattr(self, name)))
 
-    def record(self):
+    def record(self) -> dict[str, Any]:
         """What a workdir keeps of them: a dict for JSON, by which a resumption with others is noticed."""
-        kept = {name: _printed(value) for name in _PRINTED if (value := getattr(self, name)) is not None}
+        given = {name: getattr(self, name) for name in _PRINTED}
+        kept: dict[str, Any] = {name: _printed(value) for name, value in given.items() if value is not None}
         if self.features is not None:
             kept["features"] = self.features
         if self.dataset is not None:
@@ -81,7 +83,7 @@ class CustomParts:
 NO_CUSTOM = CustomParts()
 
 
-def _printed(value):
+def _printed(value: Any) -> str:
     """What Python prints of an object, without addresses; a function's name for a function."""
     if isinstance(value, functools.partial):  # Partial, too: its function has a name.
         value = (value.func, *value.args, value.keywords) if value.args or value.keywords else value.func
@@ -89,7 +91,7 @@ def _printed(value):
     return re.sub(r" at 0x[0-9a-f]+", "", text)
 
 
-def _digest(dataset):
+def _digest(dataset: Dataset) -> str:
     digest = hashlib.sha256()
     for split in (dataset.train, dataset.test):
         for array in (split.images, split.labels):
@@ -100,7 +102,7 @@ def _digest(dataset):
 _WRAP = " With features='<its head>' it may be any Flax module that returns logits."
 
 
-def _check_outputs(outputs, num_classes):
+def _check_outputs(outputs: Any, num_classes: int) -> None:
     if not isinstance(outputs, Outputs):
         raise ValueError("model must return morel_jax.models.Outputs(features, logits); got "
                          f"{type(outputs).__name__}.{_WRAP}")
@@ -112,7 +114,7 @@ def _check_outputs(outputs, num_classes):
                          f"{outputs.logits.dtype}.")
 
 
-def _check_wrapped(model, image_shape, num_classes):
+def _check_wrapped(model: WrappedNetwork, image_shape: Sequence[int], num_classes: int) -> None:
     images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
     key = jax.eval_shape(lambda: jax.random.key(0))
     variables = jax.eval_shape(model.init, key, images)
@@ -138,7 +140,7 @@ def _check_wrapped(model, image_shape, num_classes):
                          f"{after} of {before}.")
 
 
-def check_model(model, image_shape, num_classes):
+def check_model(model: nn.Module | WrappedNetwork, image_shape: Sequence[int], num_classes: int) -> None:
     """Raises ValueError unless a step can train ``model``.
 
     A :class:`~morel_jax.models.wrapped.WrappedNetwork` has its own rules, see :func:`morel_jax.models.wrap`. Any other

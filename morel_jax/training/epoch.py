@@ -6,13 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jaxtyping import Array, Bool, Int, Key, PyTree
 
+from morel_jax.sharding import Layout
 from morel_jax.training.packing import pack, pack_optimizer, unpack, unpack_optimizer
-from morel_jax.training.step import Batch, keep_last, laid_out, train_step
+from morel_jax.training.state import HParams, TrainState
+from morel_jax.training.step import Batch, Parts, keep_last, laid_out, train_step
 
 
-@struct.dataclass
-class Piece:
+class Piece(struct.PyTreeNode):
     """The examples of some steps of an epoch.
 
     Attributes:
@@ -29,8 +31,7 @@ class Piece:
     image_shape: tuple[int, ...] = struct.field(pytree_node=False, default=())
 
 
-@struct.dataclass
-class Totals:
+class Totals(struct.PyTreeNode):
     """Sums over the steps of an epoch.
 
     Attributes:
@@ -44,17 +45,18 @@ class Totals:
     first_bad_step: Any
 
 
-def _all_finite(tree):
+def _all_finite(tree: PyTree) -> Bool[Array, ""]:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
 @keep_last
-def _jitted_step(parts, layout):
+def _jitted_step(parts: Parts, layout: Layout | None) -> jax.stages.Wrapped:
     """Traced once for the shapes of one run: for its metrics, for its loop, and not anew for the next run like it."""
     return jax.jit(partial(train_step, parts=parts, layout=layout))
 
 
-def empty_totals(state, hparams, batch, key, *, parts, layout=None):
+def empty_totals(state: TrainState, hparams: HParams, batch: Batch, key: Key[Array, ""], *, parts: Parts,
+                 layout: Layout | None = None) -> Totals:
     """Totals of no step, with the metrics that `parts` gives; arguments may be shapes (ShapeDtypeStruct)."""
     _, metrics = _jitted_step(parts, layout).eval_shape(state, hparams, batch, key)
     # NumPy, so that donating them to the first step leaves them whole for the next epoch.
@@ -62,38 +64,37 @@ def empty_totals(state, hparams, batch, key, *, parts, layout=None):
                   count=np.zeros((), np.int32), first_bad_step=np.full((), -1, np.int32))
 
 
-def train_epoch(state, totals, hparams, piece, key, start, stop, *, parts, layout=None):
+def train_epoch(state: TrainState, totals: Totals, hparams: HParams, piece: Piece, key: Key[Array, ""],
+                start: Int[Array, ""], stop: Int[Array, ""], *, parts: Parts,
+                layout: Layout | None = None) -> tuple[TrainState, Totals]:
     """The steps ``start`` to ``stop`` of an epoch, or of a piece of it, in one compiled loop.
 
     The bounds are traced: an epoch may be cut anywhere, for a progress bar or a checkpoint, by the one compiled
     program, and the result does not depend on where. (A scan's length is static: each cut would compile anew.)
 
     Args:
-        state: TrainState; donate it.
-        totals: Totals of the epoch's earlier steps; donate it.
-        hparams: HParams of this epoch.
-        piece: Piece.
+        state: donate it.
+        totals: of the epoch's earlier steps; donate it.
+        hparams: of this epoch.
+        piece: the examples.
         key: the run's key.
         start, stop: int32[], the first row to use and the one to stop before.
-        parts: Parts.
-        layout: :class:`~morel_jax.sharding.Layout` of the run's devices; None: whatever the arguments have.
-
-    Returns:
-        (TrainState, Totals).
+        parts: of the run.
+        layout: of the run's devices; None: whatever the arguments have.
     """
     like = state
 
-    def packed(state):
+    def packed(state: TrainState) -> TrainState:
         return state.replace(params=pack(state.params), batch_stats=pack(state.batch_stats),
                              opt_state=pack_optimizer(state.opt_state, state.params), average=pack(state.average))
 
-    def unpacked(state):
+    def unpacked(state: TrainState) -> TrainState:
         return state.replace(params=unpack(state.params, like.params), batch_stats=unpack(state.batch_stats,
                                                                                           like.batch_stats),
                              opt_state=unpack_optimizer(state.opt_state, like.opt_state, like.params),
                              average=unpack(state.average, like.average))
 
-    def body(i, carry):
+    def body(i: Int[Array, ""], carry: tuple[TrainState, Totals]) -> tuple[TrainState, Totals]:
         state, totals = carry
         place = i if piece.rows is None else piece.rows[i]
         images = piece.images[place]
@@ -121,16 +122,16 @@ def train_epoch(state, totals, hparams, piece, key, start, stop, *, parts, layou
 _GRAPH = "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,WHILE,CONDITIONAL,CONVOLUTION"
 
 
-def compiler_options(parts, platform):
+def compiler_options(parts: Parts, platform: str) -> dict[str, Any] | None:
     """What XLA must be told to compile a step of ``parts`` as it is meant.
 
     Args:
-        parts: Parts.
+        parts: of the run.
         platform: of the devices that it is compiled for, such as ``cpu``, which need not be those at hand.
 
     Returns:
-        dict for ``jax.jit``, or None for nothing. A CPU's compiler takes out the barriers around what is to be computed
-        twice (``model.remat``), and then merges the two, if it is not told otherwise.
+        For ``jax.jit``; None: nothing. A CPU's compiler takes out the barriers around what is to be computed twice
+        (``model.remat``), and then merges the two, if it is not told otherwise.
     """
     if platform == "cpu" and getattr(parts.model, "remat", False):
         return {"xla_disable_hlo_passes": "cse_barrier_expander"}
@@ -139,7 +140,7 @@ def compiler_options(parts, platform):
     return None
 
 
-def compile_train_epoch(parts, layout=None):
+def compile_train_epoch(parts: Parts, layout: Layout | None = None) -> jax.stages.Wrapped:
     """:func:`train_epoch` as one jitted function that donates state and totals."""
     return jax.jit(partial(train_epoch, parts=parts, layout=layout), donate_argnums=(0, 1),
                    compiler_options=compiler_options(parts, layout.platform if layout else jax.default_backend()))

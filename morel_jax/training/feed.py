@@ -1,12 +1,19 @@
 """Training images for the compiled step: on the device when they fit, streamed from the host otherwise."""
 import math
+import operator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding
+from jaxtyping import Array, Int32
 
+from morel_jax.data import Split
 from morel_jax.sharding import put
 from morel_jax.training.epoch import Piece
+
+Order = Int32[np.ndarray, "*slots steps n"]  # The examples of each step of an epoch; stacked runs have a first axis.
 
 # A streamed piece: large enough that moving it costs little beside its steps, small enough that three wait in memory.
 _PIECE_BYTES = 64 * 2**20
@@ -16,7 +23,7 @@ _DEFAULT_ROOM = 4 * 2**30
 _SHARE_OF_DEVICE = 0.25
 
 
-def _room(device):
+def _room(device: jax.Device) -> float:
     try:
         stats = device.memory_stats() or {}
     except RuntimeError:  # One that is not there, for which a program is compiled all the same.
@@ -28,27 +35,27 @@ class DeviceFeed:
     """The whole data set on every device.
 
     Args:
-        split: Split.
-        whole: sharding of what every device has whole.
-        cut: sharding of arrays with rows for each step's examples.
+        split: to train on.
+        whole: of what every device has whole.
+        cut: of arrays with rows for each step's examples.
     """
 
-    def __init__(self, split, whole, cut):
+    def __init__(self, split: Split, whole: NamedSharding, cut: NamedSharding) -> None:
         self._cut = cut
         # Flat: a TPU pads the last two axes, and would do so to the whole data set at each dispatch.
         self._images = put(np.asarray(split.images).reshape(len(split.images), -1), whole)
         self._labels = put(split.labels, whole)
         self._image_shape = split.images.shape[1:]
 
-    def pieces(self, order, start):
+    def pieces(self, order: Order, start: int) -> Iterator[tuple[Piece, int, int]]:
         """Yields the one piece of an epoch, as :meth:`HostFeed.pieces` has it."""
         del start
         steps = order.shape[-2]
-        order = put(order, self._cut)
-        yield Piece(self._images, self._labels, order, order, self._image_shape), 0, steps
+        rows = put(order, self._cut)
+        yield Piece(self._images, self._labels, rows, rows, self._image_shape), 0, steps
 
 
-def _steps_per_piece(split, steps, examples, piece_bytes):
+def _steps_per_piece(split: Split, steps: int, examples: int, piece_bytes: int) -> int:
     return int(np.clip(piece_bytes // (examples * split.images[0].nbytes), 1, steps))
 
 
@@ -58,20 +65,19 @@ class HostFeed:
     A process reads only the examples that its own devices work on.
 
     Args:
-        split: Split.
-        cut: sharding of arrays with rows for each step's examples.
+        split: to train on.
+        cut: of arrays with rows for each step's examples.
         piece_bytes: size of one piece's images.
     """
 
-    def __init__(self, split, cut, piece_bytes=_PIECE_BYTES):
+    def __init__(self, split: Split, cut: NamedSharding, piece_bytes: int = _PIECE_BYTES) -> None:
         self._split, self._cut, self._piece_bytes = split, cut, piece_bytes
 
-    def pieces(self, order, start):
+    def pieces(self, order: Order, start: int) -> Iterator[tuple[Piece, int, int]]:
         """The pieces of an epoch from step ``start`` on.
 
         Args:
-            order: int32[steps, n], examples of each step; or int32[slots, steps, n] of stacked runs, whose pieces have
-                that first axis too.
+            order: examples of each step; of stacked runs pieces have the first axis too.
             start: step of the epoch.
 
         Yields:
@@ -83,11 +89,11 @@ class HostFeed:
         *slots, steps, batch = order.shape
         size = _steps_per_piece(self._split, steps, math.prod(slots) * batch, self._piece_bytes)
 
-        def load(first):
+        def load(first: int) -> tuple[Piece, int, int]:
             # The last piece is filled up with its last row: one shape, one compiled program.
             index = np.take(order, np.minimum(np.arange(first, first + size), steps - 1), axis=-2)
 
-            def gathered(array):
+            def gathered(array: np.ndarray) -> Array:
                 def rows(part: Any) -> np.ndarray:
                     return array[index[part[:index.ndim]]]
 
@@ -101,28 +107,29 @@ class HostFeed:
         yield from grain.MapDataset.source(list(starts)).map(load).to_iter_dataset(options)
 
 
-def _on_device(split, placement, whole):
+def _on_device(split: Split, placement: str, whole: NamedSharding) -> bool:
     if placement == "auto":
-        devices = sorted(whole.device_set, key=lambda device: device.id)
+        devices: list[jax.Device] = sorted(whole.device_set, key=operator.attrgetter("id"))
         one_process = len({device.process_index for device in devices}) == 1
         return one_process and split.images.nbytes <= _room(devices[0])
     return placement == "device"
 
 
-def build_feed(split, placement, whole, cut):
+def build_feed(split: Split, placement: str, whole: NamedSharding, cut: NamedSharding) -> DeviceFeed | HostFeed:
     """The feed for ``config.data.placement``: ``device``, ``host``, or ``auto`` by the images' size.
 
     With several processes ``auto`` is ``host``: each then loads only its share.
 
     Args:
-        split: Split.
+        split: to train on.
         placement: see above.
-        whole, cut: shardings, as in :class:`DeviceFeed`.
+        whole, cut: as in :class:`DeviceFeed`.
     """
     return DeviceFeed(split, whole, cut) if _on_device(split, placement, whole) else HostFeed(split, cut)
 
 
-def abstract_piece(split, steps, batch_size, placement, whole, cut):
+def abstract_piece(split: Split, steps: int, batch_size: int, placement: str, whole: NamedSharding,
+                   cut: NamedSharding) -> Piece:
     """A Piece of that feed in shapes (ShapeDtypeStruct) with their shardings, to compile for before there are data.
 
     Args:

@@ -1,22 +1,30 @@
 """Training from a config to a folder: one run, or a sweep whose runs one program trains."""
 import contextlib
 import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
+import optax
+from ml_collections import ConfigDict
 
 from morel_jax import builders, sharding
 from morel_jax.configuration import check
+from morel_jax.data import Dataset
 from morel_jax.files import local_path
+from morel_jax.methods.method import Loss
 from morel_jax.models.wrapped import WrappedNetwork
 from morel_jax.progress import TrainingProgress
 from morel_jax.training.custom import NO_CUSTOM, CustomParts
 from morel_jax.training.interruption import InterruptionRequest
 from morel_jax.training.lock import hold
 from morel_jax.training.members import Member, build_members
-from morel_jax.training.placement import MODES, Sharded, Stacked, build_layout, check_compiled
+from morel_jax.training.placement import MODES, Placement, Sharded, Stacked, build_layout, check_compiled
 from morel_jax.training.profile import Profile
 from morel_jax.training.setup import setup
+from morel_jax.training.state import TrainState
 from morel_jax.training.trainer import Trainer
 from morel_jax.training.workdir import describe_data, open_sweep, open_workdir
 
@@ -26,18 +34,19 @@ class Outcome:
     """How a member's run ended.
 
     Attributes:
-        member: Member.
-        state: final TrainState of NumPy arrays; None of a member that diverged, whose last good one is in its folder.
+        member: whose it was.
+        state: the final one, of NumPy arrays; None of a member that diverged, whose last good one is in its folder.
         history: as :func:`fit` returns it.
         diverged: None, or {"epoch", "step"} at which loss or parameters were not finite.
     """
     member: Member
-    state: Any
-    history: list
-    diverged: dict | None
+    state: TrainState | None
+    history: list[dict[str, Any]]
+    diverged: dict[str, int] | None
 
 
-def _train(members, placement, workdir, custom, progress, profile, is_sweep):
+def _train(members: Sequence[Member], placement: Placement, workdir: Path, custom: CustomParts, progress: bool | str,
+           profile: int, is_sweep: bool) -> Trainer:
     """The Trainer of these members, at the end of its work."""
     first, config = sharding.is_first_process(), members[0].config
     with contextlib.ExitStack() as stack:
@@ -63,15 +72,17 @@ def _train(members, placement, workdir, custom, progress, profile, is_sweep):
     return trainer
 
 
-def fit(config, workdir, progress=True, *, dataset=None, model=None, features=None, loss=None, attack=None,
-        validation_attack=None, optimizer=None, profile=0):
+def fit(config: ConfigDict, workdir: str | os.PathLike, progress: bool | str = True, *, dataset: Dataset | None = None,
+        model: Any = None, features: str | None = None, loss: Loss | None = None, attack: Any = None,
+        validation_attack: Any = None, optimizer: optax.GradientTransformation | None = None,
+        profile: int = 0) -> tuple[TrainState, list[dict[str, Any]]]:
     """Trains, or resumes the run in ``workdir``; bitwise the same whether or not it was interrupted.
 
     Runs on the devices that ``config.mesh`` asks for, those of all processes; every process must call it alike. Another
     number of devices, from the start or from a resumption on, changes nothing but rounding.
 
     Args:
-        config: ConfigDict with every field of ``morel_jax.configuration.defaults()``.
+        config: with every field of ``morel_jax.configuration.defaults()``.
         workdir: folder of the run; made if it is not there.
         progress: on standard error, True: a bar and one line per epoch; "epochs": the lines alone; False: nothing.
         dataset, model, features, loss, attack, validation_attack, optimizer: one's own, in place of what the config
@@ -79,9 +90,9 @@ def fit(config, workdir, progress=True, *, dataset=None, model=None, features=No
         profile: how many steps to trace into ``profile`` in the workdir, for XProf or Perfetto; results do not change.
 
     Returns:
-        (state, history): the final TrainState, and a list of dicts, one per epoch: ``epoch``, ``step``,
-        ``learning_rate`` (of the epoch's first step), mean losses and training accuracies, ``clean_accuracy`` and
-        ``robust_accuracy`` on the validation split where it was judged, ``seconds`` and ``images_per_second``.
+        (state, history): the final TrainState, and one dict per epoch: ``epoch``, ``step``, ``learning_rate`` (of the
+        epoch's first step), mean losses and training accuracies, ``clean_accuracy`` and ``robust_accuracy`` on the
+        validation split where it was judged, ``seconds`` and ``images_per_second``.
 
     Raises:
         ValueError: a config that cannot work, or not the one that the workdir's run has, or a workdir that another
@@ -101,7 +112,8 @@ def fit(config, workdir, progress=True, *, dataset=None, model=None, features=No
     return run.state, run.history
 
 
-def placement_of(members, mode, custom=NO_CUSTOM, devices=None):
+def placement_of(members: Sequence[Member], mode: str | None, custom: CustomParts = NO_CUSTOM,
+                 devices: Sequence[jax.Device] | None = None) -> Placement:
     """Where a population's members lie; arguments and errors as in :func:`fit_population`.
 
     Args:
@@ -128,8 +140,11 @@ def placement_of(members, mode, custom=NO_CUSTOM, devices=None):
     return Stacked.over_local_devices(len(members), mode, devices)
 
 
-def fit_population(config, settings, workdir, progress=True, mode=None, *, dataset=None, model=None, features=None,
-                   loss=None, attack=None, validation_attack=None, optimizer=None, profile=0):
+def fit_population(config: ConfigDict, settings: Sequence[dict[str, Any]], workdir: str | os.PathLike,
+                   progress: bool | str = True, mode: str | None = None, *, dataset: Dataset | None = None,
+                   model: Any = None, features: str | None = None, loss: Loss | None = None, attack: Any = None,
+                   validation_attack: Any = None, optimizer: optax.GradientTransformation | None = None,
+                   profile: int = 0) -> list[Outcome]:
     """Trains a member for each of ``settings``, or resumes the sweep in ``workdir``.
 
     One program trains all of them, cut over this process's devices (``config.mesh.data`` is not looked at); other
@@ -139,7 +154,7 @@ def fit_population(config, settings, workdir, progress=True, mode=None, *, datas
     takes no more steps, and the others continue.
 
     Args:
-        config: base ConfigDict with every field of ``morel_jax.configuration.defaults()``.
+        config: the base, with every field of ``morel_jax.configuration.defaults()``.
         settings: list of {"section.field": value}; see :func:`~morel_jax.training.members.build_members`.
         workdir: folder of the sweep; each member's run is in a folder of its name there, like one that ``fit`` made.
         progress: on standard error, True: a bar and one line per epoch; "epochs": the lines alone; False: nothing.
@@ -150,8 +165,8 @@ def fit_population(config, settings, workdir, progress=True, mode=None, *, datas
         profile: as in :func:`fit`.
 
     Returns:
-        list of Outcome, in the order of ``settings``. In a member's history ``seconds`` and ``images_per_second`` are
-        its own images in the time of the whole population.
+        In the order of ``settings``. In a member's history ``seconds`` and ``images_per_second`` are its own images in
+        the time of the whole population.
 
     Raises:
         ValueError: a config, setting or mode that cannot work, not the ones that the workdir's sweep has, or a workdir

@@ -2,6 +2,8 @@
 import signal
 import threading
 import time
+import types
+from typing import Any
 
 # A terminal or scheduler may signal a command and what started it, which passes the signal on: one request.
 _SAME_REQUEST_SECONDS = 1.0
@@ -14,7 +16,7 @@ class Interrupted(Exception):
         signal_number: what told it, such as ``signal.SIGTERM``.
     """
 
-    def __init__(self, signal_number, message):
+    def __init__(self, signal_number: int, message: str) -> None:
         super().__init__(message)
         self.signal_number = signal_number
 
@@ -26,12 +28,12 @@ class InterruptionRequest:
     handlers, it watches nothing.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.signal_number: int | None = None
         self._asked_at = 0.0
-        self._previous = {}
+        self._previous: dict[int, Any] = {}
 
-    def _handle(self, signal_number, frame):
+    def _handle(self, signal_number: int, frame: types.FrameType | None) -> None:
         del frame
         if self.signal_number is None:
             self.signal_number, self._asked_at = signal_number, time.monotonic()
@@ -39,15 +41,15 @@ class InterruptionRequest:
             self._restore()
             signal.raise_signal(signal_number)
 
-    def _restore(self):
+    def _restore(self) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def __enter__(self):
+    def __enter__(self) -> "InterruptionRequest":
         if threading.current_thread() is threading.main_thread():
             self._previous = {number: signal.signal(number, self._handle)
                               for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: Any) -> None:
         self._restore()

@@ -4,6 +4,7 @@ import fcntl
 import logging
 import os
 import socket
+from collections.abc import Iterator
 
 from morel_jax.files import local_path, make_folder
 
@@ -12,7 +13,7 @@ _logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def hold(workdir):
+def hold(workdir: str | os.PathLike) -> Iterator[None]:
     """Keeps other runs out of ``workdir``, which is made if it is not there, while the ``with`` block lasts.
 
     It is a lock of the operating system, which ends with the process however that ends: on the folder, which cannot be

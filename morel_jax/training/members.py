@@ -3,11 +3,13 @@ import ast
 import dataclasses
 import itertools
 import math
+import os
 import re
+from collections.abc import Sequence
 from typing import Any
 
-import ml_collections
 import numpy as np
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from morel_jax.configuration import FIELDS, check, flatten, nested, unknown_field
 from morel_jax.files import local_path, read_json
@@ -35,29 +37,29 @@ class Member:
     """
     name: str
     changes: dict[str, Any]
-    config: Any
+    config: ConfigDict
 
 
-def _with(config, changes):
+def _with(config: ConfigDict, changes: dict[str, Any]) -> ConfigDict:
     """A locked copy of ``config`` with ``changes``, whose types it leaves to ``configuration.check``."""
     return nested(flatten(config) | changes)
 
 
-def shared_config(config):
+def shared_config(config: ConfigDict) -> FrozenConfigDict:
     """What all members have in common: ``config`` with the defaults where they may differ.
 
     Returns:
-        FrozenConfigDict, hashable and equal for equal values.
+        Hashable, and equal for equal values.
     """
-    return ml_collections.FrozenConfigDict(_with(config, {field: FIELDS[field].default for field in SWEEPABLE}))
+    return FrozenConfigDict(_with(config, {field: FIELDS[field].default for field in SWEEPABLE}))
 
 
-def _full_name(field):
+def _full_name(field: str) -> str:
     """``preference`` stands for ``morel.preference``."""
     return "morel.preference" if field == "preference" else field
 
 
-def _check_field(field):
+def _check_field(field: str) -> None:
     if field not in FIELDS:
         raise ValueError(unknown_field(field))
     if field not in SWEEPABLE:
@@ -65,7 +67,7 @@ def _check_field(field):
                          f"members share; fields that may be swept: {', '.join(SWEEPABLE)}.")
 
 
-def _value(field, value, default):
+def _value(field: str, value: Any, default: Any) -> Any:
     """A value as a config has it: lists as tuples, whole numbers as floats, a preference's second entry added."""
     if field == "morel.preference" and isinstance(value, (int, float)):
         check_number(field, value, float)
@@ -78,12 +80,12 @@ def _value(field, value, default):
     return float(value)
 
 
-def _check_count(count):
+def _check_count(count: int) -> None:
     if count > _MOST_MEMBERS:
         raise ValueError(f"a population must have at most {_MOST_MEMBERS} members; got {count}.")
 
 
-def _values_of(text, field, flag, default):
+def _values_of(text: str, field: str, flag: str, default: Any) -> Sequence[Any]:
     steps = re.fullmatch(r"(.+?)\.\.(.+):(.+)", text)
     try:
         if not steps:
@@ -106,7 +108,7 @@ def _values_of(text, field, flag, default):
     return values
 
 
-def parse_sweeps(flags):
+def parse_sweeps(flags: Sequence[str]) -> list[dict[str, Any]]:
     """Settings of ``--sweep`` flags: their cartesian product, the last flag's values running fastest.
 
     Args:
@@ -119,7 +121,7 @@ def parse_sweeps(flags):
     Raises:
         ValueError: no such syntax, an unknown field, one that cannot be swept, or one given twice.
     """
-    swept = {}
+    swept: dict[str, Sequence[Any]] = {}
     for flag in flags:
         name, _, text = flag.partition(":")
         field = _full_name(name.strip())
@@ -133,7 +135,7 @@ def parse_sweeps(flags):
     return [dict(zip(swept, values, strict=True)) for values in itertools.product(*swept.values())]
 
 
-def read_settings(path):
+def read_settings(path: str | os.PathLike) -> list[dict[str, Any]]:
     """Settings of a JSON file: a list of {"section.field": value}.
 
     Raises:
@@ -147,11 +149,11 @@ def read_settings(path):
     return settings
 
 
-def _text(value):
+def _text(value: Any) -> str:
     return "_".join(map(repr, value)) if isinstance(value, tuple) else repr(value)
 
 
-def build_members(config, settings, own_model=None):
+def build_members(config: ConfigDict, settings: Sequence[dict[str, Any]], own_model: Any = None) -> list[Member]:
     """The members of a population, checked.
 
     Args:

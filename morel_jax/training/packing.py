@@ -1,11 +1,13 @@
 """Many small arrays as one, so that an accelerator works on them by one operation."""
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
 
-def pack(tree):
+def pack(tree: PyTree) -> dict[str, Any]:
     """The vectors and scalars of a tree joined to one vector for each type.
 
     Args:
@@ -24,7 +26,7 @@ def pack(tree):
     return {"vectors": {dtype: jnp.concatenate(parts) for dtype, parts in vectors.items()}, "arrays": arrays}
 
 
-def unpack(packed, like):
+def unpack(packed: dict[str, Any], like: PyTree) -> PyTree:
     """The inverse of :func:`pack`.
 
     Args:
@@ -45,18 +47,18 @@ def unpack(packed, like):
     return jax.tree.unflatten(structure, whole)
 
 
-def _is_like(params):
+def _is_like(params: PyTree) -> Callable[[PyTree], bool]:
     structure: Any = jax.tree.structure(params)
     return lambda tree: structure == jax.tree.structure(tree)
 
 
-def pack_optimizer(opt_state, params):
+def pack_optimizer(opt_state: PyTree, params: PyTree) -> PyTree:
     """An Optax state with each part that is a tree like ``params`` packed."""
     is_like = _is_like(params)
     return jax.tree.map(lambda part: pack(part) if is_like(part) else part, opt_state, is_leaf=is_like)
 
 
-def unpack_optimizer(packed, opt_state, params):
+def unpack_optimizer(packed: PyTree, opt_state: PyTree, params: PyTree) -> PyTree:
     """The inverse of :func:`pack_optimizer`; ``opt_state`` is one like the result."""
     is_like = _is_like(params)
     return jax.tree.map(lambda part, own: unpack(own, params) if is_like(part) else own, opt_state, packed,

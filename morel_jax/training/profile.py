@@ -1,9 +1,12 @@
 """A trace of some of a run's steps, for XProf or Perfetto."""
 import contextlib
+from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 
 from morel_jax import sharding
+from morel_jax.progress import TrainingProgress
 
 
 class Profile:
@@ -18,13 +21,13 @@ class Profile:
         ValueError: ``steps`` is no whole number from 0.
     """
 
-    def __init__(self, steps, workdir, progress):
+    def __init__(self, steps: int, workdir: Path, progress: TrainingProgress) -> None:
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
             raise ValueError(f"profile must be a number of steps, 0 or more; got {steps!r}.")
         self._waiting, self._warm = steps, False
         self._folder, self._progress = workdir / "profile", progress
 
-    def steps(self, left, whole):
+    def steps(self, left: int, whole: int) -> int:
         """Steps of the next dispatch if that is the one to trace, else 0; the same in all processes.
 
         Args:
@@ -35,7 +38,7 @@ class Profile:
         return steps if self._warm and steps <= left else 0
 
     @contextlib.contextmanager
-    def around(self, steps):
+    def around(self, steps: int) -> Iterator[None]:
         """Around a dispatch and the wait for its end; ``steps`` is what :meth:`steps` returned for it."""
         self._warm = True
         if steps:

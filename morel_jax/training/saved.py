@@ -2,13 +2,18 @@
 import contextlib
 import logging
 import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
+from jaxtyping import PyTree
 
 from morel_jax import manifest
 from morel_jax.files import DamagedFileError, Fields, local_path, read_json
 
+_Read = TypeVar("_Read")
 # Two of `last`: should the newest be damaged, there is one before.
 KEPT = {"last": 2, "best": 1}
 # Counts changes in what a checkpoint holds; those before it was counted have none and are read alike.
@@ -26,14 +31,14 @@ class NewerCheckpointError(CheckpointError):
 class _NotOrbax(logging.Filter):
     """Drops what Orbax logs: each step of each save, and the errors that it also raises."""
 
-    def filter(self, record):
+    def filter(self, record: logging.LogRecord) -> bool:
         return f"{os.sep}orbax{os.sep}" not in record.pathname
 
 
 _NOT_ORBAX = _NotOrbax()
 
 
-def orbax():
+def orbax() -> ocp.AsyncCheckpointer:
     """Orbax's checkpointer of several items."""
     logging.getLogger("absl").addFilter(_NOT_ORBAX)  # Adding it again changes nothing.
     # Else threads wait for five minutes, and the program's end for them, where a folder cannot be made.
@@ -42,28 +47,28 @@ def orbax():
     return ocp.AsyncCheckpointer(composite, async_options=options)
 
 
-def folder_of(workdir):
+def folder_of(workdir: str | os.PathLike) -> Path:
     """The folder of a run's checkpoints, an absolute Path."""
     return local_path(workdir, "workdir").absolute() / "checkpoints"
 
 
-def positions_in(folder):
+def positions_in(folder: Path) -> list[int]:
     """Positions of the checkpoints in a folder, whole or not, rising."""
     return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
 
 
-def first_line(error):
+def first_line(error: Exception) -> str:
     """An exception's type, and the first line of what it says."""
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
-def damage_of(folder, part=""):
+def damage_of(folder: Path, part: str = "") -> CheckpointError | None:
     """CheckpointError for a checkpoint whose files are not those that were written, or None."""
     problem = manifest.problem(folder, part) if folder.exists() else "it is not there"
     return CheckpointError(f"the checkpoint {folder} is damaged: {problem}.") if problem else None
 
 
-def read_record(folder):
+def read_record(folder: Path) -> dict[str, Any]:
     """What was given to :meth:`Checkpoints.save` as the record; CheckpointError where it is not that."""
     path = folder / "record" / "metadata"
     fields: Fields = {"history": list, "best": (int, float), "seconds": (int, float)}
@@ -80,7 +85,7 @@ def read_record(folder):
     return {name: record[name] for name in fields}
 
 
-def _of_newest(workdir, which, read):
+def _of_newest(workdir: str | os.PathLike, which: str, read: Callable[[Path], _Read]) -> _Read:
     """``read(folder)`` of the newest checkpoint that counts; of the next where a run replaces it meanwhile."""
     if which not in KEPT:
         raise ValueError(f"which must be one of {', '.join(sorted(KEPT))}; got {which!r}.")
@@ -97,7 +102,7 @@ def _of_newest(workdir, which, read):
                 raise
 
 
-def load_record(workdir, which):
+def load_record(workdir: str | os.PathLike, which: str) -> dict[str, Any]:
     """What the newest checkpoint says of itself; no arrays are read.
 
     Args:
@@ -105,7 +110,7 @@ def load_record(workdir, which):
         which: ``best`` or ``last``.
 
     Returns:
-        dict: ``step``, updates made before it; ``history``, as :func:`~morel_jax.training.fit` returns it, up to there;
+        ``step``, updates made before it; ``history``, as :func:`~morel_jax.training.fit` returns it, up to there;
         ``best``, the highest robust accuracy in it, -1 where there is none; ``seconds`` of training since its last
         line.
 
@@ -113,7 +118,7 @@ def load_record(workdir, which):
         FileNotFoundError: the run has no such checkpoint.
         CheckpointError: its record is damaged; the message names the file.
     """
-    def read(folder):
+    def read(folder: Path) -> dict[str, Any]:
         damage = damage_of(folder, "record/")
         if damage:
             raise damage
@@ -123,7 +128,7 @@ def load_record(workdir, which):
     return _of_newest(workdir, which, read)
 
 
-def load_classifier(workdir, which, variables):
+def load_classifier(workdir: str | os.PathLike, which: str, variables: PyTree) -> dict[str, PyTree]:
     """Variables of the plain classifier that a run saved.
 
     Args:
@@ -132,7 +137,7 @@ def load_classifier(workdir, which, variables):
         variables: arrays or shapes of the classifier's variables.
 
     Returns:
-        dict with ``params`` and ``batch_stats``.
+        ``params`` and ``batch_stats``.
 
     Raises:
         FileNotFoundError: the run has no such checkpoint.
@@ -141,7 +146,7 @@ def load_classifier(workdir, which, variables):
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     variables = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), variables)
 
-    def read(folder):
+    def read(folder: Path) -> dict[str, PyTree]:
         damage = damage_of(folder)
         if damage:
             raise damage

@@ -1,13 +1,18 @@
 """The results of a population's members, as a table."""
 import csv
 import io
+import os
+from collections.abc import Sequence
+from typing import Any
 
 from tabulate import tabulate
+
+from morel_jax.training.fit import Outcome
 
 _ACCURACIES = ("clean_accuracy", "robust_accuracy")
 
 
-def table_rows(outcomes):
+def table_rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     """One dict a member, for a table.
 
     Args:
@@ -19,7 +24,7 @@ def table_rows(outcomes):
     """
     rows = []
     for outcome in outcomes:
-        row = {"member": outcome.member.name}
+        row: dict[str, Any] = {"member": outcome.member.name}
         judged = [line for line in outcome.history if "robust_accuracy" in line]
         # `best` as the run chose it: ties go to the later epoch. A member that diverged has no last state.
         best: dict = max(judged, key=lambda line: (line["robust_accuracy"], line["epoch"]), default={})
@@ -30,7 +35,7 @@ def table_rows(outcomes):
     return rows
 
 
-def to_csv(rows):
+def to_csv(rows: Sequence[dict[str, Any]]) -> str:
     """The table of :func:`table_rows` as CSV."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
@@ -39,9 +44,9 @@ def to_csv(rows):
     return text.getvalue()
 
 
-def to_markdown(rows, title):
+def to_markdown(rows: Sequence[dict[str, Any]], title: str | os.PathLike) -> str:
     """The same as Markdown that reads well as plain text too; accuracies in percent."""
-    def cell(value, text="{}", factor=1):
+    def cell(value: Any, text: str = "{}", factor: int = 1) -> str:
         return "" if value is None else text.format(factor * value)
 
     heads = ("member", "best: epoch", "clean, %", "robust, %", "last: clean, %", "robust, %", "")

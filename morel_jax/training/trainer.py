@@ -1,19 +1,32 @@
 """Runs from epoch to epoch: training, validation, checkpoints, metrics, and their resumption."""
+import contextlib
 import dataclasses
 import functools
 import json
 import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from jax.typing import ArrayLike
+from ml_collections import ConfigDict
 
 from morel_jax import sharding
 from morel_jax.files import write_atomically
 from morel_jax.optimizer import learning_rate
+from morel_jax.progress import TrainingProgress
 from morel_jax.training.checkpoint import Checkpoints
-from morel_jax.training.interruption import Interrupted
-from morel_jax.training.setup import INITIAL, STEP, VALIDATION
-from morel_jax.training.step import keep_last
+from morel_jax.training.epoch import Piece, Totals
+from morel_jax.training.interruption import Interrupted, InterruptionRequest
+from morel_jax.training.members import Member
+from morel_jax.training.placement import Placement
+from morel_jax.training.profile import Profile
+from morel_jax.training.setup import INITIAL, STEP, VALIDATION, Setup
+from morel_jax.training.state import HParams, TrainState
+from morel_jax.training.step import Parts, keep_last
+from morel_jax.training.validation import Correct
 from morel_jax.training.workdir import MetricsWriter, load_divergence
 
 # Between two looks at the clock and at signals: short for a person who waits, long beside a dispatch.
@@ -24,12 +37,12 @@ class Diverged(ArithmeticError):
     """A loss or parameter stopped being finite; the last good checkpoint stands."""
 
 
-def next_size(size, seconds):
+def next_size(size: int, seconds: float) -> int:
     """Steps of the next dispatch after one of ``size`` steps took ``seconds``."""
     return max(1, min(2 * size, int(size * _SECONDS_PER_DISPATCH / seconds)))
 
 
-def is_validated(config, epoch):
+def is_validated(config: ConfigDict, epoch: int) -> bool:
     """Whether an epoch, counted from 1, ends with a validation."""
     return epoch % config.validation.every == 0 or epoch == config.epochs
 
@@ -40,38 +53,38 @@ class Run:
 
     Attributes:
         config: its own.
-        state, totals: TrainState, and Totals of the epoch under way, as of the last fetch from the devices.
-        history: list of dicts, one per finished epoch.
+        state, totals: its own, and of the epoch under way, as of the last fetch from the devices.
+        history: one dict per finished epoch.
         best: highest robust accuracy in it; -1 where there is none.
         seconds: training time of the epoch under way.
         step: updates made.
     """
-    config: Any
-    state: Any
-    totals: Any
-    history: list
+    config: ConfigDict
+    state: TrainState
+    totals: Totals
+    history: list[dict[str, Any]]
     best: float = -1.0
     seconds: float = 0.0
     step: int = 0
 
     @property
-    def position(self):
+    def position(self) -> int:
         """Steps done plus validations done: a checkpoint's number."""
         return self.step + len(self.history)
 
-    def record(self):
+    def record(self) -> dict[str, Any]:
         """What a checkpoint keeps beside arrays."""
         return {"history": self.history, "best": self.best, "seconds": self.seconds}
 
-    def end_epoch(self, judged, no_totals):
+    def end_epoch(self, judged: Mapping[str, float], no_totals: Totals) -> bool:
         """Adds the epoch's line to the history.
 
         Args:
-            judged: dict of accuracies, empty where there was no validation.
-            no_totals: Totals that the next epoch begins with.
+            judged: accuracies; empty where there was no validation.
+            no_totals: what the next epoch begins with.
 
         Returns:
-            whether this epoch is the best so far. Reference: ties go to the later epoch.
+            Whether this epoch is the best so far. Reference: ties go to the later epoch.
         """
         epoch, count = len(self.history) + 1, int(self.totals.count)
         line = {"epoch": epoch, "step": self.step, "learning_rate": learning_rate(self.config, epoch)}
@@ -87,7 +100,7 @@ class Run:
 
 
 @keep_last
-def programs(placement, parts):
+def programs(placement: Placement, parts: Parts) -> tuple[jax.stages.Wrapped, Correct]:
     """(train, correct) of a placement; kept, so that the next like runs in this process compile nothing."""
     return placement.compile(parts)
 
@@ -96,18 +109,20 @@ class Trainer:
     """Trains one run, or the members of a sweep, which are at one position all the time.
 
     Args:
-        setup: Setup.
-        members: list of Member.
+        setup: what they share.
+        members: what tells them apart.
         placement: ``Sharded`` of one member, or ``Stacked``.
         workdir: of the run or sweep.
         folders: the members' own.
-        request: InterruptionRequest.
-        progress: TrainingProgress.
-        profile: Profile.
-        stack: ExitStack that closes what is opened here: the checkpoints are on disk before the metrics are closed.
+        request: watches for signals.
+        progress: shows how far they are.
+        profile: of their steps.
+        stack: closes what is opened here: the checkpoints are on disk before the metrics are closed.
     """
 
-    def __init__(self, setup, members, placement, workdir, folders, request, progress, profile, stack):
+    def __init__(self, setup: Setup, members: Sequence[Member], placement: Placement, workdir: Path,
+                 folders: list[Path], request: InterruptionRequest, progress: TrainingProgress, profile: Profile,
+                 stack: contextlib.ExitStack) -> None:
         self.setup, self.members, self.placement = setup, members, placement
         self.workdir, self.folders = workdir, folders
         self.request, self.progress, self.profile = request, progress, profile
@@ -132,16 +147,16 @@ class Trainer:
         self.compiled = False
 
     @property
-    def living(self):
+    def living(self) -> list[int]:
         """Numbers of the members that have not diverged."""
         return [number for number, diverged in enumerate(self.diverged) if diverged is None]
 
     @property
-    def epoch(self):
+    def epoch(self) -> int:
         """The epoch under way."""
         return len(self.runs[self.living[0]].history) + 1
 
-    def run(self):
+    def run(self) -> None:
         """Trains to the last epoch, or until every member has diverged."""
         while self.living and self.epoch <= self.setup.config.epochs:
             self._train_one_epoch()
@@ -150,11 +165,11 @@ class Trainer:
         self._wait()
         sharding.agree([0])  # The first process has put in place what all may now read.
 
-    def _start(self, states):
+    def _start(self, states: Sequence[TrainState]) -> list[Run]:
         """The runs as their newest checkpoints have them, or new ones."""
         like = self.placement.like(states[0], self.no_totals)
 
-        def restored(number):
+        def restored(number: int) -> Run:
             run = Run(self.members[number].config, states[number], self.no_totals, history=[])
             found = self.checkpoints[number].restore(*like)
             if found is not None:
@@ -166,7 +181,7 @@ class Trainer:
         found = self._restored_together(restored) if self.is_sweep else {}
         return [found.get(number) or restored(number) for number in range(len(states))]
 
-    def _restored_together(self, restored):
+    def _restored_together(self, restored: Callable[[int], Run]) -> dict[int, Run]:
         """{number: Run} of the living members at the newest position that all of them have; empty at a beginning."""
         kept = {number: self.checkpoints[number].positions() for number in self.living}
         common = set.intersection(*map(set, kept.values())) if kept else set()
@@ -189,17 +204,17 @@ class Trainer:
             self.checkpoints[number].delete_after(-1)
         return {}
 
-    def _fetch(self):
+    def _fetch(self) -> None:
         """Brings the living members' arrays to ``runs``."""
-        states, totals = map(self.placement.fetch, (self.states, self.totals))
+        states, totals = self.placement.fetch(self.states), self.placement.fetch(self.totals)
         for number in self.living:
             self.runs[number].state, self.runs[number].totals = states[number], totals[number]
 
-    def _wait(self):
+    def _wait(self) -> None:
         for number in self.living:
             self.checkpoints[number].wait()
 
-    def _write(self, which, numbers, end_of_epoch=False):
+    def _write(self, which: str, numbers: Sequence[int], end_of_epoch: bool = False) -> None:
         self._wait()  # All are whole at one position before any writes the next and drops the one before.
         for number in numbers:
             run, writer = self.runs[number], self.metrics[number]
@@ -207,12 +222,12 @@ class Trainer:
             self.checkpoints[number].save(which, run.position, run.state, run.totals, run.record(), announce)
         self.saved_at = time.monotonic()
 
-    def _save(self):
+    def _save(self) -> None:
         """Writes ``last`` of every living member, all at one position."""
         self._fetch()
         self._write("last", self.living)
 
-    def _stop_if_asked(self):
+    def _stop_if_asked(self) -> None:
         """Saves and raises Interrupted after a signal."""
         # Every process stops when one was told to.
         signal_number = int(*sharding.agree([self.request.signal_number or 0]))
@@ -223,7 +238,7 @@ class Trainer:
             raise Interrupted(signal_number, f"stopped and saved {saved}at step {self.runs[self.living[0]].step} in "
                               f"{self.workdir}; the same command resumes from there.")
 
-    def _note_divergence(self):
+    def _note_divergence(self) -> None:
         """Ends the members that diverged, before anything of it is saved; a run alone raises Diverged."""
         bad_steps = self.placement.first_bad_steps(self.totals)
         bad = [number for number in self.living if bad_steps[number] >= 0]
@@ -239,7 +254,7 @@ class Trainer:
                 raise Diverged(f"loss or parameters are not finite at step {found['step']} (epoch {epoch}); {kept}.")
             write_atomically(self.folders[number] / "diverged.json", json.dumps(found))
 
-    def _train_one_epoch(self):
+    def _train_one_epoch(self) -> None:
         """Brings the living members to the end of their epoch, from wherever in it they are."""
         epoch, placement = self.epoch, self.placement
         first_step = (epoch - 1) * self.steps_per_epoch
@@ -273,7 +288,7 @@ class Trainer:
                 if done < self.steps_per_epoch and since_saved > self.setup.config.checkpoint.every_seconds:
                     self._save()
 
-    def _dispatch(self, hparams, piece, start, stop):
+    def _dispatch(self, hparams: HParams, piece: Piece, start: ArrayLike, stop: ArrayLike) -> None:
         """Takes the steps ``start`` to ``stop`` of a piece."""
         arguments = self.states, self.totals, hparams, piece, self.step_keys, start, stop
         if not self.compiled:
@@ -283,11 +298,11 @@ class Trainer:
             self.progress.compiled(time.monotonic() - began)
         self.states, self.totals = self.train(*arguments)
 
-    def _finish_epoch(self):
+    def _finish_epoch(self) -> None:
         """Validates where the config says so, and saves; each living member's history grows by one line."""
         judged: list[dict] = [{} for _ in self.members]
         if is_validated(self.setup.config, self.epoch):
-            def after_batch(images):
+            def after_batch(images: int) -> None:
                 self._stop_if_asked()
                 self.progress.validation(images, len(self.setup.validation.labels))
 

@@ -1,23 +1,31 @@
 """Clean and robust accuracy as exact counts, in batches of one shape."""
+from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Int, Int32, Key, PyTree, UInt8
 
 from morel_jax.attacks.keys import fold_in_each
+from morel_jax.attacks.types import Images, Labels, Logits, Mask
+from morel_jax.data import Split
 from morel_jax.data.augment import to_float
 from morel_jax.models.precision import PRECISIONS, float32_logits
-from morel_jax.sharding import put
+from morel_jax.sharding import Layout, put
+
+Correct = Callable[..., tuple[Bool[Array, "..."], Bool[Array, "..."]]]
 
 
-def predicted(logits):
-    """Classes int32[n] by logits float[n, classes]; -1, which is never right, where one of them is NaN or infinite."""
+def predicted(logits: Logits) -> Int32[Array, " n"]:
+    """Classes by logits; -1, which is never right, where one of them is NaN or infinite."""
     finite = jnp.all(jnp.isfinite(logits), axis=-1)
     return jnp.where(finite, jnp.argmax(logits, axis=-1), -1).astype(jnp.int32)
 
 
-def build_correct(model, products=PRECISIONS["float32"].products):
+def build_correct(model: nn.Module, products: str = PRECISIONS["float32"].products) -> Correct:
     """A function that tells which examples are classified right, clean and attacked.
 
     Args:
@@ -29,8 +37,9 @@ def build_correct(model, products=PRECISIONS["float32"].products):
         (variables, attack, images uint8[n, h, w, c], labels int[n], index int[n], key)
         -> (clean bool[n], robust bool[n]); an example's attack depends on ``key`` and its index alone.
     """
-    def correct(variables, attack, images, labels, index, key):
-        def logits_fn(x):
+    def correct(variables: PyTree, attack: Any, images: UInt8[Array, "n h w c"], labels: Labels,
+                index: Int[Array, " n"], key: Key[Array, ""]) -> tuple[Mask, Mask]:
+        def logits_fn(x: Images) -> Logits:
             return float32_logits(model, variables, x, products)
 
         x = to_float(images)
@@ -40,17 +49,19 @@ def build_correct(model, products=PRECISIONS["float32"].products):
     return correct
 
 
-def compile_correct(model, products=PRECISIONS["float32"].products, layout=None):
+def compile_correct(model: nn.Module, products: str = PRECISIONS["float32"].products,
+                    layout: Layout | None = None) -> Correct:
     """What :func:`build_correct` gives for ``model``, jitted.
 
     Args:
         model, products: as in :func:`build_correct`.
-        layout: :class:`~morel_jax.sharding.Layout` over whose devices the examples are cut; None: one device.
+        layout: over whose devices the examples are cut; None: one device.
     """
     return jax.jit(build_correct(model, products), out_shardings=layout.replicated if layout else None)
 
 
-def accuracies(correct, variables, attack, split, key, batch_size, after_batch=lambda done: None, layout=None):
+def accuracies(correct: Correct, variables: PyTree, attack: Any, split: Split, key: Key[Array, "..."], batch_size: int,
+               after_batch: Callable[[int], None] = lambda done: None, layout: Layout | None = None) -> dict[str, Any]:
     """Clean and robust accuracy over a split.
 
     Args:
@@ -77,7 +88,7 @@ def accuracies(correct, variables, attack, split, key, batch_size, after_batch=l
         index = np.arange(start, start + batch_size)
         inside = index < count
         rows = np.minimum(index, count - 1)
-        examples = [split.images[rows], split.labels[rows], rows]
+        examples: list[ArrayLike] = [split.images[rows], split.labels[rows], rows]
         if layout is not None:
             examples = [put(array, layout.batch()) for array in examples]
         clean_right, robust_right = correct(variables, attack, *examples, key)

@@ -1,11 +1,15 @@
 """A run's folder: its config, its metrics, and their readers."""
 import hashlib
 import json
+import os
 import subprocess
 import time
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from ml_collections import ConfigDict
 
 from morel_jax import builders
 from morel_jax.configuration import FIELDS, check, defaults, flatten, nested
@@ -18,7 +22,7 @@ _NO_DATA = {"image_shape": [], "num_classes": 0}
 _VERSIONS_OF = ("morel_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-def _commit():
+def _commit() -> str | None:
     try:
         return subprocess.run(["git", "-C", Path(__file__).parent, "rev-parse", "HEAD"], check=True,
                               capture_output=True, text=True).stdout.strip()
@@ -26,7 +30,7 @@ def _commit():
         return None  # Installed from a wheel: the version says what it is.
 
 
-def _sha256(paths):
+def _sha256(paths: str) -> str | None:
     """SHA-256 of a file of extra images; of several that of their own, one after another."""
     digests = []
     try:
@@ -38,7 +42,8 @@ def _sha256(paths):
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def open_workdir(config, workdir, write=True, custom=None):
+def open_workdir(config: ConfigDict, workdir: str | os.PathLike, write: bool = True,
+                 custom: dict[str, Any] | None = None) -> Path:
     """Makes the folder, or checks that the run in it has this config.
 
     Args:
@@ -48,7 +53,7 @@ def open_workdir(config, workdir, write=True, custom=None):
         custom: what tells custom parts apart, as :meth:`morel_jax.training.custom.CustomParts.record` gives it.
 
     Returns:
-        Path of the folder, in which ``config.json`` now is, if this process writes.
+        The folder, in which ``config.json`` now is, if this process writes.
 
     Raises:
         ValueError: the folder holds a sweep, checkpoints without a config, or a run with another config; the message
@@ -95,7 +100,7 @@ def open_workdir(config, workdir, write=True, custom=None):
     return workdir
 
 
-def open_sweep(changes, workdir):
+def open_sweep(changes: Mapping[str, dict[str, Any]], workdir: str | os.PathLike) -> Path:
     """Makes a sweep's folder, or checks that the sweep in it has these members.
 
     Args:
@@ -103,7 +108,7 @@ def open_sweep(changes, workdir):
         workdir: path.
 
     Returns:
-        Path of the folder, in which ``sweep.json`` now is.
+        The folder, in which ``sweep.json`` now is.
 
     Raises:
         ValueError: the folder holds a single run, runs without a ``sweep.json``, or a sweep of other members.
@@ -128,15 +133,15 @@ def open_sweep(changes, workdir):
     return workdir
 
 
-def describe_data(workdir, data):
+def describe_data(workdir: Path, data: dict[str, Any]) -> None:
     """Adds to a run's ``config.json`` what it is trained on, where it does not say it: see ``Dataset.record``."""
     content = load_content(workdir)
     if "data" not in content:
         write_atomically(workdir / "config.json", json.dumps(content | {"data": data}, indent=1))
 
 
-def load_config(workdir):
-    """The config of the run in ``workdir``, a locked ConfigDict; fields that were added since have their defaults.
+def load_config(workdir: str | os.PathLike) -> ConfigDict:
+    """The locked config of the run in ``workdir``; fields that were added since have their defaults.
 
     Raises:
         FileNotFoundError: no run there.
@@ -151,11 +156,11 @@ def load_config(workdir):
     return config
 
 
-def load_content(workdir):
+def load_content(workdir: str | os.PathLike) -> dict[str, Any]:
     """All that the ``config.json`` in ``workdir`` says.
 
     Returns:
-        dict: ``config``, ``versions``, ``commit``; ``own``, what tells custom parts apart; and once data were read
+        ``config``, ``versions``, ``commit``; ``own``, what tells custom parts apart; and once data were read
         ``data``, what the run is trained on.
 
     Raises:
@@ -175,7 +180,7 @@ def load_content(workdir):
     return content
 
 
-def load_divergence(workdir):
+def load_divergence(workdir: str | os.PathLike) -> dict[str, int] | None:
     """{"epoch", "step"} at which the member of a sweep in ``workdir`` diverged, or None.
 
     Raises:
@@ -188,8 +193,8 @@ def load_divergence(workdir):
                      {"epoch": int, "step": int})
 
 
-def write_metrics(workdir, history):
-    """Brings ``metrics.jsonl`` up to ``history``, a list of dicts, one line per epoch; an equal file is left alone."""
+def write_metrics(workdir: Path, history: Sequence[dict[str, Any]]) -> None:
+    """Brings ``metrics.jsonl`` up to ``history``, one line per epoch; an equal file is left alone."""
     path, content = workdir / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history)
     if not path.exists() or path.read_bytes() != content.encode():
         write_atomically(path, content)
@@ -201,21 +206,21 @@ class MetricsWriter:
     The checkpoint's history is the truth. Both are written from it once it is on disk, so no kill leaves them apart.
 
     Args:
-        workdir: Path of the run.
+        workdir: the run's folder.
     """
 
-    def __init__(self, workdir):
+    def __init__(self, workdir: Path) -> None:
         self._workdir = workdir
         self._events: Any = None
 
-    def __enter__(self):
+    def __enter__(self) -> "MetricsWriter":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: Any) -> None:
         if self._events is not None:
             self._events.close()
 
-    def write(self, history):
+    def write(self, history: Sequence[dict[str, Any]]) -> None:
         """Brings both up to ``history``, a list of flat dicts.
 
         Its last entry is new, or the one that a resumed run starts with: a kill may have come between its checkpoint
