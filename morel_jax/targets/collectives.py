@@ -33,7 +33,7 @@ class Collective:
     count: int
 
 
-def _group_size(line, devices):
+def _group_size(line: str, devices: int) -> int:
     if listed := _LISTED_GROUPS.search(line):
         return len(listed[1].split(","))
     if counted := _COUNTED_GROUPS.search(line):
@@ -49,7 +49,7 @@ def _group_size(line, devices):
     raise ValueError(f"a collective's groups must be in a known notation; got {line.strip()}")
 
 
-def _result(instruction, kind):
+def _result(instruction: hlo.Instruction, kind: str) -> str:
     """The printed type of what is exchanged. What starts an exchange gives (operands, results, ...).
 
     Only an all-reduce's operands and results are alike, and then some platforms tell them once.
@@ -61,14 +61,14 @@ def _result(instruction, kind):
     return hlo.entries(instruction.type)[1]
 
 
-def _collective(execution, kind, devices):
+def _collective(execution: hlo.Execution, kind: str, devices: int) -> Collective:
     instruction = execution.instruction
     group_size = _group_size(instruction.line, devices)
     exchanged = hlo.size_in_bytes(_result(instruction, kind)) * (group_size if kind == "reduce-scatter" else 1)
     return Collective(kind, exchanged, group_size, execution.count)
 
 
-def collectives(text):
+def collectives(text: str | hlo.Module) -> list[Collective]:
     """The collectives of a compiled program.
 
     Args:
@@ -76,7 +76,7 @@ def collectives(text):
             what :func:`~morel_jax.targets.hlo.parse` made of it.
 
     Returns:
-        list of :class:`Collective`, one for each such instruction that a run executes, in the order of the text from
+        One for each such instruction that a run executes, in the order of the text from
         the entry on; a loop's stand where the loop does.
 
     Raises:
@@ -89,7 +89,8 @@ def collectives(text):
             devices *= int(given[1])
     fused = {id(module.computations.get(name)) for computation in module.computations.values()
              for one in computation.values() if one.opcode == "fusion" for _, name in one.called}
-    found, seen = [], []
+    found: list[Collective] = []
+    seen: list[tuple] = []
     for execution in hlo.executions(module, _EVERYWHERE):
         kind = execution.instruction.opcode.removesuffix("-start")
         if kind not in _KINDS:

@@ -5,6 +5,7 @@ import importlib.util
 import os
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 from jax.experimental import topologies
@@ -34,7 +35,7 @@ class Chip:
     bandwidth: float
     memory: int
     source: str
-    xla: Mapping[str, object]
+    xla: Mapping[str, Any]
 
 
 _H100 = dict(core_count=132, fpus_per_core=128, clock_rate_ghz=1.98, shared_memory_per_core=233472,
@@ -108,12 +109,12 @@ _NO_TPU_HERE = {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "T
                 "TPU_WORKER_ID": "0", "TPU_ACCELERATOR_TYPE": "v5litepod-1"}
 
 
-def chip_of(device):
+def chip_of(device: jax.Device) -> Chip | None:
     """The :class:`Chip` of a JAX device, or None for one that is not in ``CHIPS``."""
     return next((chip for chip in CHIPS.values() if chip.kind == device.device_kind), None)
 
 
-def _grid(target):
+def _grid(target: str) -> tuple[str, list[int]]:
     """(name in ``CHIPS``, numbers of the grid) of a target's text."""
     name, colon, text = target.partition(":")
     if name not in CHIPS or (colon and not re.fullmatch(r"[1-9]\d{0,3}(x[1-9]\d{0,3}){0,2}", text)):
@@ -122,7 +123,7 @@ def _grid(target):
     return name, [int(number) for number in text.split("x")] if text else []
 
 
-def _check_installed(platform):
+def _check_installed(platform: str) -> None:
     modules = ["libtpu"] if platform == "tpu" else ["jax_plugins.xla_cuda13", "jax_plugins.xla_cuda12"]
     for module in modules:
         with contextlib.suppress(ModuleNotFoundError):
@@ -132,7 +133,7 @@ def _check_installed(platform):
                       "pip install 'morel_jax[aot]'")
 
 
-def open_target(target):
+def open_target(target: str) -> list[jax.Device]:
     """The devices of a target, which need not be there.
 
     To come before anything asks JAX for devices. JAX has only the CPU in this process then, and no persistent cache.
@@ -142,7 +143,7 @@ def open_target(target):
             GPUs each), ``tpu_v5e:4x4`` (the grid of chips).
 
     Returns:
-        list of devices to make a mesh of and compile for; nothing can be run on them.
+        Devices to make a mesh of and compile for; nothing can be run on them.
 
     Raises:
         ValueError: no such target, or not a grid that the chip comes in.

@@ -2,15 +2,20 @@
 import re
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import PyTree
+from ml_collections import ConfigDict
 
 from morel_jax.configuration import check
+from morel_jax.sharding import Layout
 from morel_jax.targets import hlo, kernels, roofline
 from morel_jax.targets.collectives import collectives
 from morel_jax.targets.devices import chip_of, open_target
@@ -20,20 +25,20 @@ from morel_jax.training.epoch import compile_train_epoch
 from morel_jax.training.feed import abstract_piece
 from morel_jax.training.fit import placement_of
 from morel_jax.training.members import build_members
-from morel_jax.training.placement import AXIS, Sharded, build_layout
-from morel_jax.training.setup import setup
+from morel_jax.training.placement import AXIS, Placement, Sharded, Stacked, build_layout
+from morel_jax.training.setup import Setup, setup
 from morel_jax.training.step import train_step
 
 
-def lower_step(setup, layout):
+def lower_step(setup: Setup, layout: Layout) -> jax.stages.Lowered:
     """The program that a run goes through its epochs with, lowered for shapes alone.
 
     Args:
-        setup: the run's Setup, which may be blank.
-        layout: the run's :class:`~morel_jax.sharding.Layout`.
+        setup: the run's, which may be blank.
+        layout: the run's.
 
     Returns:
-        ``jax.stages.Lowered``; a loop of unknown length, in which one turn is a step.
+        A loop of unknown length, in which one turn is a step.
     """
     state, hparams, _, key = setup.step_arguments
     piece = abstract_piece(setup.train, setup.steps_per_epoch, setup.config.batch_size, setup.config.data.placement,
@@ -43,17 +48,17 @@ def lower_step(setup, layout):
         hparams, piece, layout.abstract(key, layout.replicated), np.int32(0), np.int32(1))
 
 
-def lower_population(setup, placement):
+def lower_population(setup: Setup, placement: Stacked) -> jax.stages.Lowered:
     """:func:`lower_step` of a population.
 
     Args:
-        setup: the members' Setup, which may be blank.
-        placement: their :class:`~morel_jax.training.placement.Stacked`.
+        setup: the members', which may be blank.
+        placement: theirs.
     """
     shared, own = NamedSharding(placement.mesh, P()), NamedSharding(placement.mesh, P(AXIS))
 
-    def stacked(tree):
-        def stack(leaf):
+    def stacked(tree: PyTree) -> PyTree:
+        def stack(leaf: Any) -> jax.ShapeDtypeStruct:
             dtype = leaf.dtype if hasattr(leaf, "dtype") else jax.dtypes.canonicalize_dtype(type(leaf))
             return jax.ShapeDtypeStruct((placement.slots, *np.shape(leaf)), dtype, sharding=own)
 
@@ -72,7 +77,7 @@ def lower_population(setup, placement):
                        np.ones(placement.slots, np.int32))
 
 
-def _command_buffers(folder):
+def _command_buffers(folder: Path) -> dict[str, int] | None:
     """Counts of the launches that XLA printed into ``folder``; see :class:`DryRun`. None where it printed none."""
     # Where there are two lists, the one after XLA's last passes has them as they are.
     printed = max(folder.glob("*thunk_sequence*.txt"), default=None,
@@ -94,17 +99,18 @@ def _command_buffers(folder):
     return {"count": count, "operations_outside": outside}
 
 
-def measure(lower, device, attack=True, whole=False):
+def measure(lower: Callable[[], jax.stages.Lowered], device: jax.Device, attack: bool = True,
+            whole: bool = False) -> dict[str, Any]:
     """Compiles a program and counts.
 
     Args:
-        lower: called without arguments, returns ``jax.stages.Lowered``.
+        lower: makes the program.
         device: one of those that it is for.
         attack: whether its step has an attack.
         whole: whether a step is a whole run; else it is one turn of the program's outermost loop.
 
     Returns:
-        dict of fields of :class:`DryRun`.
+        Fields of :class:`DryRun`.
     """
     chip, began = chip_of(device), time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
@@ -112,7 +118,8 @@ def measure(lower, device, attack=True, whole=False):
         program = lower().compile(compiler_options={"xla_dump_to": folder} if is_gpu else None)
         seconds = time.monotonic() - began
         command_buffers = _command_buffers(Path(folder)) if is_gpu else None
-    module, memory = hlo.parse(program.as_text()), program.memory_analysis()
+    module = hlo.parse(program.as_text() or "")
+    memory: Any = program.memory_analysis()  # Each platform has a class of its own.
     executions = kernels.launched(module)
     step = executions if whole else kernels.of_step(executions)
     return dict(
@@ -130,12 +137,13 @@ def measure(lower, device, attack=True, whole=False):
     )
 
 
-def count_parameters(params):
+def count_parameters(params: PyTree) -> int:
     """How many numbers a tree of arrays or shapes has."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def _dry_run(config, target, placement, blank, lower, members=1):
+def _dry_run(config: ConfigDict, target: str | None, placement: Placement, blank: Setup,
+             lower: Callable[[], jax.stages.Lowered], members: int = 1) -> DryRun:
     mesh = placement.layout.mesh if isinstance(placement, Sharded) else placement.mesh
     params = blank.step_arguments[0].params
     shape = "x".join(map(str, blank.image_shape))
@@ -153,17 +161,17 @@ def _dry_run(config, target, placement, blank, lower, members=1):
     )
 
 
-def dry_run(config, target=None):
+def dry_run(config: ConfigDict, target: str | None = None) -> DryRun:
     """Compiles the step of a run for its devices, without its data set and without writing anything.
 
     Of ``config.data.extra`` the file is read, as only that tells how many images it adds.
 
     Args:
-        config: ConfigDict with every field of ``morel_jax.configuration.defaults()``.
+        config: with every field of ``morel_jax.configuration.defaults()``.
         target: what to compile for, see :func:`~morel_jax.targets.devices.open_target`; None: the devices at hand.
 
     Returns:
-        :class:`DryRun`. Memory, operations, bytes and collectives are those of the program that XLA makes for this
+        Memory, operations, bytes and collectives are those of the program that XLA makes for this
         platform; on another they differ. Parameters and FLOPs are the same everywhere.
 
     Raises:
@@ -173,12 +181,13 @@ def dry_run(config, target=None):
         ImportError: the target's compiler is not installed.
     """
     check(config)
-    placement = Sharded(build_layout(config, target and open_target(target)))
+    placement = Sharded(build_layout(config, None if target is None else open_target(target)))
     blank = setup(config, blank=True)
     return _dry_run(config, target, placement, blank, lambda: lower_step(blank, placement.layout))
 
 
-def dry_run_population(config, settings, mode=None, target=None):
+def dry_run_population(config: ConfigDict, settings: Sequence[dict[str, Any]], mode: str | None = None,
+                       target: str | None = None) -> DryRun:
     """:func:`dry_run` of the program that trains a population; a step is one of every member.
 
     Args:
@@ -186,7 +195,7 @@ def dry_run_population(config, settings, mode=None, target=None):
         target: as in :func:`dry_run`.
     """
     members = build_members(config, settings)
-    placement = placement_of(members, mode, devices=target and open_target(target))
+    placement = placement_of(members, mode, devices=None if target is None else open_target(target))
     config = members[0].config
     blank = setup(config, blank=True)
     lower = partial(lower_step, blank, placement.layout) if isinstance(placement, Sharded) else partial(

@@ -1,27 +1,34 @@
 """Floating-point operations of a function, counted before it is compiled."""
 import math
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.core import ShapedArray
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
 from morel_jax.models import convolution
 
 
-def _dot(equation):
+def _array(variable: Any) -> ShapedArray:
+    return variable.aval
+
+
+def _dot(equation: JaxprEqn) -> int:
     (contracted, _), _ = equation.params["dimension_numbers"]
-    left = equation.invars[0].aval.shape
-    return equation.outvars[0].aval.size * math.prod(left[axis] for axis in contracted)
+    left = _array(equation.invars[0]).shape
+    return _array(equation.outvars[0]).size * math.prod(left[axis] for axis in contracted)
 
 
-def _conv(kernel, output):
+def _conv(kernel: Any, output: Any) -> int:
     # Each output takes every tap of every input channel; the two gradients are the same products, summed otherwise.
-    return output.aval.size * math.prod(kernel.aval.shape[-4:-1])
+    return _array(output).size * math.prod(_array(kernel).shape[-4:-1])
 
 
-def _lax_conv(equation):
+def _lax_conv(equation: JaxprEqn) -> int:
     # lax keeps the kernel as [outputs, inputs of a group, ...] by its own account of which axis is which.
-    kernel, outputs = equation.invars[1].aval, equation.params["dimension_numbers"].rhs_spec[0]
-    return equation.outvars[0].aval.size * (kernel.size // kernel.shape[outputs])
+    kernel, outputs = _array(equation.invars[1]), equation.params["dimension_numbers"].rhs_spec[0]
+    return _array(equation.outvars[0]).size * (kernel.size // kernel.shape[outputs])
 
 
 # Multiply-adds of what a network's time goes to.
@@ -34,7 +41,7 @@ _MULTIPLY_ADDS = {
 }
 
 
-def _inner(equation):
+def _inner(equation: JaxprEqn) -> Iterator[Jaxpr]:
     for value in equation.params.values():
         for item in value if isinstance(value, (list, tuple)) else (value,):
             if isinstance(item, ClosedJaxpr):
@@ -43,7 +50,7 @@ def _inner(equation):
                 yield item
 
 
-def _multiply_adds(jaxpr):
+def _multiply_adds(jaxpr: Jaxpr) -> int:
     total = 0
     for equation in jaxpr.eqns:
         name = equation.primitive.name
@@ -58,7 +65,7 @@ def _multiply_adds(jaxpr):
     return total
 
 
-def count_flops(function, *arguments):
+def count_flops(function: Callable, *arguments: Any) -> int:
     """FLOPs of the matrix products and convolutions in ``function``, whatever they compile to.
 
     A multiply-add counts as 2, zeros of a convolution's padding are multiplied too, and nothing else counts. A scan
@@ -70,6 +77,6 @@ def count_flops(function, *arguments):
         arguments: arrays, or shapes (ShapeDtypeStruct).
 
     Returns:
-        int, over all devices.
+        Over all devices.
     """
     return 2 * _multiply_adds(jax.make_jaxpr(function)(*arguments).jaxpr)

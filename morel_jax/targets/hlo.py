@@ -15,6 +15,7 @@ _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,<=]*)\]")
 _CALLED = re.compile(r"\b(calls|to_apply|condition|body|true_computation|false_computation)=%?([\w.\-]+)"
                      r"|\b(branch_computations)=\{([^}]*)\}")
 _TURNS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+Loops = tuple[tuple[str, int | None], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +79,7 @@ class Execution:
     """
     instruction: Instruction
     computation: dict[str, Instruction]
-    loops: tuple[tuple[str, int | None], ...]
-
+    loops: Loops
     @property
     def count(self) -> int:
         """How often a run executes it, each loop with unknown turns taken as one turn."""
@@ -115,7 +115,7 @@ def executions(module: Module, inside: tuple[str, ...] = ("body", "branch", "tru
         inside: attributes whose computations are entered, besides those that a ``call`` applies. ``calls`` enters
             fusions.
     """
-    def enter(name, loops):
+    def enter(name: str, loops: Loops) -> Iterator[Execution]:
         # A start's own computation may be printed as one instruction, and is then not in the module.
         computation = module.computations.get(name, {})
         for instruction in computation.values():
@@ -130,16 +130,16 @@ def executions(module: Module, inside: tuple[str, ...] = ("body", "branch", "tru
     yield from enter(module.entry, ())
 
 
-def _constant(instruction):
-    found = instruction and re.search(r" constant\((-?\d+)\)", instruction.line)
+def _constant(instruction: Instruction | None) -> int | None:
+    found = re.search(r" constant\((-?\d+)\)", instruction.line) if instruction else None
     return int(found[1]) if found else None
 
 
-def _turns(module, computation, loop):
+def _turns(module: Module, computation: dict[str, Instruction], loop: Instruction) -> int | None:
     """Turns of a ``while``: as printed, or from a condition of the form i < n that counts from a constant."""
     if printed := _TURNS.search(loop.line):
         return int(printed[1])
-    condition = module.computations.get(dict(loop.called).get("condition"), {})
+    condition = module.computations.get(dict(loop.called).get("condition", ""), {})
     root = next((one for one in condition.values() if one.is_root), None)
     if root is None or root.opcode != "compare" or "direction=LT" not in root.line or len(root.operands) != 2:
         return None

@@ -2,6 +2,7 @@
 import collections
 import dataclasses
 import re
+from collections.abc import Sequence
 
 from morel_jax.targets import hlo
 
@@ -27,18 +28,18 @@ class Kernels:
     by_kind: dict[str, int]
 
 
-def launched(module):
-    """The executions of ``module`` that launch something, as a list; see :func:`~morel_jax.targets.hlo.executions`."""
+def launched(module: hlo.Module) -> list[hlo.Execution]:
+    """The executions of ``module`` that launch something; see :func:`~morel_jax.targets.hlo.executions`."""
     return [one for one in hlo.executions(module)
             if one.instruction.opcode not in _FREE and not one.instruction.opcode.endswith("-done")]
 
 
-def of_step(executions):
+def of_step(executions: Sequence[hlo.Execution]) -> list[hlo.Execution]:
     """Those in the program's loops of unknown length, of which one turn is a step."""
     return [one for one in executions if any(turns is None for _, turns in one.loops)]
 
 
-def within(module, instruction):
+def within(module: hlo.Module, instruction: hlo.Instruction) -> list[hlo.Instruction]:
     """The instructions of a fusion, fusions in it included; of any other instruction itself."""
     called = [name for attribute, name in instruction.called if attribute == "calls"]
     if not called:
@@ -47,7 +48,7 @@ def within(module, instruction):
             for one in within(module, inner)]
 
 
-def kind(module, instruction):
+def kind(module: hlo.Module, instruction: hlo.Instruction) -> str:
     """The kind of an operation; see :class:`Kernels`."""
     if target := re.search(r'custom_call_target="([^"]*)"', instruction.line):
         name = target[1].lower()
@@ -67,16 +68,16 @@ def kind(module, instruction):
     return "other" if opcodes & {"sort", "rng", "rng-bit-generator", "custom-call"} else "elementwise"
 
 
-def count_kernels(module, step, attack=True):
+def count_kernels(module: hlo.Module, step: Sequence[hlo.Execution], attack: bool = True) -> Kernels:
     """The :class:`Kernels` of a program.
 
     Args:
-        module: :class:`~morel_jax.targets.hlo.Module`.
+        module: the program.
         step: executions that make a step, see :func:`of_step`.
         attack: whether the step has an attack. Its loop is then, of the loops without loops inside, the one with the
             most operations in a turn.
     """
-    by_kind: collections.Counter = collections.Counter()
+    by_kind: collections.Counter[str] = collections.Counter()
     for one in step:
         by_kind[kind(module, one.instruction)] += one.count
     turns = collections.Counter(one.loops for one in step if one.loops and one.loops[-1][1] is not None)

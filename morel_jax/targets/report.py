@@ -55,21 +55,21 @@ class DryRun:
     estimate: Estimate | None = None
 
     @property
-    def peak(self):
+    def peak(self) -> int:
         """Bytes that one device must have for the program."""
         return self.arguments + self.outputs + self.temporary - self.aliased
 
     @property
-    def collective_totals(self):
+    def collective_totals(self) -> dict[tuple[str, int], tuple[int, int]]:
         """{(kind, group size): (how many a step, their bytes)}, sorted."""
-        totals: dict[tuple, Any] = collections.defaultdict(lambda: (0, 0))
+        totals: dict[tuple[str, int], tuple[int, int]] = collections.defaultdict(lambda: (0, 0))
         for one in self.collectives:
             count, size = totals[one.kind, one.group_size]
             totals[one.kind, one.group_size] = count + one.count, size + one.count * one.bytes
         return dict(sorted(totals.items()))
 
-    def to_dict(self):
-        """Everything as one dict of plain values, for JSON; bytes and seconds are of one device and one step."""
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values, for JSON; bytes and seconds are of one device and one step."""
         count, kind = self.devices
         return {
             "title": self.title,
@@ -94,7 +94,7 @@ class DryRun:
             "estimate": {"seconds": self.estimate.seconds} | vars(self.estimate) if self.estimate else None,
         }
 
-    def _estimate_rows(self):
+    def _estimate_rows(self) -> list[tuple[str, str]]:
         if self.estimate is None:
             return []
         ms, found = 1e3 * self.estimate.seconds, self.estimate
@@ -106,7 +106,7 @@ class DryRun:
             text += f"; XLA's own model has {found.compiler_cycles:,} cycles"
         return [("roofline estimate", text), ("it assumes", found.assumptions)]
 
-    def to_text(self):
+    def to_text(self) -> str:
         """A short table for people; MiB are 2**20 bytes."""
         count, kind = self.devices
         mesh = " x ".join(f"{axis} {size}" for axis, size in self.mesh.items())
@@ -141,5 +141,5 @@ class DryRun:
         return "\n".join([self.title, *(f"{name:{width}}  {value}" for name, value in rows)])
 
 
-def _mib(size):
+def _mib(size: int) -> str:
     return f"{size / 2**20:,.2f} MiB"

@@ -2,8 +2,10 @@
 import dataclasses
 import math
 import re
+from collections.abc import Mapping, Sequence
 
 from morel_jax.targets import hlo, kernels
+from morel_jax.targets.devices import Chip
 
 # Shares of the published peaks that are taken to be attained.
 _FLOPS_SHARE, _BANDWIDTH_SHARE = 0.35, 0.85
@@ -37,16 +39,16 @@ class Estimate:
     assumptions: str
 
     @property
-    def seconds(self):
+    def seconds(self) -> float:
         """Of the device's work."""
         return self.product_seconds + self.other_seconds
 
 
-def _main_memory(text):
+def _main_memory(text: str) -> int:
     return hlo.size_in_bytes(_ELSEWHERE.sub("", text))
 
 
-def moved_bytes(module, execution):
+def moved_bytes(module: hlo.Module, execution: hlo.Execution) -> int:
     """Bytes of main memory that an operation reads and writes; of an array that it only slices, the slices."""
     instruction, computation = execution.instruction, execution.computation
     (fused, *_) = [*(module.computations.get(name, {}) for attribute, name in instruction.called
@@ -63,11 +65,11 @@ def moved_bytes(module, execution):
     return sum(read) + _main_memory(instruction.type)
 
 
-def _dimensions(text):
+def _dimensions(text: str) -> list[int]:
     return hlo.arrays(text)[0][1]
 
 
-def _convolution_flops(instruction, types):
+def _convolution_flops(instruction: hlo.Instruction, types: Sequence[str]) -> int:
     """Of a convolution or one of its gradients: every output's position meets the whole kernel."""
     (output_labels,) = re.findall(r"dim_labels=[\w?]+->([\w?]+)", instruction.line)
     kernel, output = types[1], instruction.type
@@ -79,14 +81,14 @@ def _convolution_flops(instruction, types):
     return 2 * positions * math.prod(_dimensions(kernel))
 
 
-def _dot_flops(instruction, types):
+def _dot_flops(instruction: hlo.Instruction, types: Sequence[str]) -> int:
     contracted = re.search(r'lhs_contracting_dim(?:s=\{|ensions":\[)([^}\]]*)', instruction.line)
     left = _dimensions(types[0])
     axes = [int(axis) for axis in re.findall(r"\d+", contracted[1])] if contracted else []
     return 2 * math.prod(_dimensions(instruction.type)) * math.prod(left[axis] for axis in axes)
 
 
-def _product_seconds(instruction, computation, chip):
+def _product_seconds(instruction: hlo.Instruction, computation: Mapping[str, hlo.Instruction], chip: Chip) -> float:
     """Of the arithmetic of one convolution or product at a share of the chip's peak."""
     types = [computation[name].type for name in instruction.operands]
     flops = (_convolution_flops if "dim_labels=" in instruction.line else _dot_flops)(instruction, types)
@@ -102,7 +104,7 @@ def _product_seconds(instruction, computation, chip):
     return flops / (_FLOPS_SHARE * peak)
 
 
-def _products(module, execution):
+def _products(module: hlo.Module, execution: hlo.Execution) -> list[tuple[hlo.Instruction, dict[str, hlo.Instruction]]]:
     """(instruction, its computation) of each convolution and product that an operation does."""
     instruction = execution.instruction
     if instruction.opcode in ("convolution", "dot", "custom-call"):
@@ -116,8 +118,8 @@ def _products(module, execution):
     return [(one, fused) for one, fused in found if one.opcode in ("convolution", "dot")]
 
 
-def estimate(module, step, chip):
-    """The :class:`Estimate` of the executions ``step`` on a :class:`~morel_jax.targets.devices.Chip`."""
+def estimate(module: hlo.Module, step: Sequence[hlo.Execution], chip: Chip) -> Estimate:
+    """The :class:`Estimate` of the executions ``step``."""
     is_gpu = chip.platform == "cuda"
     products = others = launches = 0.0
     cycles = 0
