@@ -2,10 +2,10 @@
 
     python -m morel_jax.train --config=configs/cifar100.py:wide_resnet34_10,morel_mart,paper --workdir=runs/cifar100
 """
-from morel_jax.configuration import recipe
+from morel_jax.configuration import ConfigDict, recipe
 
 
-def get_config(spec=""):
+def get_config(spec: str = "") -> ConfigDict:
     """Config of "architecture,method,variant,threat", by default resnet18,morel_mart,paper."""
     config = recipe(spec)
     config.data.name = "cifar100"

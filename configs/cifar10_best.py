@@ -4,10 +4,10 @@
 
 The best published ResNet18 without extra data has 52.48 % under AutoAttack (RobustBench, Linf, 8/255). Not trained yet.
 """
-from morel_jax.configuration import recipe
+from morel_jax.configuration import ConfigDict, recipe
 
 
-def get_config(spec=""):
+def get_config(spec: str = "") -> ConfigDict:
     """Config of "architecture,method,variant,threat", by default resnet18,trades,paper; CutMix if it can."""
     config = recipe(spec or "resnet18,trades,paper")
     config.data.name = "cifar10"

@@ -7,10 +7,10 @@ Settings of the command in their README (github.com/wzekai99/DM-Improves-AT) and
 million images. Published for this network with 20 million: 67.31 % under AutoAttack (RobustBench, Linf, 8/255). Not
 trained yet.
 """
-from morel_jax.configuration import recipe
+from morel_jax.configuration import ConfigDict, recipe
 
 
-def get_config(spec=""):
+def get_config(spec: str = "") -> ConfigDict:
     """Config of "architecture,method,variant", by default wide_resnet28_10_silu,trades,paper."""
     config = recipe(spec or "wide_resnet28_10_silu,trades,paper")
     config.data.update(dict(name="cifar10", extra="1m.npz", extra_share=0.7))

@@ -2,11 +2,11 @@
 
     python -m morel_jax.train --config=configs/fashion_mnist.py:resnet18,morel_mart,paper --workdir=runs/fashion
 """
-from morel_jax.configuration import recipe, set_radius
+from morel_jax.configuration import ConfigDict, recipe, set_radius
 from morel_jax.data.readers.fashion_mnist import RADII
 
 
-def get_config(spec=""):
+def get_config(spec: str = "") -> ConfigDict:
     """Config of "architecture,method,variant,threat", by default resnet18,morel_mart,paper."""
     config = recipe(spec)
     config.data.name = "fashion_mnist"

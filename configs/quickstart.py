@@ -2,11 +2,11 @@
 
     python -m morel_jax.quickstart --workdir=runs/quickstart
 """
-from morel_jax.configuration import recipe, set_radius
+from morel_jax.configuration import ConfigDict, recipe, set_radius
 from morel_jax.data.readers.fashion_mnist import RADII
 
 
-def get_config(spec=""):
+def get_config(spec: str = "") -> ConfigDict:
     """Config of "architecture,method,variant,threat", by default convnet_small,morel_mart,paper."""
     config = recipe(spec or "convnet_small,morel_mart,paper")
     config.data.name = "fashion_mnist_small"

@@ -5,11 +5,11 @@
 Batch size, learning rate and epochs are the same for every method, unlike the paper's, whose baselines keep their own.
 Six epochs are what 18 runs and their judgement can have in about two hours.
 """
-from morel_jax.configuration import recipe, set_radius
+from morel_jax.configuration import ConfigDict, recipe, set_radius
 from morel_jax.data.readers.fashion_mnist import RADII
 
 
-def get_config(spec=""):
+def get_config(spec: str = "") -> ConfigDict:
     """Config of "architecture,method,variant,threat", by default resnet8_half,morel_mart,paper."""
     config = recipe(spec or "resnet8_half,morel_mart,paper")
     config.data.name = "fashion_mnist_small"

@@ -2,10 +2,10 @@
 
     python -m morel_jax.reproduce --all --scale=smoke --root=runs/smoke
 """
-from morel_jax.configuration import recipe
+from morel_jax.configuration import ConfigDict, recipe
 
 
-def get_config(spec=""):
+def get_config(spec: str = "") -> ConfigDict:
     """Config of "architecture,method,variant,threat", by default convnet_small,morel_mart,paper."""
     config = recipe(spec or "convnet_small,morel_mart,paper")
     config.data.name = "fashion_mnist_small"

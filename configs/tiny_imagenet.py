@@ -2,10 +2,10 @@
 
     python -m morel_jax.train --config=configs/tiny_imagenet.py:resnet18,morel_mart,paper --workdir=runs/tiny
 """
-from morel_jax.configuration import recipe
+from morel_jax.configuration import ConfigDict, recipe
 
 
-def get_config(spec=""):
+def get_config(spec: str = "") -> ConfigDict:
     """Config of "architecture,method,variant,threat", by default resnet18,morel_mart,paper."""
     config = recipe(spec)
     config.data.name = "tiny_imagenet"

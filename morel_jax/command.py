@@ -8,11 +8,16 @@ import signal
 import sys
 import sysconfig
 import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
+
+if TYPE_CHECKING:
+    from morel_jax.evaluation.dry_run import EvaluationDryRun
+    from morel_jax.targets import DryRun
 
 flags.disclaim_key_flags()  # `--config` is of the command that asks for it.
 _PACKAGE = str(Path(__file__).parent) + os.sep
@@ -26,14 +31,14 @@ class _ConfigParser(flags.ArgumentParser):
         default: config of a command line without the flag, or None.
     """
 
-    def __init__(self, default=None):
+    def __init__(self, default: str | None = None) -> None:
         super().__init__()
         self.default = default
 
-    def flag_type(self):
+    def flag_type(self) -> str:
         return "config object"
 
-    def parse(self, path):
+    def parse(self, path: str) -> ConfigDict:
         from morel_jax.configuration import config_file, load_file  # Here: --help and a wrong flag answer at once.
         file, *spec = path.split(":", 1)
         try:
@@ -46,12 +51,12 @@ class _ConfigParser(flags.ArgumentParser):
         return config.lock()
 
 
-def _refuse(error):
+def _refuse(error: Exception) -> NoReturn:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
 
 
-def _of_config_file(file, error):
+def _of_config_file(file: str, error: Exception) -> str:
     """One line: this library's own message as it is, any other error with the place in the file that led to it."""
     frames = traceback.extract_tb(error.__traceback__)
     if isinstance(error, ValueError) and frames[-1].filename.startswith(_PACKAGE):
@@ -60,9 +65,10 @@ def _of_config_file(file, error):
     return f"{file}{line}: {type(error).__name__}: {error}"
 
 
-def define_config(default=None, help_text="Name of a shipped config, or a Python file with get_config(); after a colon "
-                                          "its argument. --config.SECTION.FIELD=VALUE overrides a field; "
-                                          "--help=config lists the fields."):
+def define_config(default: str | None = None,
+                  help_text: str = "Name of a shipped config, or a Python file with get_config(); after a colon its "
+                                   "argument. --config.SECTION.FIELD=VALUE overrides a field; --help=config lists the "
+                                   "fields.") -> flags.FlagHolder:
     """The flag ``--config``, with overrides ``--config.SECTION.FIELD=VALUE``; a holder of the ConfigDict."""
     try:  # It looks at the command line at once, for a --flagfile.
         holder = config_flags.DEFINE_config_file("config", None, help_text)
@@ -72,7 +78,7 @@ def define_config(default=None, help_text="Name of a shipped config, or a Python
     return holder
 
 
-def define_compilation_cache():
+def define_compilation_cache() -> None:
     """The flag ``--compilation_cache``, which :func:`exit_status` reads."""
     flags.DEFINE_string("compilation_cache", None, "Folder where compiled programs are kept for the next start, by "
                         "default one in the user's cache folder; off: none. JAX_COMPILATION_CACHE_DIR goes before.")
@@ -119,13 +125,13 @@ class DryRunFlags:
     what: str
     instead_of: str = "workdir"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         flags.DEFINE_bool("dry_run", False, f"Compile {self.what} without data, print what it needs, and stop.")
         flags.DEFINE_string("target", None, "With --dry_run: compile for devices that need not be there, such as h100, "
                             "h100:8, h100:2x8 (hosts x GPUs), a100 or tpu_v5e:4x4 (grid of chips).")
         flags.DEFINE_bool("json", False, "With --dry_run: print one JSON object.")
 
-    def register(self):
+    def register(self) -> None:
         """Checks the flags once they are given; must come after all are defined."""
         names = [self.instead_of, "dry_run", "target", "json"]
         flags.register_multi_flags_validator(
@@ -135,7 +141,7 @@ class DryRunFlags:
             names, lambda given: given["dry_run"] or not (given["target"] or given["json"]),
             "Flags --target and --json must come with --dry_run.")
 
-    def run(self, dry_run):
+    def run(self, dry_run: Callable[[str | None], "DryRun | EvaluationDryRun"]) -> bool:
         """Prints what ``dry_run(target)`` finds, if that is asked for; returns whether it was."""
         if not flags.FLAGS.dry_run:
             return False
@@ -146,7 +152,7 @@ class DryRunFlags:
         return True
 
 
-def _check_overrides(argv):
+def _check_overrides(argv: Sequence[str]) -> None:
     overridden = [found[1] for argument in argv[1:] if (found := re.match(r"--?(?:no)?config\.([^=]*)", argument))]
     if not overridden:
         return
@@ -157,7 +163,7 @@ def _check_overrides(argv):
             raise flags.Error(unknown_field(name))
 
 
-def _parse(argv):
+def _parse(argv: list[str]) -> list[str]:
     try:
         if "config" in flags.FLAGS:
             if "--help=config" in argv:
@@ -178,7 +184,7 @@ def _parse(argv):
     return argv[:1]
 
 
-def _is_callers(error):
+def _is_callers(error: BaseException) -> bool:
     """Whether an error is of code that is neither this library's nor installed: a loss of the caller's own, say."""
     ours = False
     for frame in traceback.extract_tb(error.__traceback__):
@@ -192,14 +198,14 @@ def _is_callers(error):
     return not ours
 
 
-def exit_status(work):
+def exit_status(work: Callable[[], int | None]) -> int:
     """Calls ``work()``, a command's work; what goes wrong becomes one line on standard error.
 
     An error that the caller's own code raises (``work`` itself, or a loss, model or attack that it gave to this
     library) comes through with its traceback.
 
     Returns:
-        what ``work`` returns, None counting as 0; 2 after something wrong in what was given, or a folder or disk that
+        What ``work`` returns, None counting as 0; 2 after something wrong in what was given, or a folder or disk that
         cannot be used; 3 after a divergence; 128 and its number after a signal.
     """
     from morel_jax import sharding  # Here: --help and a wrong flag answer at once.
@@ -229,7 +235,7 @@ def exit_status(work):
         return 2
 
 
-def run(main, required=()):
+def run(main: Callable[[list[str]], int], required: Sequence[str] = ()) -> None:
     """Runs ``main(argv)`` with the flags parsed; a wrong flag or config file is one line and exit status 2.
 
     Args:

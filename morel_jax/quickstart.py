@@ -4,8 +4,12 @@ Trains a small network with MOREL and one without any defence, attacks both, and
 """
 import sys
 import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 from absl import flags
+from ml_collections import ConfigDict
 
 from morel_jax import command
 
@@ -16,7 +20,7 @@ command.define_compilation_cache()
 _SHOWN_CLASSES = 8
 
 
-def _undefended(config):
+def _undefended(config: ConfigDict) -> ConfigDict:
     """The same run on clean images only: same network, epochs, batches and learning rates."""
     config = config.copy_and_resolve_references()
     config.method = "standard"
@@ -24,7 +28,8 @@ def _undefended(config):
     return config
 
 
-def _judge(workdirs, attack_of):
+def _judge(workdirs: Mapping[str, Path],
+           attack_of: Callable[[ConfigDict], Any]) -> Iterator[tuple[str, str, float, float]]:
     """Yields (name, which checkpoint, clean accuracy, robust accuracy) on all test images."""
     import jax
 
@@ -41,7 +46,8 @@ def _judge(workdirs, attack_of):
             yield name, which, found["clean_accuracy"], found["robust_accuracy"]
 
 
-def _draw(path, workdirs, histories, attack_of):
+def _draw(path: Path, workdirs: Mapping[str, Path], histories: Mapping[str, list[dict[str, Any]]],
+          attack_of: Callable[[ConfigDict], Any]) -> None:
     import jax
     import numpy as np
 
@@ -70,7 +76,7 @@ def _draw(path, workdirs, histories, attack_of):
     figures.save(figure, path)
 
 
-def _main():
+def _main() -> None:
     began = time.monotonic()
     from morel_jax import builders
     from morel_jax.configuration import check
@@ -93,7 +99,7 @@ def _main():
               file=sys.stderr)
         _, histories[name] = fit(run_config, workdirs[name])
 
-    def attack_of(config):
+    def attack_of(config: ConfigDict) -> Any:
         return builders.pgd(config.validation)
 
     steps, epsilon = config.validation.num_steps, config.validation.epsilon
@@ -105,13 +111,13 @@ def _main():
     print(f"\nfigure: {path}\ntime: {time.monotonic() - began:.0f} s")
 
 
-def main(argv):
+def main(argv: list[str]) -> int:
     """Trains, judges, prints and draws. Exit status: see :func:`morel_jax.command.exit_status`."""
     del argv
     return command.exit_status(_main)
 
 
-def run():
+def run() -> None:
     """Entry point of the console script."""
     command.run(main)
 

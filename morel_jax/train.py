@@ -20,7 +20,7 @@ _PROFILE = flags.DEFINE_integer("profile", 0, "Trace so many steps into profile/
 command.define_compilation_cache()
 
 
-def _main():
+def _main() -> None:
     # Imported here: --help and a wrong flag answer at once.
     from morel_jax import determinism, sharding
     from morel_jax.targets import dry_run
@@ -40,13 +40,13 @@ def _main():
         print(f"done: {workdir}", file=sys.stderr)
 
 
-def main(argv):
+def main(argv: list[str]) -> int:
     """Trains as the flags say. Exit status: see :func:`morel_jax.command.exit_status`."""
     del argv
     return command.exit_status(_main)
 
 
-def run():
+def run() -> None:
     """Entry point of the console script."""
     _DRY_RUN.register()
     command.run(main, required=["config"])
