@@ -34,8 +34,8 @@ def lower_step(setup: Setup, layout: Layout) -> jax.stages.Lowered:
     """The program that a run goes through its epochs with, lowered for shapes alone.
 
     Args:
-        setup: the run's, which may be blank.
-        layout: the run's.
+        setup: of the run; may be blank.
+        layout: of the run.
 
     Returns:
         A loop of unknown length, in which one turn is a step.
@@ -52,8 +52,8 @@ def lower_population(setup: Setup, placement: Stacked) -> jax.stages.Lowered:
     """:func:`lower_step` of a population.
 
     Args:
-        setup: the members', which may be blank.
-        placement: theirs.
+        setup: of the members; may be blank.
+        placement: of the members.
     """
     shared, own = NamedSharding(placement.mesh, P()), NamedSharding(placement.mesh, P(AXIS))
 
@@ -171,8 +171,8 @@ def dry_run(config: ConfigDict, target: str | None = None) -> DryRun:
         target: what to compile for, see :func:`~morel_jax.targets.devices.open_target`; None: the devices at hand.
 
     Returns:
-        Memory, operations, bytes and collectives are those of the program that XLA makes for this
-        platform; on another they differ. Parameters and FLOPs are the same everywhere.
+        Memory, operations, bytes and collectives are those of the program that XLA makes for this platform; on another
+        they differ. Parameters and FLOPs are the same everywhere.
 
     Raises:
         ValueError: a config that cannot work, a data set of unknown shape, an unknown target, or devices that are not
