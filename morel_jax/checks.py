@@ -66,7 +66,7 @@ def share(name: str, value: Any) -> float:
     Raises:
         ValueError: it is no number, NaN, or out of range.
     """
-    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not 0 <= value <= 1:
+    if not isinstance(value, numbers.Real) or isinstance(value, bool) or value < 0 or not value <= 1:
         raise ValueError(f"{name} must be in [0, 1]; got {value!r}.")
     return float(value)
 

@@ -87,7 +87,7 @@ def define_compilation_cache() -> None:
 class PreferenceFlag:
     """The flag ``--preference``, of the command that makes one of these."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._flag = flags.DEFINE_list(
             "preference", None, "Of a network trained with morel.conditioned: the preference K1,K2 at which it is "
             "taken, two shares of sum 1; by default morel.judged_preference.")
@@ -95,16 +95,16 @@ class PreferenceFlag:
                                  "must be two numbers in [0, 1] of sum 1, such as 0.3,0.7")
 
     @property
-    def value(self):
+    def value(self) -> float | None:
         """K1, or None."""
         return float(self._flag.value[0]) if self._flag.value else None
 
-    def folder(self, parent):
+    def folder(self, parent: Path) -> Path:
         """Folder of what belongs to this preference, in that of the network's own."""
         return parent / f"preference={'_'.join(self._flag.value)}" if self._flag.value else parent
 
 
-def _is_preference(texts):
+def _is_preference(texts: Sequence[str] | None) -> bool:
     if texts is None:
         return True
     try:
