@@ -314,7 +314,7 @@ def _check_batch(config: ConfigDict) -> None:
     if config.loss.awp and config.accumulate > 1:
         raise error("accumulate", "be 1 with config.loss.awp, as weights are perturbed for the whole batch",
                     config.accumulate)
-    if config.loss.awp and method.combine(config) is not None:
+    if config.loss.awp and (method.combine(config) is not None or method.famo_objectives(config)):
         raise error("loss.awp", f"be False with config.morel.scalarization {config.morel.scalarization}: weights are "
                     "perturbed along one loss's gradient", config.loss.awp)
     if config.loss.label_smoothing and not method.smooths_labels:

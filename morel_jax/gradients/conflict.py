@@ -1,11 +1,12 @@
 """Lengths and angles of the gradients of several objectives, over all parameters and layer by layer."""
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, PyTree
+
+from morel_jax.losses import gram
 
 
 @struct.dataclass
@@ -40,18 +41,6 @@ def objective_gradients(objectives: Callable[[PyTree], Float[Array, " m"]],
     each = jnp.where(jnp.eye(values.shape[0], dtype=bool), jnp.ones_like(values), jnp.zeros_like(values))
     (gradients,) = jax.vmap(pull_back)(each)
     return values, gradients
-
-
-def gram(gradients: PyTree) -> Float[Array, "m m"]:
-    """Inner products of the objectives' gradients over all parameters, as ``losses.multi_gradient`` takes them.
-
-    Args:
-        gradients: pytree of float[m, ...], from :func:`objective_gradients`.
-    """
-    rows = (leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(gradients))
-    # Small differences of large products matter, so an accelerator must not round them.
-    products: Any = (jnp.matmul(leaf, leaf.T, precision=jax.lax.Precision.HIGHEST) for leaf in rows)
-    return sum(products)
 
 
 def gram_per_layer(gradients: PyTree, depth: int | None = 1) -> dict[str, Float[Array, "m m"]]:

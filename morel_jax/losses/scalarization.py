@@ -3,6 +3,7 @@ import math
 import numbers
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
@@ -58,6 +59,40 @@ def weighted_sum(losses: Losses, preference: Losses | Sequence[float]) -> Float[
     preference = jnp.asarray(preference, losses.dtype)
     check_pair("losses", losses, "preference", preference)
     return jnp.sum(preference * losses)
+
+
+def smooth_tchebycheff(losses: Losses, preference: Losses | Sequence[float], reference_point: Losses | Sequence[float],
+                       smoothing: ArrayLike) -> Float[Array, ""]:
+    """Smooth Tchebycheff scalarisation: the largest weighted excess, smoothed so that all objectives have a part in it.
+
+        STCH = mu log sum_i exp(k_i (L_i - a_i) / mu)
+
+    It is between max_i k_i (L_i - a_i) and that plus mu log m. With a small enough mu each point of a front is the
+    minimum for some k, also where the front is not convex.
+
+    Args:
+        losses, preference, reference_point: L, k and a, as in :func:`conic`; may be traced.
+        smoothing: mu > 0, a scalar in the units of k L; may be traced.
+
+    Returns:
+        STCH, in the losses' dtype. Its gradient weighs L_i by k_i times a softmax, finite for any mu > 0.
+
+    Raises:
+        ValueError: shapes do not fit (found while tracing).
+
+    Reference: Lin et al., arXiv:2402.19078.
+    """
+    if losses.ndim != 1:
+        raise ValueError(f"losses must have shape [num_objectives]; got {losses.shape}.")
+    preference, reference_point = (jnp.asarray(vector, losses.dtype) for vector in (preference, reference_point))
+    check_pair("losses", losses, "preference", preference)
+    check_pair("losses", losses, "reference_point", reference_point)
+    smoothing = jnp.asarray(smoothing, losses.dtype)
+    if smoothing.ndim:
+        raise ValueError(f"smoothing must be a scalar; got shape {smoothing.shape}.")
+    weighted = preference * (losses - reference_point)
+    largest = jax.lax.stop_gradient(jnp.max(weighted))  # Only to keep the quotient small, as mu may be.
+    return smoothing * jax.nn.logsumexp((weighted - largest) / smoothing) + largest
 
 
 def check_conic(preference: Sequence[float], reference_point: Sequence[float], augmentation: float) -> None:

@@ -103,8 +103,8 @@ class Method:
     mixes_labels: bool = False
     has_embedding = False
 
-    def combine(self, config: Config) -> Callable[[Float[Array, "2 2"]], Float[Array, "2"]] | None:
-        """Of ``losses.GRADIENT_METHODS``, where the objective gives two losses; None where it gives one."""
+    def combine(self, config: Config) -> Callable[[Float[Array, "m m"]], Float[Array, " m"]] | None:
+        """Of ``losses.GRADIENT_METHODS``, where the objective gives losses that it joins; None where it gives one."""
         del config
         return None
 
@@ -112,6 +112,11 @@ class Method:
         """Whether the network takes the preference as an input."""
         del config
         return False
+
+    def famo_objectives(self, config: Config) -> int:
+        """How many losses the objective gives for FAMO to weigh; 0 where it gives one, or ``combine`` joins them."""
+        del config
+        return 0
 
     def of_each(self, config: Config, loss: Loss | None = None) -> Loss:
         """The method's loss as ``config`` has it, or the caller's own."""

@@ -8,7 +8,18 @@ from jaxtyping import Array, Float
 from morel_jax import losses
 from morel_jax.methods.method import Loss, Method, Objective, Views
 from morel_jax.methods.types import Config, HParams, Labels, Rates, Values
-from morel_jax.schema import AT_LEAST_1, LARGEST_INT, NOT_NEGATIVE, SHARE, Field, Rule, each, error, one_of
+from morel_jax.schema import (
+    AT_LEAST_1,
+    LARGEST_INT,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    Field,
+    Rule,
+    each,
+    error,
+    one_of,
+)
 
 FIELDS = {
     "embedding.embed_dim": Field(128, "Width b of the embedding space.", Rule(
@@ -17,9 +28,12 @@ FIELDS = {
     "embedding.num_heads": Field(2, "Heads m of the class-adaptive attention.", AT_LEAST_1, "paper, 4.1"),
     "embedding.dropout": Field(0.0, "Share of the attention's weights that are left out at random.", SHARE,
                                "the authors' package"),
-    "morel.scalarization": Field("conic", "How the two losses become one step: conic or weighted_sum joins the losses; "
-                                 "mgda, pcgrad, cagrad and nash join their gradients and use no preference.",
-                                 one_of("conic", "weighted_sum", *losses.GRADIENT_METHODS)),
+    "morel.scalarization": Field("conic", "How the losses become one step: conic, weighted_sum and smooth_tchebycheff "
+                                 "join them by the preference; famo learns weights for them; the others join their "
+                                 "gradients. These and famo use no preference.", one_of(*losses.MULTI_OBJECTIVE)),
+    "morel.objectives": Field("two", "What is joined: the representation and the classification loss, or, without "
+                              "preference, three: the weighted cosine and contrastive losses and the classification "
+                              "loss.", one_of("two", "three")),
     "morel.preference": Field((0.1, 0.9), "k: weights of the representation loss and of the classification loss.",
                               source="paper, 4.1", traced="preference"),
     "morel.reference_point": Field((0.0, 0.0), "a of conic scalarization.", source="paper, 4.1",
@@ -33,6 +47,12 @@ FIELDS = {
                                     traced="preference_range"),
     "morel.judged_preference": Field(0.5, "k_1 at which a conditioned network is validated.",
                                      Rule(lambda value: 0 <= value <= 1, "be in [0, 1]")),
+    "morel.smoothing": Field(0.1, "mu of smooth_tchebycheff, in the units of k times a loss.", POSITIVE,
+                             "one of the four of Lin et al., arXiv:2402.19078", traced="smoothing"),
+    "morel.famo_learning_rate": Field(0.025, "Adam's, of famo's logits.", NOT_NEGATIVE, "Liu et al., arXiv:2306.03792",
+                                      traced="famo_learning_rate"),
+    "morel.famo_weight_decay": Field(1e-3, "Of famo's logits.", NOT_NEGATIVE, "Liu et al., arXiv:2306.03792",
+                                     traced="famo_weight_decay"),
     "morel.cosine_weight": Field(1.0, "Weight of the cosine loss; 0 leaves the contrastive loss alone.",
                                  NOT_NEGATIVE, "not in the paper, where it is 1", traced="cosine_weight"),
     "morel.contrastive_weight": Field(1e-5, "alpha: weight of the contrastive loss.",
@@ -52,7 +72,9 @@ _RATES = {
     "resnet18": {"learning_rate": 0.001, "drop_epochs": (75, 90), "drop_factors": (0.1, 0.01)},
     "wide_resnet34_10": {"learning_rate": 0.01, "drop_epochs": (75, 90), "drop_factors": (0.01, 0.0001)},
 }
-_BY_PREFERENCE = ("conic", "weighted_sum")
+# Those that weigh each example's own terms, and all that use the preference.
+_BY_EXAMPLE = ("conic", "weighted_sum")
+_BY_PREFERENCE = (*_BY_EXAMPLE, "smooth_tchebycheff")
 _REDUCTIONS = {"sum": jnp.sum, "mean": jnp.mean}
 
 
@@ -61,17 +83,23 @@ def check(config: Config) -> None:
     if config.embedding.embed_dim % config.embedding.num_heads:
         raise error("embedding.embed_dim", f"be a multiple of embedding.num_heads ({config.embedding.num_heads})",
                     config.embedding.embed_dim)
-    preference = config.morel.preference
+    scalarization, preference = config.morel.scalarization, config.morel.preference
     if config.morel.conditioned:
-        if config.morel.scalarization not in _BY_PREFERENCE:
-            raise error("morel.conditioned", f"be False with config.morel.scalarization {config.morel.scalarization}, "
-                        "which uses no preference", config.morel.conditioned)
+        if scalarization not in _BY_EXAMPLE:
+            raise error("morel.conditioned", f"be False with config.morel.scalarization {scalarization}, which does not "
+                        "weigh each example by its own preference", config.morel.conditioned)
         ends = config.morel.preference_range
         if len(ends) != 2 or ends[0] > ends[1]:
             raise error("morel.preference_range", "be (lowest, highest)", ends)
+    if config.morel.objectives == "three" and scalarization in _BY_PREFERENCE:
+        raise error("morel.objectives", f"be two with config.morel.scalarization {scalarization}, which weighs two "
+                    "by the preference", config.morel.objectives)
     if len(preference) != 2:
         raise error("morel.preference", "have two entries, (representation, classification)", preference)
-    if config.morel.scalarization == "conic":
+    if len(config.morel.reference_point) != 2 and scalarization == "smooth_tchebycheff":
+        raise error("morel.reference_point", "have two entries, (representation, classification)",
+                    config.morel.reference_point)
+    if scalarization == "conic":
         try:
             losses.check_conic(preference, config.morel.reference_point, config.morel.augmentation)
         except ValueError as problem:
@@ -85,7 +113,7 @@ class Morel(Method):
     """MOREL over the method whose loss is its second objective; made by :func:`over`."""
     has_embedding = True
 
-    def combine(self, config: Config) -> Callable[[Float[Array, "2 2"]], Float[Array, "2"]] | None:
+    def combine(self, config: Config) -> Callable[[Float[Array, "m m"]], Float[Array, " m"]] | None:
         """See :class:`Method`."""
         return losses.GRADIENT_METHODS.get(config.morel.scalarization)
 
@@ -93,11 +121,16 @@ class Morel(Method):
         """See :class:`Method`."""
         return config.morel.conditioned
 
-    def objective(self, config: Config, loss: Loss | None = None) -> Objective:
-        """Eqs. 8 to 10, joined by CS or WS.
+    def famo_objectives(self, config: Config) -> int:
+        """See :class:`Method`."""
+        is_three = config.morel.objectives == "three"
+        return 2 + is_three if config.morel.scalarization == "famo" else 0
 
-        With one of ``losses.GRADIENT_METHODS`` the value is float[2], both losses, and ``loss`` in the metrics is their
-        sum. Arguments and result as in :meth:`Method.objective`, without mixed labels.
+    def objective(self, config: Config, loss: Loss | None = None) -> Objective:
+        """Eqs. 8 to 10, joined by the preference.
+
+        With one of ``losses.GRADIENT_METHODS`` or FAMO the value is float[2] or float[3], the losses, and ``loss`` in
+        the metrics is their sum. Arguments and result as in :meth:`Method.objective`, without mixed labels.
         """
         classification = self.of_each(config, loss)
         scalarization, rows = config.morel.scalarization, config.morel.contrastive_rows
@@ -131,8 +164,8 @@ class Morel(Method):
             of_each = (losses.cosine_alignment(views.projected, views.projected_adv),
                        contrastive(views, labels, hparams), classification(views, labels, hparams))
             cosine, clustering = jnp.mean(of_each[0]), reduction(of_each[1])
-            representation = hparams.cosine_weight * cosine + hparams.contrastive_weight * clustering
-            accuracy = jnp.mean(of_each[2])
+            terms = hparams.cosine_weight * cosine, hparams.contrastive_weight * clustering
+            representation, accuracy = terms[0] + terms[1], jnp.mean(of_each[2])
             both = jnp.stack([representation, accuracy])
             if config.morel.conditioned:
                 value = by_example(*of_each, hparams)
@@ -140,8 +173,10 @@ class Morel(Method):
                 value = losses.conic(both, hparams.preference, hparams.reference_point, hparams.augmentation)
             elif scalarization == "weighted_sum":
                 value = losses.weighted_sum(both, hparams.preference)
+            elif scalarization == "smooth_tchebycheff":
+                value = losses.smooth_tchebycheff(both, hparams.preference, hparams.reference_point, hparams.smoothing)
             else:
-                value = both
+                value = jnp.stack([*terms, accuracy]) if config.morel.objectives == "three" else both
             return value, {"loss": jnp.sum(value), "representation_loss": representation,
                            "classification_loss": accuracy, "cosine_loss": cosine, "contrastive_loss": clustering}
 

@@ -32,9 +32,9 @@ _logger = logging.getLogger(__name__)
 
 def _split(state: TrainState) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
     """(variables of the judged classifier, the rest), so that judging reads nothing else."""
-    # By name, so that a field which the state gets one day is saved too.
+    # By name, so that a field which the state gets one day is saved too; and where it is None, as before it was there.
     rest = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)
-            if field.name not in ("params", "batch_stats", "average")}
+            if field.name not in ("params", "batch_stats", "average") and getattr(state, field.name) is not None}
     if state.average is None:
         rest["embedding"] = state.params.get("embedding", {})
     else:

@@ -66,6 +66,7 @@ def build_parts(config: ConfigDict, num_classes: int, custom: CustomParts = NO_C
         accumulate=config.accumulate,
         awp=config.loss.awp,
         combine=method.combine(config),
+        famo_objectives=method.famo_objectives(config),
         cutmix=config.data.cutmix,
     )
 

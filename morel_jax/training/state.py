@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from morel_jax import losses
+
 
 @jax.tree_util.register_pytree_node_class
 class HParams:
@@ -55,12 +57,14 @@ class TrainState(struct.PyTreeNode):
         batch_stats: running statistics of the classifier's BatchNorm.
         opt_state: Optax state for ``params``.
         average: moving or plain average of the classifier's params and batch_stats, or None.
+        famo: ``losses.FamoState`` of a run whose losses FAMO weighs, or None.
     """
     step: jax.Array
     params: Any
     batch_stats: Any
     opt_state: Any
     average: Any = None
+    famo: Any = None
 
     def inference_variables(self):
         """Variables of the plain classifier that is judged: the averaged weights where there are any."""
@@ -91,7 +95,8 @@ def create_state(parts, key, image_shape, hparams, average):
         params["embedding"] = parts.embedding.init(
             embedding_key, jnp.zeros(features.shape, features.dtype), jnp.zeros((1,), jnp.int32))["params"]
     state = TrainState(step=jnp.zeros((), jnp.int32), params=params, batch_stats=batch_stats,
-                       opt_state=parts.optimizer(hparams).init(params))
+                       opt_state=parts.optimizer(hparams).init(params),
+                       famo=losses.famo_start(parts.famo_objectives) if parts.famo_objectives else None)
     # A copy: the step donates its state, and one buffer cannot be given away twice.
     average_of_one = jax.tree.map(jnp.copy, state.inference_variables()) if average else None
     return dataclasses.replace(state, average=average_of_one)

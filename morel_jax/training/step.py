@@ -1,6 +1,7 @@
 """One training step."""
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from morel_jax import losses
 from morel_jax.attacks.keys import fold_in_each
 from morel_jax.checks import describe
 from morel_jax.data.augment import crop_and_flip, cutmix, to_float
@@ -45,7 +47,8 @@ class Parts:
         crop_padding, flip: augmentation.
         accumulate: into how many equal parts a batch is cut, see :func:`train_step`.
         cutmix: whether images get rectangles of others, see :func:`~morel_jax.data.augment.cutmix`.
-        combine: of ``losses.GRADIENT_METHODS``, where the objective gives two losses; None where it gives one.
+        combine: of ``losses.GRADIENT_METHODS``, where the objective gives several losses; None where it gives one.
+        famo_objectives: how many losses the objective gives for FAMO to weigh; 0: none.
         products: how an accelerator forms products of float32 numbers, as in ``jax.default_matmul_precision``.
         cuda_graph: whether a GPU launches the whole program as one graph.
         awp: whether gradients are taken at adversarially perturbed weights, see :func:`~morel_jax.optimizer.perturbed`.
@@ -63,6 +66,7 @@ class Parts:
     awp: bool = False
     cutmix: bool = False
     combine: Callable | None = None
+    famo_objectives: int = 0
     products: str = "tensorfloat32"
     cuda_graph: bool = False
 
@@ -210,23 +214,25 @@ def _accuracy(logits, labels):
 
 
 def _combined_gradients(losses_of, params, combine):
-    """(one descent direction of two losses, what they give beside); one pass forwards, both backwards at once.
+    """(one descent direction of the losses, what they give beside); one pass forwards, all backwards at once.
 
-    The gradients meet on the classifier's weights, which both losses reach.
+    The gradients meet on the classifier's weights, which every loss reaches.
     """
     values, pull_back, aux = jax.vjp(losses_of, params, has_aux=True)
     # Like ``values``: in a population's shard_map an array of constants would not do.
-    each = jnp.where(jnp.eye(2, dtype=bool), jnp.ones_like(values), jnp.zeros_like(values))
+    each = jnp.where(jnp.eye(len(values), dtype=bool), jnp.ones_like(values), jnp.zeros_like(values))
     (grads,) = jax.vmap(pull_back)(each)
-    rows = [leaf.reshape(2, -1) for leaf in jax.tree.leaves(grads["classifier"])]
-    # Differences of these decide: an accelerator's shorter products would not do.
-    gram = sum(jnp.matmul(both, both.T, precision=jax.lax.Precision.HIGHEST) for both in rows)
-    weights = combine(gram)
-    return jax.tree.map(lambda leaf: weights[0] * leaf[0] + weights[1] * leaf[1], grads), aux
+    weights = combine(losses.gram(grads["classifier"]))
+
+    return jax.tree.map(lambda leaf: functools.reduce(operator.add, (
+        weight.astype(leaf.dtype) * row for weight, row in zip(weights, leaf, strict=True))), grads), aux
 
 
-def _gradients(state, hparams, step_key, parts, layout, batch):
-    """(gradients, metrics, statistics) of examples that go through the network together; see :func:`_forward`."""
+def _objective_of(state, hparams, step_key, parts, layout, batch):
+    """The function params -> (value, (metrics, statistics)) of examples that go through the network together.
+
+    They are augmented and attacked once, with the state's parameters. Statistics as in :func:`_forward`.
+    """
     # Its own for each part of a batch, whose first index is in no other.
     network_key = jax.random.fold_in(jax.random.fold_in(step_key, _NETWORK), batch.index[0])
     augment_keys = fold_in_each(jax.random.fold_in(step_key, _AUGMENT), batch.index)
@@ -247,7 +253,7 @@ def _gradients(state, hparams, step_key, parts, layout, batch):
         attack_keys = fold_in_each(jax.random.fold_in(step_key, _ATTACK), batch.index)
         images["adversarial"] = _attack(state, hparams, x, batch.labels, attack_keys, network_key, parts)
 
-    def loss(params):
+    def objective(params):
         used = {kind: images[kind] for kind in parts.passes}
         outputs, batch_stats = _forward(params, state.batch_stats, used, labels, network_key, parts, layout)
         logits, projected, attended = outputs.get("natural", (None,) * 3)
@@ -258,14 +264,29 @@ def _gradients(state, hparams, step_key, parts, layout, batch):
             metrics[f"{kind}_accuracy"] = _accuracy(kind_logits, labels)
         return value, (metrics, batch_stats)
 
+    return objective
+
+
+def _gradients(state, hparams, step_key, parts, layout, batch):
+    """(gradients, metrics, statistics) of examples that go through the network together; see :func:`_objective_of`."""
+    objective, params = _objective_of(state, hparams, step_key, parts, layout, batch), state.params
     if parts.combine is not None:
-        grads, (metrics, batch_stats) = _combined_gradients(loss, state.params, parts.combine)
-        return grads, metrics, batch_stats
-    params = state.params
+        grads, aux = _combined_gradients(objective, params, parts.combine)
+        return grads, *aux
     if parts.awp:
-        params = perturbed(params, jax.grad(loss, has_aux=True)(params)[0], hparams.awp_gamma)
-    grads, (metrics, batch_stats) = jax.grad(loss, has_aux=True)(params)
-    return grads, metrics, batch_stats
+        params = perturbed(params, jax.grad(objective, has_aux=True)(params)[0], hparams.awp_gamma)
+    grads, aux = jax.grad(objective, has_aux=True)(params)
+    return grads, *aux
+
+
+def _famo_gradients(objective, state):
+    """(gradients, metrics, statistics) of losses with FAMO's weights, and the losses."""
+    def weighed(params):
+        values, (metrics, batch_stats) = objective(params)
+        return losses.famo_weights(state.famo, values) @ values, (metrics, batch_stats, values)
+
+    grads, aux = jax.grad(weighed, has_aux=True)(state.params)
+    return grads, *aux
 
 
 def _mean_over_parts(function, batch, count):
@@ -306,8 +327,12 @@ def train_step(state, hparams, batch, key, *, parts, layout=None):
     if is_cut:  # Gathered once for the attack and the update. Left to itself XLA sends activations instead.
         whole = state.replace(params=_everywhere(state.params, layout))
     with jax.default_matmul_precision(parts.products):
-        grads, metrics, batch_stats = _mean_over_parts(
-            partial(_gradients, whole, hparams, step_key, parts, layout), batch, parts.accumulate)
+        if parts.famo_objectives:
+            losses_of = _objective_of(whole, hparams, step_key, parts, layout, batch)
+            grads, metrics, batch_stats, before = _famo_gradients(losses_of, whole)
+        else:
+            grads, metrics, batch_stats = _mean_over_parts(
+                partial(_gradients, whole, hparams, step_key, parts, layout), batch, parts.accumulate)
     grads = laid_out(grads, layout) if is_cut else grads
     # Elementwise from here on. One launch for each of many small arrays would cost more than the work.
     small_grads, small_params = pack(grads), pack(state.params)
@@ -324,6 +349,11 @@ def train_step(state, hparams, batch, key, *, parts, layout=None):
             running = moved(running, pack(batch_stats[kind]), hparams.batch_norm_momentum)
     state = state.replace(step=state.step + 1, params=params, batch_stats=unpack(running, state.batch_stats),
                           opt_state=unpack_optimizer(opt_state, state.opt_state, state.params))
+    if parts.famo_objectives:
+        with jax.default_matmul_precision(parts.products):  # Of the same images, with one pass more.
+            after, _ = losses_of(_everywhere(params, layout) if is_cut else params)
+        state = state.replace(famo=losses.famo_update(state.famo, before, after, hparams.famo_learning_rate,
+                                                      hparams.famo_weight_decay))
     if state.average is not None:
         latest = {"params": params["classifier"], "batch_stats": state.batch_stats}
         average = moved(pack(state.average), pack(latest), average_kept(hparams, state.step - 1))

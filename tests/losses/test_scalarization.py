@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from morel_jax.losses import check_conic, conic, weighted_sum
+from morel_jax.losses import check_conic, conic, smooth_tchebycheff, weighted_sum
 
 LOSSES = jnp.array([2.0, 5.0])
 K = jnp.array([0.25, 0.75])
@@ -119,3 +119,32 @@ def test_check_conic_accepts(args):
 def test_check_conic_refuses(args, message):
     with pytest.raises(ValueError, match=message):
         check_conic(*args)
+
+
+def test_smooth_tchebycheff_by_hand():
+    """k (L - a) is 0.25 and 2.25."""
+    got, gradient = jax.value_and_grad(smooth_tchebycheff)(LOSSES, K, A, 0.5)
+    np.testing.assert_allclose(got, 0.5 * np.log(np.exp(0.25 / 0.5) + np.exp(2.25 / 0.5)), rtol=1e-6)
+    shares = np.exp([0.5, 4.5]) / np.exp([0.5, 4.5]).sum()
+    np.testing.assert_allclose(gradient, shares * np.array([0.25, 0.75]), rtol=1e-5)
+
+
+def test_smooth_tchebycheff_is_near_the_largest_for_a_small_mu_and_the_mean_for_a_large_one():
+    for mu in (1e-30, 1e-3, 0.1):
+        got, gradient = jax.value_and_grad(smooth_tchebycheff)(1e3 * LOSSES, K, 1e3 * A, mu)
+        assert 2250 <= got <= 2250 * (1 + 1e-6) + mu * np.log(2)
+        np.testing.assert_allclose(gradient, [0, 0.75], atol=1e-6)
+    np.testing.assert_allclose(jax.grad(smooth_tchebycheff)(LOSSES, K, A, 1e6), K / 2, rtol=1e-4)
+    three = smooth_tchebycheff(jnp.ones(3), jnp.ones(3), jnp.zeros(3), 0.5)
+    np.testing.assert_allclose(three, 1 + 0.5 * np.log(3), rtol=1e-6)
+
+
+def test_smooth_tchebycheff_names_the_shapes():
+    with pytest.raises(ValueError, match=r"losses and preference must .* got \(2,\) and \(3,\)"):
+        jax.eval_shape(smooth_tchebycheff, LOSSES, jnp.ones(3), A, 0.1)
+    with pytest.raises(ValueError, match=r"losses and reference_point must .* got \(2,\) and \(3,\)"):
+        jax.eval_shape(smooth_tchebycheff, LOSSES, K, jnp.ones(3), 0.1)
+    with pytest.raises(ValueError, match=r"smoothing must be a scalar; got shape \(2,\)"):
+        jax.eval_shape(smooth_tchebycheff, LOSSES, K, A, K)
+    with pytest.raises(ValueError, match=r"losses must have shape \[num_objectives\]; got \(1, 2\)"):
+        jax.eval_shape(smooth_tchebycheff, LOSSES[None], K, A, 0.1)
