@@ -169,6 +169,13 @@ def test_command_line_refuses(monkeypatch, override):
     (dict(loss__awp=True, method="mart", accumulate=2), r"config\.accumulate must be 1 with config\.loss\.awp.*got 2"),
     (dict(morel__scalarization="sum"), r"config\.morel\.scalarization must be one of conic, .*mgda, .*'sum'"),
     (dict(morel__scalarization="nash", loss__awp=True), r"config\.loss\.awp must be False with .*nash: weights"),
+    (dict(morel__scalarization="famo", loss__awp=True), r"config\.loss\.awp must be False with .*famo: weights"),
+    (dict(morel__objectives="three"), r"config\.morel\.objectives must be two with .*conic, which weighs .*'three'"),
+    (dict(morel__objectives="four"), r"config\.morel\.objectives must be one of two, three; got 'four'"),
+    (dict(morel__smoothing=0.0), r"config\.morel\.smoothing must be positive; got 0\.0"),
+    (dict(morel__famo_learning_rate=-1.0), r"config\.morel\.famo_learning_rate must be 0 or more; got -1\.0"),
+    (dict(morel__scalarization="smooth_tchebycheff", morel__reference_point=(0.0,)),
+     r"config\.morel\.reference_point must have two entries, .*; got \(0\.0,\)"),
     (dict(optimizer__drop_epochs=(75.5, 90)), r"config\.optimizer\.drop_epochs\[0\] must be of type int; got 75\.5"),
     (dict(optimizer__drop_epochs=(-1, 90)), r"config\.optimizer\.drop_epochs must be at least 1, .*; got \(-1, 90\)"),
     (dict(optimizer__drop_factors=(-0.1, 0.1)), r"config\.optimizer\.drop_factors must be 0 or more; got \(-0\.1"),
@@ -299,7 +306,9 @@ def test_every_traced_number_is_read_by_a_step(monkeypatch):
     monkeypatch.setattr(HParams, "__getattr__", watched)
     plain_methods = [small_config(name) for name, method in METHODS.items() if not method.has_embedding]
     for config in (small_config("standard", data__cutmix=True, ema_decay=0.5), small_config("trades", loss__awp=True),
-                   small_config("morel_mart"), small_config("morel_mart", morel__conditioned=True), *plain_methods):
+                   small_config("morel_mart"), small_config("morel_mart", morel__conditioned=True),
+                   small_config("morel_mart", morel__scalarization="famo"),
+                   small_config("morel_mart", morel__scalarization="smooth_tchebycheff"), *plain_methods):
         made = setup(config, CustomParts(dataset(count=40)))
         jax.eval_shape(partial(train_step, parts=made.parts), *made.step_arguments)
     schedules = {"learning_rate", "awp_gamma", "loat_phase", "swa_first_step"}

@@ -86,8 +86,8 @@ def check(config: Config) -> None:
     scalarization, preference = config.morel.scalarization, config.morel.preference
     if config.morel.conditioned:
         if scalarization not in _BY_EXAMPLE:
-            raise error("morel.conditioned", f"be False with config.morel.scalarization {scalarization}, which does not "
-                        "weigh each example by its own preference", config.morel.conditioned)
+            raise error("morel.conditioned", f"be False with config.morel.scalarization {scalarization}, which does "
+                        "not weigh each example by its own preference", config.morel.conditioned)
         ends = config.morel.preference_range
         if len(ends) != 2 or ends[0] > ends[1]:
             raise error("morel.preference_range", "be (lowest, highest)", ends)

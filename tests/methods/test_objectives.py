@@ -123,8 +123,32 @@ def test_the_cosine_loss_can_be_weighed():
                                                                                        rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["conic", "weighted_sum", *losses.GRADIENT_METHODS])
+@pytest.mark.parametrize("name", losses.MULTI_OBJECTIVE)
 def test_gradients_are_joined_by_the_method_that_the_config_names(name):
     config = small_config(morel__scalarization=name)
     assert METHODS[config.method].combine(config) is losses.GRADIENT_METHODS.get(name)
+    assert METHODS[config.method].famo_objectives(config) == (2 if name == "famo" else 0)
     assert METHODS["trades"].combine(config) is None
+    assert METHODS["trades"].famo_objectives(config) == 0
+
+
+def test_smooth_tchebycheff_of_both_losses():
+    changes = dict(morel__preference=(0.4, 0.6), morel__reference_point=(0.1, 0.2), morel__smoothing=0.25)
+    value, metrics = evaluate(small_config(morel__scalarization="smooth_tchebycheff", **changes), views())
+    both = np.float32([metrics["representation_loss"], metrics["classification_loss"]])
+    expected = 0.25 * np.log(np.exp(np.float32([0.4, 0.6]) * (both - np.float32([0.1, 0.2])) / 0.25).sum())
+    assert value == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["upgrad", "famo"])
+def test_three_objectives_are_the_terms_of_two(name):
+    given, found = views(), {}
+    for objectives in ("two", "three"):
+        config = small_config(morel__scalarization=name, morel__objectives=objectives, morel__cosine_weight=0.5,
+                              morel__contrastive_weight=0.01)
+        found[objectives], metrics = METHODS[config.method].objective(config)(given, LABELS, build_hparams(config, 1))
+        assert float(metrics["loss"]) == pytest.approx(float(found[objectives].sum()))
+    cosine, contrastive, classification = found["three"]
+    assert float(cosine) == pytest.approx(0.5 * float(metrics["cosine_loss"]))
+    assert float(contrastive) == pytest.approx(0.01 * float(metrics["contrastive_loss"]))
+    np.testing.assert_allclose([cosine + contrastive, classification], found["two"], rtol=1e-6)

@@ -19,15 +19,17 @@ MESHES = [(1, 1), (2, 1), (4, 1), (8, 1), (1, 2), (1, 8), (4, 2), (2, 4)]
 DTYPES = ("float32", "float64")
 # Of a network that is not the library's, with BatchNorm of its own.
 WRAPPED_MESHES = [(1, 1), (8, 1), (2, 4)]
+# Ways to join three objectives, of which the devices see the whole batch's gradients and losses.
+JOINED, JOINED_MESHES = ("upgrad", "imtl_g", "mgda_normalized", "famo"), [(1, 1), (8, 1), (2, 4)]
 
 
 def name_of(dtype, data, fsdp):
     return f"{dtype}-{data}x{fsdp}"
 
 
-def steps(data, fsdp, dtype, images, labels, custom=NO_CUSTOM):
+def steps(data, fsdp, dtype, images, labels, custom=NO_CUSTOM, **changes):
     """(losses float[20], parameters float[*], shardings that are not whole) of one run."""
-    config = small_config(batch_size=BATCH)
+    config = small_config(batch_size=BATCH, **changes)
     parts = build_parts(config, 10, custom)
     if custom.model is None:
         parts = dataclasses.replace(parts, model=parts.model.clone(dtype=dtype))
@@ -77,6 +79,11 @@ def main(output):
                                         CustomParts(model=Linen(0.0), features="head"))
         name = name_of("wrapped", *mesh)
         found |= {f"{name}-losses": losses, f"{name}-parameters": parameters, f"{name}-cut": cut}
+    for name in JOINED:
+        for mesh in JOINED_MESHES:
+            losses, parameters, _ = steps(*mesh, "float64", split.images, split.labels, morel__scalarization=name,
+                                          morel__objectives="three", morel__contrastive_weight=0.01)
+            found |= {f"{name_of(name, *mesh)}-losses": losses, f"{name_of(name, *mesh)}-parameters": parameters}
     np.savez(output, **found)
 
 

@@ -14,12 +14,16 @@ from tests.small import small_config, small_dataset
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_data")]
 
 
-@pytest.fixture(scope="module", params=["weights and images", "gradients and average"])
+@pytest.fixture(scope="module", params=["weights and images", "gradients and average", "three gradients", "famo"])
 def extras(request, tmp_path_factory):
     """A config with much of it at once, each part of which would change the run."""
     if request.param == "gradients and average":
         return small_config("morel_mart", morel__scalarization="cagrad", morel__contrastive_weight=0.01,
                             swa_first_epoch=2, optimizer__schedule="cosine")
+    if request.param in ("three gradients", "famo"):
+        name = "famo" if request.param == "famo" else "upgrad"
+        return small_config("morel_mart", morel__scalarization=name, morel__objectives="three",
+                            morel__contrastive_weight=0.01)
     folder, split = tmp_path_factory.mktemp("extra"), small_dataset(train=160).train
     np.savez(folder / "part1.npz", image=split.images[96:130], label=split.labels[96:130])
     np.savez_compressed(folder / "part2.npz", image=split.images[130:], label=split.labels[130:])

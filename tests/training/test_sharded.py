@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests.training.sharded_steps import DTYPES, MESHES, WRAPPED_MESHES, name_of
+from tests.training.sharded_steps import DTYPES, JOINED, JOINED_MESHES, MESHES, WRAPPED_MESHES, name_of
 
 # Of losses, relative; of parameters, in units of the largest. The second pair shows that the algorithm is the same.
 TOLERANCES = {"float32": (1e-5, 1e-4), "float64": (1e-10, 1e-10)}
@@ -46,3 +46,14 @@ def test_steps_of_another_network_are_those_of_one_device(steps, mesh):
     expected = steps[f"{one}-parameters"]
     np.testing.assert_allclose(steps[f"{got}-parameters"], expected, rtol=0, atol=1e-3 * np.abs(expected).max())
     assert (steps[f"{got}-cut"] > 0) == (mesh[1] > 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", JOINED_MESHES[1:], ids=lambda mesh: f"{mesh[0]}x{mesh[1]}")
+@pytest.mark.parametrize("name", JOINED)
+def test_steps_that_join_three_objectives_are_those_of_one_device(steps, name, mesh):
+    got, one = name_of(name, *mesh), name_of(name, *JOINED_MESHES[0])
+    assert len(np.unique(steps[f"{got}-losses"])) == len(steps[f"{got}-losses"])
+    np.testing.assert_allclose(steps[f"{got}-losses"], steps[f"{one}-losses"], rtol=1e-8)
+    expected = steps[f"{one}-parameters"]
+    np.testing.assert_allclose(steps[f"{got}-parameters"], expected, rtol=0, atol=1e-8 * np.abs(expected).max())

@@ -37,8 +37,9 @@ def test_swept_numbers_compile_once():
     first = step(state, hparams, batch, KEY)
     own = METHODS[config.method].fields
     others = {field.traced for method in METHODS.values() for name, field in method.fields.items() if name not in own}
-    # Without an average, AWP or CutMix, in a first step, and in LOAT, these have nothing to act on.
-    others |= {"ema_decay", "swa_first_step", "momentum", "label_smoothing", "awp_gamma", "cutmix_alpha"}
+    # Without an average, AWP or CutMix, in a first step, in LOAT, and in CS, these have nothing to act on.
+    others |= {"smoothing", "famo_learning_rate", "famo_weight_decay", "ema_decay", "swa_first_step", "momentum",
+               "label_smoothing", "awp_gamma", "cutmix_alpha"}
     for name, leaf in {"attack": hparams.attack, **hparams.numbers}.items():
         if name == "attack":
             changed = hparams.replace(attack=leaf.replace(epsilon=np.float32(0.2), step_size=np.float32(0.1)))
@@ -256,6 +257,76 @@ def test_gradient_methods_combine_the_losses_gradients(name):
     chex.assert_trees_all_close(got.params, expected, rtol=1e-3, atol=2e-5)
     assert float(metrics["loss"]) == pytest.approx(
         float(metrics["representation_loss"] + metrics["classification_loss"]), rel=1e-6)
+
+
+def flattened(tree):
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+@pytest.mark.slow
+def test_three_objectives_are_combined():
+    """Against the gradients of each alone, by weighted sums in which the others have no weight."""
+    options = dict(optimizer__weight_decay=0.0, optimizer__momentum=0.0, morel__contrastive_weight=0.01)
+    parts, hparams, state, batch = setup(still(morel__scalarization="upgrad", morel__objectives="three", **options))
+    step = compiled(setup(still(morel__scalarization="weighted_sum", **options))[0])
+
+    def gradient(cosine, contrastive, classification):
+        alone = hparams.replace(cosine_weight=np.float32(cosine), contrastive_weight=np.float32(0.01 * contrastive),
+                                preference=np.float32([1 - classification, classification]))
+        moved, _ = step(state, alone, batch, KEY)
+        return jax.tree.map(lambda a, b: (a - b) / hparams.learning_rate, state.params, moved.params)
+
+    each = [gradient(*row) for row in np.eye(3)]
+    rows = np.stack([flattened(one["classifier"]) for one in each])
+    weights = losses.upgrad(rows @ rows.T)
+    expected = jax.tree.map(lambda p, *leaves: p - hparams.learning_rate * sum(
+        weight * leaf for weight, leaf in zip(weights, leaves, strict=True)), state.params, *each)
+    got, _ = compiled(parts)(state, hparams, batch, KEY)
+    chex.assert_trees_all_close(got.params, expected, rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.slow
+def test_famo_weighs_the_losses_and_learns_from_the_same_images():
+    """Of an attack that does not move, images do not depend on the parameters."""
+    options = dict(optimizer__weight_decay=0.0, optimizer__momentum=0.0, attack__step_size=1e-6,
+                   attack__epsilon=0.1, morel__contrastive_weight=0.01)
+    parts, hparams, state, batch = setup(still(morel__scalarization="famo", morel__objectives="three", **options))
+    state = state.replace(famo=losses.famo_start(parts.famo_objectives))
+    summed = compiled(setup(still(morel__scalarization="weighted_sum", **options))[0])
+
+    def of(state):
+        """Losses, from the metrics of a step that goes nowhere."""
+        _, metrics = summed(state.replace(step=np.int32(0), famo=None), hparams.replace(
+            learning_rate=np.float32(0)), batch, KEY)
+        return np.float32([metrics["cosine_loss"], 0.01 * metrics["contrastive_loss"],
+                           metrics["classification_loss"]])
+
+    step = compiled(parts)
+    one, _ = step(state, hparams, batch, KEY)
+    expected = losses.famo_update(state.famo, of(state), of(one.replace(batch_stats=state.batch_stats)))
+    np.testing.assert_allclose(one.famo.logits, expected.logits, rtol=1e-2)
+    np.testing.assert_allclose(one.famo.adam.mu, expected.adam.mu, rtol=2e-2, atol=1e-6)
+    # All weight on classification is classification alone.
+    logits = np.full(parts.famo_objectives, -40, np.float32)
+    logits[-1] = 40
+    sure, _ = step(state.replace(famo=state.famo._replace(logits=logits)), hparams, batch, KEY)
+    alone, _ = summed(state.replace(famo=None), hparams.replace(preference=np.float32([0, 1])), batch, KEY)
+    chex.assert_trees_all_close(sure.params["classifier"], alone.params["classifier"], atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["upgrad", "famo"])
+def test_three_objectives_are_joined_in_bfloat16(name):
+    parts, hparams, state, batch = setup(still(morel__scalarization=name, morel__objectives="three",
+                                               model__precision="bfloat16"))
+    if parts.famo_objectives:
+        state = state.replace(famo=losses.famo_start(parts.famo_objectives))
+    found, before = [], state
+    for _ in range(5):
+        state, metrics = compiled(parts)(state, hparams, batch, KEY)
+        found.append(metrics["loss"])
+    chex.assert_tree_all_finite((state.params, found))
+    assert np.abs(flattened(state.params) - flattened(before.params)).max() > 1e-5
 
 
 class _InTwoPasses(nn.Module):
