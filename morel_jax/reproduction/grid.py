@@ -22,8 +22,12 @@ SURROGATE_METHOD = "standard"
 MOREL_METHODS = ("morel_trades", "morel_mart", "morel_loat")  # Figure 3 has a heat map of each.
 # Without the contrastive loss, nothing that the class attention computes reaches the objective.
 _ABLATIONS = {"morel_mart_no_attention": ("morel_mart", (("morel.contrastive_weight", 0.0),))}
-_SCALARIZATIONS = {"weighted_sum": "weighted sum", "mgda": "MGDA", "pcgrad": "PCGrad", "cagrad": "CAGrad",
-                   "nash": "Nash-MTL"}
+_SCALARIZATIONS = {"weighted_sum": "weighted sum", "smooth_tchebycheff": "smooth Tchebycheff", "famo": "FAMO",
+                   "mgda": "MGDA", "mgda_normalized": "MGDA, normalised", "pcgrad": "PCGrad", "cagrad": "CAGrad",
+                   "nash": "Nash-MTL", "upgrad": "UPGrad", "imtl_g": "IMTL-G"}
+# Also of three objectives: the cosine, the contrastive and the classification loss. Of two UPGrad is half of PCGrad,
+# and normalised MGDA has the direction of Nash-MTL and of IMTL-G.
+_OF_THREE = ("famo", "mgda_normalized", "nash", "upgrad", "imtl_g")
 _DATASETS = ("cifar10", "cifar100", "tiny_imagenet")
 _ARCHITECTURES = ("resnet18", "wide_resnet34_10")
 
@@ -215,6 +219,8 @@ class Grid:
                  **{f"both, alpha {alpha:g}": made(morel__contrastive_weight=alpha)
                     for alpha in self.scale.study_alphas}}
         joined = {label: made(morel__scalarization=name) for name, label in _SCALARIZATIONS.items()}
+        joined |= {f"{_SCALARIZATIONS[name]}, three": made(morel__scalarization=name, morel__objectives="three")
+                   for name in _OF_THREE}
         return {
             "baselines": pairs,
             "terms": {"MART alone": Compared(made(baseline))} | _all_against("MART alone", terms),

@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 
+from morel_jax import losses
 from morel_jax.configuration import check
 from morel_jax.reproduction.grid import SCALES, Grid, Network, protocol, scale
 from morel_jax.reproduction.paper import parse, printed
@@ -82,6 +83,10 @@ def test_the_study_compares_with_the_papers_setting(paper):
     assert networks["terms"]["both, alpha 1e-05"] == networks["baselines"]["MOREL over MART"] == base
     assert networks["scalarization"]["conic"] == base
     assert networks["scalarization"]["weighted sum"] == paper.preferences["weighted_sum"][0.1]
+    assert len(networks["scalarization"]) == len(losses.MULTI_OBJECTIVE) + 5
+    joined = {paper.config(network).morel.scalarization for network in networks["scalarization"].values()}
+    assert joined == set(losses.MULTI_OBJECTIVE)
+    assert paper.config(networks["scalarization"]["UPGrad, three"]).morel.objectives == "three"
     assert networks["terms"]["MART alone"] == networks["batch"]["MART, batch 128"]
     sizes = [paper.config(network).batch_size for network in networks["batch"].values()]
     assert sizes == [8, 8, 32, 32, 128, 128]
