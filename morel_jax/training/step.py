@@ -223,7 +223,6 @@ def _combined_gradients(losses_of, params, combine):
     each = jnp.where(jnp.eye(len(values), dtype=bool), jnp.ones_like(values), jnp.zeros_like(values))
     (grads,) = jax.vmap(pull_back)(each)
     weights = combine(losses.gram(grads["classifier"]))
-
     return jax.tree.map(lambda leaf: functools.reduce(operator.add, (
         weight.astype(leaf.dtype) * row for weight, row in zip(weights, leaf, strict=True))), grads), aux
 

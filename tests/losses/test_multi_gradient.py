@@ -112,6 +112,17 @@ def triples():
 TRIPLES = list(triples())
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_can_be_members_of_a_population(name):
+    """Traced as a population's step is: loops must carry what varies over the devices."""
+    mesh = jax.make_mesh((1,), ("member",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec("member")
+    for size in (2, 3):
+        members = jax.shard_map(jax.vmap(METHODS[name]), mesh=mesh, in_specs=spec, out_specs=spec)
+        shape = jax.eval_shape(members, jax.ShapeDtypeStruct((4, size, size), np.float32))
+        assert (shape.shape, shape.dtype) == ((4, size), np.float32)
+
+
 @pytest.fixture
 def x64():
     with jax.enable_x64(True):
