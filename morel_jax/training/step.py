@@ -1,7 +1,6 @@
 """One training step."""
 import dataclasses
 import functools
-import operator
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -20,6 +19,7 @@ from morel_jax.models.conditioned import is_conditioned
 from morel_jax.models.folding import fold_batch_norm
 from morel_jax.models.wrapped import WrappedNetwork
 from morel_jax.optimizer import average_kept, moved, perturbed, rate_at
+from morel_jax.training.joining import combined_gradients, famo_gradients
 from morel_jax.training.packing import pack, pack_optimizer, unpack, unpack_optimizer
 
 # Purposes of randomness, folded into the step's key.
@@ -213,20 +213,6 @@ def _accuracy(logits, labels):
     return jnp.mean(jnp.argmax(logits, axis=-1) == labels)
 
 
-def _combined_gradients(losses_of, params, combine):
-    """(one descent direction of the losses, what they give beside); one pass forwards, all backwards at once.
-
-    The gradients meet on the classifier's weights, which every loss reaches.
-    """
-    values, pull_back, aux = jax.vjp(losses_of, params, has_aux=True)
-    # Like ``values``: in a population's shard_map an array of constants would not do.
-    each = jnp.where(jnp.eye(len(values), dtype=bool), jnp.ones_like(values), jnp.zeros_like(values))
-    (grads,) = jax.vmap(pull_back)(each)
-    weights = combine(losses.gram(grads["classifier"]))
-    return jax.tree.map(lambda leaf: functools.reduce(operator.add, (
-        weight.astype(leaf.dtype) * row for weight, row in zip(weights, leaf, strict=True))), grads), aux
-
-
 def _objective_of(state, hparams, step_key, parts, layout, batch):
     """The function params -> (value, (metrics, statistics)) of examples that go through the network together.
 
@@ -270,21 +256,11 @@ def _gradients(state, hparams, step_key, parts, layout, batch):
     """(gradients, metrics, statistics) of examples that go through the network together; see :func:`_objective_of`."""
     objective, params = _objective_of(state, hparams, step_key, parts, layout, batch), state.params
     if parts.combine is not None:
-        grads, aux = _combined_gradients(objective, params, parts.combine)
+        grads, aux = combined_gradients(objective, params, parts.combine)
         return grads, *aux
     if parts.awp:
         params = perturbed(params, jax.grad(objective, has_aux=True)(params)[0], hparams.awp_gamma)
     grads, aux = jax.grad(objective, has_aux=True)(params)
-    return grads, *aux
-
-
-def _famo_gradients(objective, state):
-    """(gradients, metrics, statistics) of losses with FAMO's weights, and the losses."""
-    def weighed(params):
-        values, (metrics, batch_stats) = objective(params)
-        return losses.famo_weights(state.famo, values) @ values, (metrics, batch_stats, values)
-
-    grads, aux = jax.grad(weighed, has_aux=True)(state.params)
     return grads, *aux
 
 
@@ -328,7 +304,7 @@ def train_step(state, hparams, batch, key, *, parts, layout=None):
     with jax.default_matmul_precision(parts.products):
         if parts.famo_objectives:
             losses_of = _objective_of(whole, hparams, step_key, parts, layout, batch)
-            grads, metrics, batch_stats, before = _famo_gradients(losses_of, whole)
+            grads, (metrics, batch_stats), before = famo_gradients(losses_of, whole.params, whole.famo)
         else:
             grads, metrics, batch_stats = _mean_over_parts(
                 partial(_gradients, whole, hparams, step_key, parts, layout), batch, parts.accumulate)
