@@ -20,7 +20,7 @@ DTYPES = ("float32", "float64")
 # Of a network that is not the library's, with BatchNorm of its own.
 WRAPPED_MESHES = [(1, 1), (8, 1), (2, 4)]
 # Ways to join three objectives, of which the devices see the whole batch's gradients and losses.
-JOINED, JOINED_MESHES = ("upgrad", "imtl_g", "mgda_normalized", "famo"), [(1, 1), (8, 1), (2, 4)]
+JOINED, JOINED_MESHES = ("upgrad", "famo"), [(1, 1), (8, 1), (2, 4)]
 
 
 def name_of(dtype, data, fsdp):

@@ -54,6 +54,6 @@ def test_steps_of_another_network_are_those_of_one_device(steps, mesh):
 def test_steps_that_join_three_objectives_are_those_of_one_device(steps, name, mesh):
     got, one = name_of(name, *mesh), name_of(name, *JOINED_MESHES[0])
     assert len(np.unique(steps[f"{got}-losses"])) == len(steps[f"{got}-losses"])
-    np.testing.assert_allclose(steps[f"{got}-losses"], steps[f"{one}-losses"], rtol=1e-8)
+    np.testing.assert_allclose(steps[f"{got}-losses"], steps[f"{one}-losses"], rtol=1e-10)
     expected = steps[f"{one}-parameters"]
-    np.testing.assert_allclose(steps[f"{got}-parameters"], expected, rtol=0, atol=1e-8 * np.abs(expected).max())
+    np.testing.assert_allclose(steps[f"{got}-parameters"], expected, rtol=0, atol=1e-10 * np.abs(expected).max())
