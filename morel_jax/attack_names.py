@@ -71,6 +71,12 @@ ATTACKS = (
     _member("fabx5", "fab with 5 restarts"),
     _member("fab-t", "targeted FAB, at most 9 target classes"),
     _member("square", "Square, 5000 queries, no gradient"),
+    NamedAttack("fmn", "nearest image: FMN, 100 steps", lambda attacks, threat: attacks.FMN(norm=threat.norm)),
+    NamedAttack("fab-t-minimal", "nearest image: fab-t, continued to its end",
+                lambda attacks, threat: attacks.FABTargeted(None, norm=threat.norm, thorough=True)),
+    NamedAttack("ddn", "nearest image in L2: DDN, 100 steps", lambda attacks, threat: attacks.DDN(), ("l2",)),
+    NamedAttack("cw-l2", "nearest image in L2: CW-L2, 9 searches of at most 1000 steps",
+                lambda attacks, threat: attacks.CWL2(), ("l2",)),
 )
 
 # The paper's four (section 4.2), over which it averages.
@@ -78,6 +84,8 @@ PAPER = ("fgsm", "pgd20", "pgd100", "cw")
 # Names for several attacks: {name: (one line of help, the attacks)}.
 GROUPS = {
     "paper": (f"{', '.join(PAPER)}, and the paper's Avg-Robust over them", PAPER),
+    "minimal": ("fmn and fab-t-minimal; robust accuracy at every radius from the nearer of their images",
+                ("fmn", "fab-t-minimal")),
     "transfer": ("the paper's four, crafted on the surrogate", tuple(TRANSFER + name for name in PAPER)),
 }
 # Names for ensembles, whose members attack only what earlier ones left: {name: (help, AutoAttack's version)}.

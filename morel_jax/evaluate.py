@@ -189,12 +189,16 @@ def _report(title: str, summary: dict[str, Any], folder: Path, logits_fn: "Logit
     """The table, report card and figures of one evaluation, printed and in ``folder``."""
     import jax
 
-    from morel_jax.evaluation import report_card
+    from morel_jax.evaluation import figures, report_card
     from morel_jax.evaluation.summary import to_markdown
     from morel_jax.files import write_atomically
 
     text = to_markdown(summary, title)
     print("\n" + text)
+    if any("curve" in entry for entry in summary["attacks"].values()):
+        figure = figures.new_figure(5, 3.5)
+        figures.distance_curves(figure, summary)
+        figures.save(figure, folder / "distances.png")
     if _REPORT_CARD.value:
         x, y = _sample(dataset.test, _REPORT_CARD.value)
         settings = summary["settings"]

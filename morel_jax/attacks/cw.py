@@ -1,44 +1,19 @@
 """Carlini and Wagner's Linf attack (arXiv:1608.04644), in the form of the Adversarial Robustness Toolbox."""
-import math
-
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array
 
 from morel_jax.attacks import linf
+from morel_jax.attacks.descent import SMOOTHER, Descent, descend, from_tanh, like, new_descent
 from morel_jax.attacks.inputs import misclassified
 from morel_jax.attacks.iterative import AttackState, IterativeAttack, begin, select
-from morel_jax.attacks.types import Counts, Images, Keys, Labels, Logits, LogitsFn, Mask, Points, Values
+from morel_jax.attacks.types import Images, Keys, Labels, Logits, LogitsFn, Mask, Values
 from morel_jax.losses.classification import margin
 
-# ART's constants: first and last tau, the loss at which a descent stops, what keeps arctanh finite, and Adam's.
+# ART's constants: first and last tau, and the loss at which a descent stops.
 _FIRST_TAU, _LAST_TAU = 1.0, 1 / 256
 _CONVERGED = 0.001
-_SMOOTHER = 0.999999
-_MEAN_DECAY, _SQUARE_DECAY, _TINY = 0.9, 0.999, 1e-8
-
-
-def _to_tanh(x: Images) -> Images:
-    return jnp.arctanh((2 * x - 1) * _SMOOTHER)
-
-
-def _from_tanh(point: Images) -> Images:
-    return (jnp.tanh(point) + 1) / 2
-
-
-class Descent(struct.PyTreeNode):
-    """Adam's descent of each example from its own image.
-
-    Attributes:
-        point: where the network is evaluated next, in tanh space, where the image is (tanh(point) + 1) / 2.
-        mean, square: Adam's running means of the gradient and of its square.
-        time: Adam's steps so far.
-    """
-    point: Images
-    mean: Images
-    square: Images
-    time: Counts
 
 
 class CWState(AttackState):
@@ -112,11 +87,11 @@ class CWLinf(IterativeAttack[CWState]):
         fields["done"] |= ~jnp.less(self.initial_const, self.largest_const)
         ones, no = jnp.ones(x.shape[0], x.dtype), jnp.zeros(x.shape[0], bool)
         return CWState(**fields, tau=_FIRST_TAU * ones, const=jnp.multiply(self.initial_const, ones), distance=ones,
-                       nearer=no, descent=_new_descent(x), first_gradient=jnp.zeros_like(x), projected=no)
+                       nearer=no, descent=new_descent(x), first_gradient=jnp.zeros_like(x), projected=no)
 
     def step(self, logits_fn: LogitsFn, keys: Keys, x: Images, y: Labels, state: CWState) -> CWState:
         del keys
-        image = select(state.projected, state.x_adv, _from_tanh(state.descent.point))
+        image = select(state.projected, state.x_adv, from_tanh(state.descent.point))
 
         def classification(image: Images) -> tuple[Array, tuple[Values, Mask]]:
             logits = logits_fn(image)
@@ -132,15 +107,15 @@ class CWLinf(IterativeAttack[CWState]):
     def _gradient(self, x: Images, image: Images, state: CWState, gradient: Images) -> Images:
         """The objective's gradient in tanh space, from the classification term's in the image."""
         change = image - x
-        outside = jnp.abs(change) > _like(state.tau, x)
-        slope = (1 - jnp.tanh(state.descent.point) ** 2) / (2 * _SMOOTHER)
+        outside = jnp.abs(change) > like(state.tau, x)
+        slope = (1 - jnp.tanh(state.descent.point) ** 2) / (2 * SMOOTHER)
         gradient = jnp.where(jnp.isfinite(gradient), gradient, 0)
         return (gradient + jnp.where(outside, jnp.sign(change), 0)) * slope
 
     def _judge(self, x: Images, image: Images, lead: Values, wrong: Mask, gradient: Images, state: CWState) -> CWState:
         """The state after the evaluation of a descent's point."""
         descent = state.descent
-        excess = jnp.maximum(jnp.abs(image - x) - _like(state.tau, x), 0)
+        excess = jnp.maximum(jnp.abs(image - x) - like(state.tau, x), 0)
         loss = state.const * jnp.maximum(lead + self.confidence, 0) + jnp.sum(excess, axis=tuple(range(1, x.ndim)))
         ended = (descent.time == self.max_iter) | ((descent.time > 0) & (loss < _CONVERGED))
 
@@ -157,25 +132,14 @@ class CWLinf(IterativeAttack[CWState]):
         done = no_const & ~(nearer & (tau > _LAST_TAU))
 
         first_gradient = select(descent.time == 0, gradient, state.first_gradient)
-        descent, gradient = select(ended, (_new_descent(x), first_gradient), (descent, gradient))
+        descent, gradient = select(ended, (new_descent(x), first_gradient), (descent, gradient))
         return state.replace(
             done=done, found=state.found | better, x_adv=x_adv, tau=tau, const=const, distance=smallest,
             nearer=nearer & ~no_const, descent=self._descend(descent, gradient), first_gradient=first_gradient,
         )
 
     def _descend(self, descent: Descent, gradient: Images) -> Descent:
-        """Adam's step."""
-        if self.max_iter == 0:
-            return descent
-        time = _like(descent.time + 1, gradient).astype(gradient.dtype)
-        mean = _MEAN_DECAY * descent.mean + (1 - _MEAN_DECAY) * gradient
-        square = _SQUARE_DECAY * descent.square + (1 - _SQUARE_DECAY) * gradient**2
-        # 1 - decay**time, without the digits that float32 would lose.
-        unbiased_mean = mean / -jnp.expm1(time * math.log(_MEAN_DECAY))
-        unbiased_square = square / -jnp.expm1(time * math.log(_SQUARE_DECAY))
-        change = unbiased_mean / (jnp.sqrt(unbiased_square) + _TINY)
-        return Descent(point=descent.point - self.learning_rate * change, mean=mean, square=square,
-                       time=descent.time + 1)
+        return descent if self.max_iter == 0 else descend(descent, gradient, self.learning_rate)
 
     def _project(self, x: Images, state: CWState, epsilon: jax.typing.ArrayLike) -> CWState:
         """Projects into the ball where the attack has just ended outside it; one more evaluation must follow."""
@@ -186,13 +150,3 @@ class CWLinf(IterativeAttack[CWState]):
     def _settle(self, x: Images, wrong: Mask, state: CWState) -> CWState:
         """The end, after the evaluation of the projected image."""
         return state.replace(done=jnp.ones_like(state.done), found=wrong, x_adv=select(wrong, state.x_adv, x))
-
-
-def _new_descent(x: Images) -> Descent:
-    zeros = jnp.zeros_like(x)
-    return Descent(point=_to_tanh(x), mean=zeros, square=zeros, time=jnp.zeros(x.shape[0], jnp.int32))
-
-
-def _like(values: Values | Counts, x: Images) -> Points:
-    """float[n] as float[n, 1, ..., 1], to go with ``x``."""
-    return values.reshape((-1,) + (1,) * (x.ndim - 1))

@@ -7,11 +7,12 @@ from flax import struct
 from jaxtyping import Array, Int
 
 from morel_jax.attacks.hyperplane import PROJECTIONS
-from morel_jax.attacks.inputs import misclassified, prepare
-from morel_jax.attacks.iterative import AttackState, IterativeAttack, begin, select
+from morel_jax.attacks.inputs import misclassified
+from morel_jax.attacks.iterative import select
 from morel_jax.attacks.keys import fold_in_rows
+from morel_jax.attacks.nearest import NearestAttack, NearestState, begin_nearest
 from morel_jax.attacks.norms import norm
-from morel_jax.attacks.types import Counts, Images, KeyOrKeys, Keys, Labels, Logits, LogitsFn, Mask, Values
+from morel_jax.attacks.types import Counts, Images, Keys, Labels, Logits, LogitsFn, Mask, Values
 
 # Keeps the distance to a boundary without a gradient finite, and two moves of zero length from becoming NaN.
 _TINY, _SHORTEST = 1e-12, 1e-8
@@ -19,36 +20,39 @@ _TINY, _SHORTEST = 1e-12, 1e-8
 Boundary = tuple[Values, Images]
 
 
-class FABState(AttackState):
+class FABState(NearestState):
     """
     Attributes:
         number: which run is under way.
         order: classes by falling logit on the clean image.
         point: where the next move starts.
         moves: moves of this run so far.
-        best: the nearest adversarial image of all runs; the image itself until there is one.
-        best_distance: its distance; infinity until there is one, 0 for a misclassified example.
     """
     number: Counts
     order: Int[Array, "n classes"]
     point: Images
     moves: Counts
-    best: Images
-    best_distance: Values
 
 
-class _BoundaryAttack(IterativeAttack[FABState]):
+class _BoundaryAttack(NearestAttack[FABState]):
     """What both attacks share; they differ in the boundary that a move aims at and in the meaning of their runs."""
     passes = 2
-    epsilon: jax.typing.ArrayLike
+    epsilon: jax.typing.ArrayLike | None
     num_steps: int
-    norm: str
     num_restarts: int
     alpha_max: jax.typing.ArrayLike
     eta: jax.typing.ArrayLike
     beta: jax.typing.ArrayLike
     thorough: bool
-    replace: Callable[..., "_BoundaryAttack"]  # Made by `flax.struct.dataclass`.
+
+    @property
+    def bounded(self) -> bool:
+        """Whether there is an ``epsilon``."""
+        return self.epsilon is not None
+
+    def limit(self, x: Images) -> jax.typing.ArrayLike:
+        """See :class:`NearestAttack`."""
+        return super().limit(x) if self.epsilon is None else self.epsilon
 
     def _boundary(self, difference: Callable[[Labels], Boundary], num_classes: int, y: Labels,
                   state: FABState) -> Boundary:
@@ -66,11 +70,9 @@ class _BoundaryAttack(IterativeAttack[FABState]):
         if self.num_steps < 1 or self._runs(num_classes) < 1:
             raise ValueError("FAB needs at least one step and one run; got "
                              f"num_steps={self.num_steps} and {self._runs(num_classes)} runs.")
-        fields = begin(x, clean_logits, y)
         count = jnp.zeros(x.shape[0], jnp.int32)
-        return FABState(**fields, number=count, order=jnp.argsort(-clean_logits, axis=-1).astype(jnp.int32), point=x,
-                        moves=count, best=x,
-                        best_distance=jnp.where(fields["found"], 0, jnp.inf).astype(x.dtype))
+        return FABState(**begin_nearest(x, clean_logits, y), number=count, point=x, moves=count,
+                        order=jnp.argsort(-clean_logits, axis=-1).astype(jnp.int32))
 
     def step(self, logits_fn: LogitsFn, keys: Keys, x: Images, y: Labels, state: FABState) -> FABState:
         logits, pull_back = jax.vjp(logits_fn, state.point)
@@ -86,21 +88,16 @@ class _BoundaryAttack(IterativeAttack[FABState]):
                              *self._boundary(difference, num_classes, y, state))
         moved = jnp.where(jnp.isfinite(moved), moved, state.point)
         hit = misclassified(logits_fn(moved), y)
-        distance = norm(self.norm).distance(moved, x)
-        nearer = hit & (distance < state.best_distance)
-        best, best_distance = select(nearer, (moved, distance), (state.best, state.best_distance))
-        found = best_distance <= self.epsilon
+        state = self.keep(x, moved, hit, state)
 
         moves = state.moves + 1
         ended = moves == self.num_steps
         number, runs = state.number + ended, self._runs(num_classes)
-        done = (number == runs) | (found & (not self.thorough))
+        done = (number == runs) | (state.found & (not self.thorough))
         point = select(hit, x + self.beta * (moved - x), moved)
-        point = self._with_starts(keys, x, ended & ~done, number, best_distance, point)
-        return state.replace(
-            done=done, found=found, x_adv=select(found, best, x), best=best, best_distance=best_distance,
-            number=jnp.minimum(number, runs - 1), point=point, moves=jnp.where(ended, 0, moves),
-        )
+        point = self._with_starts(keys, x, ended & ~done, number, state.best_distance, point)
+        return state.replace(done=done, number=jnp.minimum(number, runs - 1), point=point,
+                             moves=jnp.where(ended, 0, moves))
 
     def _move(self, x: Images, point: Images, gap: Values, gradient: Images) -> Images:
         """From ``point`` over the linearised boundary, biased towards where the image itself would meet it."""
@@ -126,21 +123,11 @@ class _BoundaryAttack(IterativeAttack[FABState]):
         again = new & (number % self.num_restarts > 0)
 
         def random() -> Images:
-            radius = jnp.minimum(best_distance, self.epsilon) / 2
+            radius = jnp.minimum(best_distance, self.limit(x)) / 2
             start = norm(self.norm).random_boundary(fold_in_rows(keys, number), x, radius[:, None, None, None])
             return select(again, start, point)
 
         return jax.lax.cond(jnp.any(again), random, lambda: point)
-
-    def minimal(self, logits_fn: LogitsFn, key: KeyOrKeys, x: Images, y: Labels) -> tuple[Images, Values]:
-        """The nearest adversarial images that all runs together find; ``epsilon`` only limits the random starts.
-
-        Returns:
-            (x_adv, distance): images in [0, 1], and their distances in the attack's norm: 0 for a misclassified
-            example; infinity, with the image unchanged, where none was found.
-        """
-        state = self.replace(thorough=True).run(logits_fn, key, x, y)
-        return prepare(self, logits_fn, x, y)[-1](state.best), state.best_distance
 
 
 @struct.dataclass
@@ -154,7 +141,7 @@ class FAB(_BoundaryAttack):
     A step is one move: a gradient of every logit at its start, and a pass at its end.
 
     Attributes:
-        epsilon: radius, in pixel units of images in [0, 1].
+        epsilon: radius, in pixel units of images in [0, 1]; None: an image at any distance counts.
         num_steps: moves of one run; static.
         norm: ``linf`` or ``l2``; static.
         num_restarts: runs; all but the first start at random, at half of ``epsilon`` or of the distance of the nearest
@@ -169,7 +156,7 @@ class FAB(_BoundaryAttack):
 
     Reference: Croce and Hein, arXiv:1907.02044, with the constants and the order of events of AutoAttack's code.
     """
-    epsilon: jax.typing.ArrayLike
+    epsilon: jax.typing.ArrayLike | None
     num_steps: int = struct.field(pytree_node=False, default=100)
     norm: str = struct.field(pytree_node=False, default="linf")
     num_restarts: int = struct.field(pytree_node=False, default=1)
@@ -208,7 +195,7 @@ class FABTargeted(_BoundaryAttack):
 
     Reference: Croce and Hein, arXiv:2003.01690, on FAB-T, with the order of events of AutoAttack's code.
     """
-    epsilon: jax.typing.ArrayLike
+    epsilon: jax.typing.ArrayLike | None
     num_steps: int = struct.field(pytree_node=False, default=100)
     num_targets: int = struct.field(pytree_node=False, default=9)
     norm: str = struct.field(pytree_node=False, default="linf")

@@ -90,10 +90,12 @@ _RULES = {
     "epsilon": _RADIUS, "step_size": _POSITIVE, "confidence": _FINITE, "learning_rate": _POSITIVE,
     "decrease_factor": ("in (0, 1)", lambda value: 0 < value < 1), "initial_const": _POSITIVE, "largest_const": _RADIUS,
     "const_factor": _FINITE, "alpha_max": _SHARE, "eta": _POSITIVE, "beta": _SHARE,
-    "p_init": ("in (0, 1]", lambda value: 0 < value <= 1),
+    "p_init": ("in (0, 1]", lambda value: 0 < value <= 1), "gamma": ("in (0, 1)", lambda value: 0 < value < 1),
+    "first_radius": _POSITIVE,
 }
 # The least value of each count; counts are static.
-_LEAST = {"num_steps": 0, "num_restarts": 1, "num_targets": 1, "eot": 1, "num_queries": 1, "max_iter": 0}
+_LEAST = {"num_steps": 0, "num_restarts": 1, "num_targets": 1, "eot": 1, "num_queries": 1, "max_iter": 0,
+          "num_searches": 1}
 
 
 def check_fields(attack: Any) -> None:
@@ -114,8 +116,8 @@ def check_fields(attack: Any) -> None:
             number = np.asarray(value)
             if number.ndim:
                 raise ValueError(f"{field.name} must be one number; got shape {number.shape}.")
-            still = (field.name == "step_size" and number == 0 and _concrete(attack.epsilon)
-                     and np.asarray(attack.epsilon) == 0)
+            epsilon = getattr(attack, "epsilon", None)
+            still = field.name == "step_size" and number == 0 and _concrete(epsilon) and np.asarray(epsilon) == 0
             if not still and not (jnp.issubdtype(number.dtype, np.number) and holds(float(number))):
                 raise ValueError(f"{field.name} must be {rule}; got {value}.")
             if field.name == "epsilon" and linf and float(number) > 1:

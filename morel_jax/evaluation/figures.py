@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.ticker import MaxNLocator
 
+from morel_jax.evaluation.distances import DistanceCurve
 from morel_jax.evaluation.report_card import ReportCard
 from morel_jax.files import write_atomically
 
@@ -135,6 +136,35 @@ def corruption_heat_map(figure: FigureBase, result: Mapping[str, Any]) -> None:
     axis.set_yticks(range(len(names)), [name.replace("_", " ") for name in names], fontsize=8)
     axis.set_xlabel("severity", fontsize=8)
     axis.set_title(f"accuracy, %; mean corruption error {100 * result['mce']:.2f} %", fontsize=9)
+
+
+def distance_curves(figure: FigureBase, summary: Mapping[str, Any]) -> None:
+    """Draws robust accuracy by radius as each minimum-norm attack gives it, and the other attacks at the radius.
+
+    Args:
+        figure: matplotlib figure or subfigure.
+        summary: what :func:`~morel_jax.evaluation.evaluate` returned, of at least one minimum-norm attack.
+    """
+    axis, epsilon = figure.subplots(), summary["settings"]["epsilon"]
+    curves = {name: DistanceCurve.from_dict(entry["curve"]) for name, entry in summary["attacks"].items()
+              if "curve" in entry}
+    if len(curves) > 1 and "curve" in summary:
+        curves["nearest of all"] = DistanceCurve.from_dict(summary["curve"])
+    farthest = max(2 * epsilon, *(curve.radii[-1] for curve in curves.values()))
+    for name, curve in curves.items():
+        axis.step([*curve.radii, farthest], 100 * np.append(curve.accuracies, curve.accuracies[-1]), where="post",
+                  label=name, lw=1.2)
+    for name, entry in summary["attacks"].items():
+        if name not in curves:
+            axis.plot([epsilon], [100 * entry["accuracy"]], "o", ms=4, label=name)
+    axis.axvline(epsilon, color=_BAD, lw=1, ls="--", label=f"evaluated at {epsilon:.4g}")
+    axis.set_xlim(0, farthest)
+    axis.set_ylim(0, 100)
+    axis.set_xlabel(f"epsilon, {summary['settings']['norm']}", fontsize=8)
+    axis.set_title("robust accuracy, %", fontsize=9)
+    axis.tick_params(labelsize=7)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=7)
 
 
 def new_figure(width: float, height: float) -> Any:

@@ -22,9 +22,11 @@ class Row:
         index: place of the example in the data set.
         label: its class.
         clean_prediction: on the image itself.
-        broken: 1 when misclassified, under the attack or already without it; else 0.
+        broken: 1 when misclassified, under the attack or already without it; else 0. A minimum-norm attack's image
+            breaks its example if it is within the radius.
         prediction: on the attack's image, projected; -1 where the logits are NaN or infinite.
-        distance: of that image from the clean one, in the evaluation's norm; 0 if the example was not attacked.
+        distance: of that image from the clean one, in the evaluation's norm, a minimum-norm attack's also beyond the
+            radius; 0 if the example was not attacked or nothing was found.
         steps: passes through the network that the attack took, or queries where it counts them.
         uint8_broken: as ``broken``, for the image rounded to 256 levels.
         violation: empty, or why the image does not count: nan, box or ball.

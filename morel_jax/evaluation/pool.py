@@ -156,6 +156,7 @@ class Pool:
         key: the attack's key; example i gets ``fold_in(key, i)``.
         radius: the ball that images must stay in; infinite where there is none.
         norm: of the radius.
+        minimal: see :func:`~morel_jax.evaluation.recheck.recheck`.
     """
     attack: IterativeAttack
     evaluator: Evaluator
@@ -163,6 +164,7 @@ class Pool:
     key: Any
     radius: float
     norm: str = "linf"
+    minimal: bool = False
 
     def run(self, indices: Index | Sequence[int], report: Report, batch_size: int | None = None) -> None:
         """Attacks the examples ``indices``, places in the data set.
@@ -260,7 +262,8 @@ class _Worker:
         if len(rows) == 0:
             return
         rechecked = jax.device_get(recheck_jit(self._network, self._block.x, state.x_adv, self._block.y,
-                                               np.float32(self._pool.radius), norm_name=self._pool.norm))
+                                               np.float32(self._pool.radius), norm_name=self._pool.norm,
+                                               minimal=self._pool.minimal))
         steps = np.asarray(getattr(state, "queries", state.steps)) * self._attack.passes
         self._report([Finished(int(self._index[row]), int(steps[row]),
                                {name: np.array(values[row]) for name, values in vars(rechecked).items()})

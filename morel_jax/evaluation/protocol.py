@@ -117,7 +117,8 @@ def evaluate(logits_fn: LogitsFn, images: UInt8[np.ndarray, "n h w c"] | Float[n
     run = _Evaluation(network, surrogate, index, logits.argmax(-1).astype(np.int32), norm, jax.random.key(seed),
                       batch_size, Ledger(folder, settings), saved, progress or AttackProgress(shown=False))
     run.attack_all(columns, suite)
-    summary = summarise(run.ledger, columns, index, run.right) | {"settings": settings}
+    minimal = {name for name, attack in suite.items() if attack.minimal}
+    summary = summarise(run.ledger, columns, index, run.right, minimal) | {"settings": settings}
     write_atomically(folder / "summary.json", json.dumps(summary, indent=1))
     return summary
 
@@ -174,6 +175,6 @@ class _Evaluation:
             self.progress.advance(len(rows), sum(row.broken for row in rows))
 
         pool = Pool(attack.attack, self.network, self.surrogate if attack.on_surrogate else self.network.logits_fn,
-                    fold_in_name(self.key, attack.name), attack.radius, self.norm)
+                    fold_in_name(self.key, attack.name), attack.radius, self.norm, attack.minimal)
         pool.run(waiting, report, self.batch_size)
         self.progress.end()

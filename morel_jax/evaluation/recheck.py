@@ -25,10 +25,11 @@ class Rechecked:
         prediction: int32[n], on the projected image; -1, which is never right, where its logits are NaN or infinite.
         violation: int32[n], place in ``VIOLATIONS``; an image with one never counts as adversarial.
         distance: float[n], of the projected image, in the norm of the attack.
-        broken: bool[n], misclassified without violation.
+        broken: bool[n], misclassified without violation, and near enough.
         projected: float[n, h, w, c], the image projected into box and ball; the clean one where it was NaN.
         rounded: uint8[n, h, w, c], ``projected`` with 256 levels, moved no further from the clean image.
-        rounded_broken: bool[n], whether ``rounded`` is misclassified, and the float image without violation.
+        rounded_broken: bool[n], whether ``rounded`` is misclassified, and the float image without violation and near
+            enough.
     """
     prediction: Any
     violation: Any
@@ -40,7 +41,7 @@ class Rechecked:
 
 
 def recheck(logits_fn: LogitsFn, x: Images, x_adv: Images, y: Labels, epsilon: ArrayLike,
-            norm_name: str = "linf") -> Rechecked:
+            norm_name: str = "linf", minimal: bool = False) -> Rechecked:
     """Checks, projects and classifies images that an attack returned.
 
     Args:
@@ -48,13 +49,16 @@ def recheck(logits_fn: LogitsFn, x: Images, x_adv: Images, y: Labels, epsilon: A
         x, x_adv: clean and attacked images, float32.
         epsilon: radius of the ball; infinity where the attack has none.
         norm_name: ``linf`` or ``l2``.
+        minimal: whether there is no ball, and an image is judged where it is, also beyond ``epsilon``, but breaks its
+            example only within.
 
     Raises:
         ValueError: shapes differ, or an unknown norm.
     """
     if x.shape != x_adv.shape:
         raise ValueError(f"x and x_adv must have the same shape; got {x.shape} and {x_adv.shape}.")
-    ball = norm(norm_name)
+    ball, within = norm(norm_name), epsilon if minimal else jnp.inf
+    epsilon = jnp.inf if minimal else epsilon
     axes = tuple(range(1, x.ndim))
     finite = jnp.all(jnp.isfinite(x_adv), axis=axes)
     x_adv = jnp.where(finite[:, None, None, None], x_adv, x)
@@ -70,10 +74,11 @@ def recheck(logits_fn: LogitsFn, x: Images, x_adv: Images, y: Labels, epsilon: A
     rounded = jnp.clip(jnp.round(x * 255) + levels, 0, 255)
     prediction = predicted(logits_fn(projected))
     rounded_prediction = predicted(logits_fn(rounded / 255))
-    valid = violation == 0
-    return Rechecked(prediction=prediction, violation=violation, distance=ball.distance(projected, x),
-                     broken=valid & (prediction != y), projected=projected, rounded=rounded.astype(jnp.uint8),
+    distance = ball.distance(projected, x)
+    valid = (violation == 0) & (distance <= within)
+    return Rechecked(prediction=prediction, violation=violation, distance=distance, broken=valid & (prediction != y),
+                     projected=projected, rounded=rounded.astype(jnp.uint8),
                      rounded_broken=valid & (rounded_prediction != y))
 
 
-recheck_jit = jax.jit(recheck, static_argnames="norm_name")
+recheck_jit = jax.jit(recheck, static_argnames=("norm_name", "minimal"))

@@ -10,6 +10,7 @@ from morel_jax import attacks, checks
 from morel_jax.attack_names import ENSEMBLES, GROUPS, TRANSFER, find, known
 from morel_jax.attacks.autoattack import VERSIONS
 from morel_jax.attacks.iterative import IterativeAttack
+from morel_jax.attacks.nearest import NearestAttack
 from morel_jax.attacks.norms import largest_radius
 from morel_jax.attacks.norms import norm as known_norm
 from morel_jax.attacks.pytree import as_pytree
@@ -62,11 +63,14 @@ class SuiteAttack:
         attack: an IterativeAttack.
         radius: the ball that its images must stay in; infinite where there is none.
         on_surrogate: whether it is crafted on the surrogate.
+        minimal: whether it looks for the nearest adversarial image; ``radius`` then is the distance up to which that
+            breaks an example.
     """
     name: str
     attack: Any
     radius: float
     on_surrogate: bool = False
+    minimal: bool = False
 
 
 def build_suite(names: Sequence[str | tuple[str, Callable]], threat: Threat,
@@ -126,7 +130,8 @@ def _build(name: str, threat: Threat, classes: float, custom: Callable | None) -
         attack, radius = custom, threat.epsilon
     if not isinstance(attack, IterativeAttack):
         attack = OneCall(attack, getattr(attack, "num_steps", 1) * getattr(attack, "num_restarts", 1))
-    return SuiteAttack(name, attack, radius, name.startswith(TRANSFER))
+    minimal = isinstance(attack, NearestAttack) and not attack.bounded
+    return SuiteAttack(name, attack, radius, name.startswith(TRANSFER), minimal)
 
 
 def _named(name: str, threat: Threat, classes: float) -> tuple[Any, float]:

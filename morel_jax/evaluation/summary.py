@@ -1,6 +1,7 @@
 """What a ledger says: accuracies with confidence intervals, as numbers and as a table."""
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from jaxtyping import Bool, Int
 from tabulate import tabulate
 
 from morel_jax.attack_names import PAPER, TRANSFER
+from morel_jax.evaluation.distances import DistanceCurve, nearest
 from morel_jax.evaluation.ledger import Ledger
-from morel_jax.files import DamagedFileError, read_json
+from morel_jax.files import DamagedFileError, local_path, read_json
 
 _CONFIDENCE = 0.95
 
@@ -35,22 +37,25 @@ def _mean(values: np.ndarray) -> dict[str, Any]:
 
 
 def summarise(ledger: Ledger, columns: Mapping[str, Sequence[str]], index: Int[np.ndarray, " n"],
-              clean_right: Bool[np.ndarray, " n"]) -> dict[str, Any]:
+              clean_right: Bool[np.ndarray, " n"], minimal: Collection[str] = ()) -> dict[str, Any]:
     """Accuracies of a complete evaluation.
 
     Args:
         columns: {column: names of its attacks}, from :func:`~morel_jax.evaluation.suite.build_suite`.
         index: places of the examples in the data set.
         clean_right: whether they are classified correctly without an attack.
+        minimal: names of the minimum-norm attacks.
 
     Returns:
         Plain values: ``examples``; ``clean``; ``attacks`` by column; ``average`` and ``transfer_average``, the paper's
         Avg-Robust, if its four attacks were run; ``worst_case`` over all attacks crafted on the network itself. Each
         has ``accuracy`` in [0, 1] and its 95 % ``interval``. For an attack ``violations`` gives by name how many images
-        were ruled out, and ``non_finite`` on how many the logits are NaN or infinite.
+        were ruled out, and ``non_finite`` on how many the logits are NaN or infinite. A minimum-norm attack has its
+        ``curve``, a :class:`~morel_jax.evaluation.distances.DistanceCurve` as a dict; ``curve`` beside ``attacks`` is
+        that of the nearest image over all of them that are crafted on the network itself.
     """
     examples = len(clean_right)
-    robust, attacks = {}, {}
+    robust, attacks, distances = {}, {}, {}
     for column, names in columns.items():
         by_name = {name: ledger.rows(name) for name in names}
         members = {name: [rows.get(one) for one in index] for name, rows in by_name.items()}
@@ -73,7 +78,14 @@ def summarise(ledger: Ledger, columns: Mapping[str, Sequence[str]], index: Int[n
                 alive &= np.array([row is None or not row.broken for row in own])
                 after[name] = float(np.mean(alive))
             attacks[column]["accuracy_after"] = after
+        if column in minimal:
+            found = nearest(by_name[column], index)
+            attacks[column]["curve"] = DistanceCurve.of(found, clean_right).to_dict()
+            if not column.startswith(TRANSFER):
+                distances[column] = found
     result = {"examples": examples, "clean": share(clean_right), "attacks": attacks}
+    if distances:
+        result["curve"] = DistanceCurve.of(np.min(list(distances.values()), axis=0), clean_right).to_dict()
     for key, prefix in (("average", ""), ("transfer_average", TRANSFER)):
         if all(prefix + name in robust for name in PAPER):
             result[key] = _mean(np.mean([robust[prefix + name] for name in PAPER], axis=0))
@@ -99,6 +111,27 @@ def read_summary(path: Path) -> dict[str, Any]:
     return summary
 
 
+def distance_curve(folder: str | os.PathLike, attack: str | None = None) -> DistanceCurve:
+    """Robust accuracy at every radius, from one evaluation by minimum-norm attacks.
+
+    Args:
+        folder: of the evaluation, where its ``summary.json`` is.
+        attack: name of a minimum-norm attack; None: the nearest image of all that are crafted on the network itself.
+
+    Raises:
+        ValueError: the evaluation has no such attack.
+        DamagedFileError: ``summary.json`` is not as it was written.
+    """
+    path = local_path(folder, "folder") / "summary.json"
+    summary = read_summary(path)
+    curves = {name: entry["curve"] for name, entry in summary["attacks"].items() if "curve" in entry}
+    curve = summary.get("curve") if attack is None else curves.get(attack)
+    if curve is None:
+        raise ValueError(f"attack must be a minimum-norm attack of {path}, {' or '.join(curves) or 'which has none'}; "
+                         f"got {attack!r}.")
+    return DistanceCurve.from_dict(curve)
+
+
 def cells(name: str, entry: Mapping[str, Any], note: str = "") -> tuple[str, str, str, str]:
     """(name, accuracy in %, its interval, note): a row of a table."""
     low, high = entry["interval"]
@@ -112,6 +145,9 @@ def to_markdown(summary: Mapping[str, Any], title: str) -> str:
         notes = [f"{name} {100 * share:.2f}" for name, share in entry.get("accuracy_after", {}).items()]
         notes = ["after " + ", ".join(notes)] if notes else []
         notes += [f"{count} images outside ({name}), not counted" for name, count in entry["violations"].items()]
+        if "curve" in entry:
+            median = entry["curve"]["median"]
+            notes.append("median radius " + ("infinite" if median is None else f"{median:.4g}"))
         if entry["non_finite"]:
             notes.append(f"{entry['non_finite']} images with logits that are not finite, counted as broken")
         rows.append(cells(column, entry, "; ".join(notes)))
