@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from morel_jax import attacks
-from morel_jax.attacks.norms import norm
+from morel_jax.attacks.norms import largest_radius, norm
 from morel_jax.models import Outputs
 from tests.attacks.linear import Linear
 from tests.small import mostly_slow
@@ -30,6 +30,9 @@ ATTACKS = {
     "square-l2": attacks.Square(0.4, num_queries=8, norm="l2"),
     "cw": attacks.CWLinf(confidence=1.0, initial_const=15.0, max_iter=3, epsilon=EPSILON),
     "autoattack": attacks.AutoAttack(EPSILON, version="custom", attacks=("square",)),
+    "fmn": attacks.FMN(num_steps=12),
+    "ddn": attacks.DDN(num_steps=12),
+    "cw-l2": attacks.CWL2(max_iter=5, num_searches=3, learning_rate=0.1, initial_const=1.0),
 }
 # One of each algorithm.
 FAST = ("pgd", "apgd", "fab-t", "square", "cw")
@@ -49,8 +52,9 @@ def test_images_of_any_float_type_keep_it_in_ball_and_box(name, dtype):
         x_adv, x = (np.asarray(images).astype(np.float64 if dtype == "float64" else np.float32)
                     for images in (x_adv, x))
         assert np.all((x_adv >= 0) & (x_adv <= 1))
-        radius = attack.epsilon * (1 + 1e-6)
-        assert np.all(norm(getattr(attack, "norm", "linf")).distance(x_adv, x) <= radius)
+        ball = getattr(attack, "norm", "linf")
+        radius = getattr(attack, "epsilon", largest_radius(ball, x.shape[1:])) * (1 + 1e-6)
+        assert np.all(norm(ball).distance(x_adv, x) <= radius)
         assert np.any(x_adv != x)
 
 

@@ -106,8 +106,8 @@ def test_logits_that_are_not_finite_are_no_success(name):
 def test_minimal_gives_the_image_and_its_distance():
     x_adv, distance = jax.jit(lambda: FMN(20).minimal(MODEL.logits, KEY, MODEL.x, MODEL.y))()
     state = run(FMN(20), MODEL.logits, KEY, MODEL.x, MODEL.y)
-    np.testing.assert_array_equal(distance, state.best_distance)
-    np.testing.assert_array_equal(x_adv, state.x_adv)
+    np.testing.assert_allclose(distance, state.best_distance, rtol=1e-4)
+    np.testing.assert_allclose(x_adv, state.x_adv, atol=1e-4)
     half, _ = FMN(20).minimal(MODEL.logits, KEY, jnp.asarray(MODEL.x, jnp.bfloat16), MODEL.y)
     assert half.dtype == jnp.bfloat16
 
@@ -117,7 +117,7 @@ def test_fab_without_a_radius_is_bounded_by_the_box_alone():
     assert not FABTargeted(None).bounded
     x, y = curved_problem()
     state = run(FABTargeted(None, 8, thorough=True), curved, KEY, x, y)
-    np.testing.assert_array_equal(state.best_distance, FABTargeted(0.0, 8).minimal(curved, KEY, x, y)[1])
+    np.testing.assert_allclose(state.best_distance, FABTargeted(0.0, 8).minimal(curved, KEY, x, y)[1], rtol=1e-3)
     np.testing.assert_array_equal(state.x_adv, state.best)
 
 

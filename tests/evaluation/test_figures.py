@@ -74,3 +74,19 @@ def test_the_heat_map_has_every_corruption_and_severity():
     assert [label.get_text() for label in axis.get_yticklabels()] == ["fog", "motion blur"]
     assert [text.get_text() for text in axis.texts][:2] == ["90.0", "80.0"]
     assert "25.00 %" in axis.get_title()
+
+
+def test_distances_are_steps_from_the_clean_accuracy_on():
+    curve = {"median": 0.1, "radii": [0.0, 0.1, 0.3], "accuracies": [0.8, 0.4, 0.0]}
+    accuracy = {"accuracy": 0.5}
+    summary = {"settings": {"epsilon": 0.2, "norm": "linf"}, "curve": curve,
+               "attacks": {"fmn": {"curve": curve} | accuracy, "ddn": {"curve": curve} | accuracy, "fgsm": accuracy}}
+    figure = figures.new_figure(3, 3)
+    figures.distance_curves(figure, summary)
+    axis, = figure.axes
+    fmn, *_, fgsm, at = axis.lines
+    np.testing.assert_allclose(fmn.get_xydata(), [[0, 80], [0.1, 40], [0.3, 0], [0.4, 0]], rtol=1e-6)
+    assert fmn.get_drawstyle() == "steps-post"
+    np.testing.assert_array_equal(fgsm.get_xydata(), [[0.2, 50]])
+    assert [line.get_label() for line in axis.lines] == ["fmn", "ddn", "nearest of all", "fgsm", "evaluated at 0.2"]
+    assert at.get_xdata() == [0.2, 0.2]

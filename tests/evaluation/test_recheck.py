@@ -72,6 +72,22 @@ def test_an_attack_without_a_radius_keeps_its_image():
     assert names(found) == [""] * 6
 
 
+def test_a_minimum_norm_attacks_image_is_judged_where_it_is_and_breaks_within_the_radius():
+    model = Linear(count=6)
+    towards = np.sign(model.weights[:, (model.y + 1) % 5] - model.weights[:, model.y]).T.reshape(model.x.shape)
+    lengths = np.float32([0.02, 0.05, 0.1, 0.15, 0.2, 0.25])
+    x_adv = model.x + lengths[:, None, None, None] * towards.astype(np.float32)
+    x_adv[5, 0, 0, 0] = 1.2
+    found = recheck(model.logits, model.x, x_adv, model.y, 0.101, minimal=True)
+    assert names(found) == [""] * 5 + ["box"]
+    np.testing.assert_array_equal(found.projected[:5], x_adv[:5])
+    np.testing.assert_allclose(found.distance[:5], lengths[:5], rtol=1e-5)
+    wrong = np.argmax(model.logits(x_adv), -1) != model.y
+    assert wrong[2:].all()
+    np.testing.assert_array_equal(found.broken, wrong & (np.arange(6) < 3))
+    np.testing.assert_array_equal(found.rounded_broken[3:], False)
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_rounded_images_are_in_the_ball(norm):
     random = np.random.default_rng(0)

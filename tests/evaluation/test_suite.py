@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from morel_jax.attacks import APGD, PGD, CWLinf
+from morel_jax.attacks import APGD, FAB, FMN, PGD, CWLinf
 from morel_jax.evaluation.suite import Threat, build_suite
 
 THREAT = Threat(8 / 255, 0.8 / 255)
@@ -44,6 +44,17 @@ def test_transfer_is_the_papers_four_on_the_surrogate():
     assert list(attacks) == ["transfer-fgsm", "transfer-pgd20", "transfer-pgd100", "transfer-cw", "transfer-square"]
     assert all(attack.on_surrogate for attack in attacks.values())
     assert not build_suite(["fgsm"], THREAT)[1]["fgsm"].on_surrogate
+
+
+def test_minimum_norm_attacks_have_no_ball():
+    columns, attacks = build_suite(["minimal", "fab-t", ("own", FMN()), ("bounded", FAB(0.1))], THREAT)
+    assert list(columns) == ["fmn", "fab-t-minimal", "fab-t", "own", "bounded"]
+    assert {name for name, one in attacks.items() if one.minimal} == {"fmn", "fab-t-minimal", "own"}
+    assert all(one.radius == 8 / 255 for one in attacks.values())
+    _, others = build_suite(["fmn", "ddn", "cw-l2"], Threat(0.5, 0.1, "l2"))
+    assert all(one.minimal and one.attack.norm == "l2" for one in others.values())
+    with pytest.raises(ValueError, match="attack ddn is for norm l2; got 'linf'"):
+        build_suite(["ddn"], THREAT)
 
 
 @pytest.mark.parametrize(("names", "message"), [

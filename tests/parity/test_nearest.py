@@ -40,6 +40,7 @@ def distances(network, theirs, ours):
     """Distances of both codes' images, infinite where there is none."""
     logits_fn, model, x, y = network
     raw, _, found = theirs(model, x, y, epsilons=None)
+    found = found & raw.any(axis=(1, 2, 3))  # Its CW returns a black image where it has found none.
     expected = np.where(found, norm(ours.norm).distance(raw, x), np.inf)
     _, distance = jax.jit(lambda attack: attack.minimal(logits_fn, jax.random.key(0), x, y))(ours)
     return expected, np.asarray(distance)
@@ -48,8 +49,8 @@ def distances(network, theirs, ours):
 @pytest.mark.parametrize(("theirs", "ours"), [
     (foolbox.attacks.LInfFMNAttack(), FMN()),
     (foolbox.attacks.DDNAttack(), DDN()),
-    (foolbox.attacks.L2CarliniWagnerAttack(5, 40, initial_const=0.1, abort_early=False),
-     CWL2(num_searches=5, max_iter=40, initial_const=0.1)),
+    (foolbox.attacks.L2CarliniWagnerAttack(5, 40, stepsize=0.1, initial_const=1.0, abort_early=False),
+     CWL2(num_searches=5, max_iter=40, learning_rate=0.1, initial_const=1.0, abort_early=False)),
 ], ids=["fmn-linf", "ddn", "cw-l2"])
 def test_distances(network, theirs, ours):
     expected, distance = distances(network, theirs, ours)
@@ -65,11 +66,9 @@ def test_fmn_in_l2(network):
     """Where the published rule of the radius reaches the boundary at all, and its projection is put right."""
     expected, distance = distances(network, L2FMN(), FMN(norm="l2"))
     both = np.isfinite(expected)
-    unprojected, _ = distances(network, foolbox.attacks.L2FMNAttack(), FMN(norm="l2"))
-    print(both.sum(), np.isfinite(distance).sum(), np.median(distance[both]) / np.median(expected[both]),
-          distance[both].mean() / expected[both].mean(), np.median(distance), np.median(unprojected))
+    print(both.sum(), np.isfinite(distance).sum(), np.median(distance[both] / expected[both]),
+          distance[both].mean() / expected[both].mean(), np.median(distance))
     assert np.isfinite(distance).all()
     assert both.any()
     assert np.median(distance[both] / expected[both]) <= 1.01
     assert distance[both].mean() <= 1.05 * expected[both].mean()
-    assert distance.mean() <= unprojected.mean()
