@@ -1,14 +1,12 @@
 """Robust accuracy by radius: one evaluation by minimum-norm attacks against one of AutoAttack at each radius.
 
-``python benchmarks/radii.py --workdir=RUN [--norm=l2] [--examples=200]``: a run of `morel_jax.train` or of the
-quickstart, such as ``quickstart/morel``. It writes evaluations into ``--output`` and prints a table of both; a killed
-one is resumed.
+``python -m benchmarks.radii --workdir=RUN --output=FOLDER --radii=0.05,0.1,0.15``: a run of `morel_jax.train` or of the
+quickstart, such as ``quickstart/morel``. It prints a table of both; a killed one is resumed.
 """
 import argparse
 import time
 from pathlib import Path
 
-import numpy as np
 from tabulate import tabulate
 
 from morel_jax.evaluation import distance_curve, evaluate
@@ -22,7 +20,7 @@ def main():
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--norm", default="linf")
     parser.add_argument("--examples", type=int, default=200)
-    parser.add_argument("--radii", type=int, default=10)
+    parser.add_argument("--radii", type=lambda text: [float(one) for one in text.split(",")], required=True)
     options = parser.parse_args()
     model, variables, _, dataset = load_variables(options.workdir, "best")
     logits_fn = as_logits_fn(model, variables)
@@ -33,22 +31,21 @@ def main():
                            epsilon=epsilon, norm=options.norm, examples=options.examples)
         return summary, time.monotonic() - began
 
-    names = ["fmn", "fab-t-minimal"] + ["ddn"] * (options.norm == "l2")
+    names = ["fmn", "fmn-t", "fab-t-minimal"] + ["ddn"] * (options.norm == "l2")
     seconds = {name: run([name], "minimal", 0.1)[1] for name in names}
     summary, _ = run(names, "minimal", 0.1)
     curves = {name: distance_curve(options.output / "minimal", name) for name in names}
     curves["all of them"] = distance_curve(options.output / "minimal")
-    # Radii that break one image in eleven after another, of those that are classified correctly.
-    radii = np.quantile(curves["all of them"].radii[1:], np.arange(1, options.radii + 1) / (options.radii + 1))
     rows, total = [], 0.0
-    for radius in map(float, radii):
-        found, taken = run(["autoattack"], f"autoattack-{radius:.5f}", radius)
+    for radius in options.radii:
+        found, taken = run(["autoattack"], f"autoattack-{radius}", radius)
         total += taken
         robust = 100 * found["attacks"]["autoattack"]["accuracy"]
-        rows.append([radius, robust, *(100 * curve.at(radius) - robust for curve in curves.values())])
-        print(rows[-1], f"{taken:.0f} s", flush=True)
-    print(tabulate(rows, ["radius", "AutoAttack, %", *(f"{name}, points more" for name in curves)], floatfmt=".4g"))
-    print(f"clean {100 * summary['clean']['accuracy']:.2f} %; AutoAttack at {len(radii)} radii {total:.0f} s; "
+        rows.append([str(radius), robust, *(100 * curve.at(radius) - robust for curve in curves.values())])
+        print(f"{radius}: {robust:.1f} %, {taken:.0f} s", flush=True)
+    header = ["radius", "AutoAttack, %", *(f"{name}, points more" for name in curves)]
+    print(tabulate(rows, header, floatfmt=".1f", disable_numparse=[0]))
+    print(f"clean {100 * summary['clean']['accuracy']:.2f} %; AutoAttack at {len(options.radii)} radii {total:.0f} s; "
           + ", ".join(f"{name} {taken:.0f} s" for name, taken in seconds.items()))
 
 

@@ -9,7 +9,7 @@ from morel_jax.attacks.cw import CWLinf
 from morel_jax.attacks.cw_l2 import CWL2
 from morel_jax.attacks.fab import FAB, FABTargeted
 from morel_jax.attacks.fgsm import FGSM
-from morel_jax.attacks.fmn import DDN, FMN
+from morel_jax.attacks.fmn import DDN, FMN, FMNTargeted
 from morel_jax.attacks.iterative import IterativeAttack
 from morel_jax.attacks.nearest import NearestAttack
 from morel_jax.attacks.pgd import PGD
@@ -17,4 +17,4 @@ from morel_jax.attacks.square import Square
 from morel_jax.attacks.types import LogitsFn
 
 __all__ = ["APGD", "CWL2", "DDN", "FAB", "FGSM", "FMN", "PGD", "APGDTargeted", "AutoAttack", "CWLinf", "FABTargeted",
-           "IterativeAttack", "LogitsFn", "NearestAttack", "Square"]
+           "FMNTargeted", "IterativeAttack", "LogitsFn", "NearestAttack", "Square"]

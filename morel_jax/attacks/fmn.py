@@ -8,11 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array
+from jaxtyping import Array, Int
 
 from morel_jax.attacks import l2
 from morel_jax.attacks.descent import like
 from morel_jax.attacks.inputs import misclassified
+from morel_jax.attacks.iterative import select
 from morel_jax.attacks.nearest import NearestAttack, NearestState, begin_nearest
 from morel_jax.attacks.norms import norm
 from morel_jax.attacks.types import Images, Keys, Labels, Logits, LogitsFn, Mask, Values
@@ -27,21 +28,30 @@ _TINY = 1e-12
 class AdaptiveState(NearestState):
     """
     Attributes:
+        order: classes by falling logit on the clean image.
         point: where the network is evaluated next.
         radius: of the ball that the point was moved into.
+        reached: whether this run has met an adversarial point.
     """
+    order: Int[Array, "n classes"]
     point: Images
     radius: Values
+    reached: Mask
 
 
 class _AdaptiveRadius(NearestAttack[AdaptiveState]):
-    """What both attacks share; they differ in the loss and in what they do with the ball."""
+    """What the attacks share; they differ in the loss and in what they do with the ball."""
     num_steps: int
     step_size: jax.typing.ArrayLike
     gamma: jax.typing.ArrayLike
     first_radius: jax.typing.ArrayLike = 0.0
 
-    def _loss(self, logits: Logits, y: Labels) -> Values:
+    def _runs(self, num_classes: int) -> int:
+        del num_classes
+        return 1
+
+    def _loss(self, logits: Logits, y: Labels, target: Labels) -> Values:
+        """What a step raises; ``target`` is the class of this run: of the first, the likeliest wrong one."""
         raise NotImplementedError
 
     def _radius(self, hit: Mask, gap: Values, gamma: Array, state: AdaptiveState) -> Values:
@@ -56,22 +66,28 @@ class _AdaptiveRadius(NearestAttack[AdaptiveState]):
         del keys
         if self.num_steps < 1:
             raise ValueError(f"{type(self).__name__} needs at least one step; got num_steps={self.num_steps}.")
-        return AdaptiveState(**begin_nearest(x, clean_logits, y), point=x,
-                             radius=jnp.full(x.shape[0], self.first_radius, x.dtype))
+        fields = begin_nearest(x, clean_logits, y)
+        return AdaptiveState(**fields, order=jnp.argsort(-clean_logits, axis=-1).astype(jnp.int32), point=x,
+                             radius=jnp.full(x.shape[0], self.first_radius, x.dtype),
+                             reached=jnp.zeros_like(fields["done"]))
 
     def step(self, logits_fn: LogitsFn, keys: Keys, x: Images, y: Labels, state: AdaptiveState) -> AdaptiveState:
         del keys
 
+        turn, runs = state.steps % self.num_steps, self._runs(state.order.shape[-1])
+        rank = jnp.minimum(1 + state.steps // self.num_steps, runs)
+        target = jnp.take_along_axis(state.order, rank[:, None], axis=1)[:, 0]
+
         def objective(point: Images) -> tuple[Array, tuple[Values, Mask]]:
             logits = logits_fn(point)
-            loss = self._loss(logits, y)
+            loss = self._loss(logits, y, target)
             return loss.sum(), (loss, misclassified(logits, y))
 
         gradient, (loss, hit) = jax.grad(objective, has_aux=True)(state.point)
         gradient = jnp.where(jnp.isfinite(gradient), gradient, 0)
         ball, point = norm(self.norm), state.point
         state = self.keep(x, point, hit, state)
-        share = (state.steps / self.num_steps).astype(x.dtype)
+        share = (turn / self.num_steps).astype(x.dtype)
         gap = ball.distance(point, x) + jnp.abs(loss) / jnp.maximum(ball.dual(gradient), _TINY)
         radius = self._radius(hit, gap.astype(x.dtype), _annealed(self.gamma, _LAST_GAMMA, share), state)
         # Not beyond the farthest corner of the box; of NaN nothing is left.
@@ -81,7 +97,10 @@ class _AdaptiveRadius(NearestAttack[AdaptiveState]):
         largest = like(jnp.max(jnp.abs(gradient), axis=tuple(range(1, x.ndim))), x)
         direction = l2.direction(gradient / jnp.where(largest > 0, largest, 1))
         moved = self._place(point + like(length, x) * direction, x, radius)
-        return state.replace(point=moved, radius=radius, done=state.steps + 1 == self.num_steps)
+        ended = turn + 1 == self.num_steps
+        return state.replace(done=state.steps + 1 == self.num_steps * runs, point=select(ended, x, moved),
+                             radius=jnp.where(ended, jnp.asarray(self.first_radius, x.dtype), radius),
+                             reached=(state.reached | hit) & ~ended)
 
 
 def _annealed(first: Any, last: Any, share: Values) -> Array:
@@ -113,7 +132,8 @@ class DDN(_AdaptiveRadius):
     first_radius: jax.typing.ArrayLike = 1.0
     norm = "l2"
 
-    def _loss(self, logits: Logits, y: Labels) -> Values:
+    def _loss(self, logits: Logits, y: Labels, target: Labels) -> Values:
+        del target
         return cross_entropy(logits, y)
 
     def _radius(self, hit: Mask, gap: Values, gamma: Array, state: AdaptiveState) -> Values:
@@ -124,8 +144,20 @@ class DDN(_AdaptiveRadius):
         return jnp.clip(x + like(radius, x) * l2.direction(moved - x), 0.0, 1.0)
 
 
+class _FMN(_AdaptiveRadius):
+    """What both attacks share; they differ in the loss alone."""
+
+    def _radius(self, hit: Mask, gap: Values, gamma: Array, state: AdaptiveState) -> Values:
+        # The linearised boundary alone would not do: the box may cut the way there short, again and again.
+        outside = jnp.maximum(state.radius * (1 + gamma), jnp.where(state.reached, 0, gap))
+        return jnp.where(hit, jnp.minimum(state.radius * (1 - gamma), state.best_distance), outside)
+
+    def _place(self, moved: Images, x: Images, radius: Values) -> Images:
+        return norm(self.norm).project(moved, x, like(radius, x))
+
+
 @struct.dataclass
-class FMN(_AdaptiveRadius):
+class FMN(_FMN):
     """Fast minimum norm: the nearest adversarial image in Linf or L2.
 
     A step along the gradient of the margin; then the point is projected into the ball of radius ``radius``. This is
@@ -151,13 +183,31 @@ class FMN(_AdaptiveRadius):
     step_size: jax.typing.ArrayLike = 1.0
     gamma: jax.typing.ArrayLike = 0.05
 
-    def _loss(self, logits: Logits, y: Labels) -> Values:
+    def _loss(self, logits: Logits, y: Labels, target: Labels) -> Values:
+        del target
         return margin(logits, y)
 
-    def _radius(self, hit: Mask, gap: Values, gamma: Array, state: AdaptiveState) -> Values:
-        # The linearised boundary alone would not do: the box may cut the way there short, again and again.
-        outside = jnp.maximum(state.radius * (1 + gamma), jnp.where(state.found, 0, gap))
-        return jnp.where(hit, jnp.minimum(state.radius * (1 - gamma), state.best_distance), outside)
 
-    def _place(self, moved: Images, x: Images, radius: Values) -> Images:
-        return norm(self.norm).project(moved, x, like(radius, x))
+@struct.dataclass
+class FMNTargeted(_FMN):
+    """FMN towards one class at a time: the likeliest wrong classes on the clean image, one after another.
+
+    A step raises that class's logit against the label's; a point counts whichever class it is taken for.
+
+    Attributes:
+        num_steps: steps for each target; static.
+        num_targets: classes aimed at, in the order of their logits; at most all others; static.
+        norm, step_size, gamma: as in :class:`FMN`, which also has the errors and the reference.
+    """
+    num_steps: int = struct.field(pytree_node=False, default=100)
+    num_targets: int = struct.field(pytree_node=False, default=9)
+    norm: str = struct.field(pytree_node=False, default="linf")
+    step_size: jax.typing.ArrayLike = 1.0
+    gamma: jax.typing.ArrayLike = 0.05
+
+    def _runs(self, num_classes: int) -> int:
+        return min(self.num_targets, num_classes - 1)
+
+    def _loss(self, logits: Logits, y: Labels, target: Labels) -> Values:
+        own, other = (jnp.take_along_axis(logits, one[:, None], axis=1)[:, 0] for one in (y, target))
+        return other - own

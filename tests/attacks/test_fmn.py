@@ -3,7 +3,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from morel_jax.attacks.fmn import DDN, FMN
+from morel_jax.attacks.fmn import DDN, FMN, FMNTargeted
+from tests.attacks.linear import Linear
 from tests.attacks.test_nearest import KEY, MODEL, run
 
 X, Y = np.full((1, 1, 1, 1), 0.3, np.float32), np.zeros(1, int)
@@ -60,3 +61,16 @@ def test_a_saturated_network_still_shows_the_way():
     state = run(DDN(), saturated, KEY, MODEL.x, MODEL.y)
     assert state.found.all()
     assert (state.best_distance <= 1.06 * MODEL.distances("l2")).all()
+
+
+def test_targets_are_tried_one_after_another_and_the_nearest_counts():
+    """In a linear model, where the likeliest wrong class is not always the nearest: FMN's local optimum, and its way
+    out."""
+    model = Linear(classes=8, seed=4)
+    one, all_of_them = (run(FMNTargeted(40, targets), model.logits, KEY, model.x, model.y) for targets in (1, 9))
+    expected = model.distances("linf")
+    assert (one.steps == 40).all()
+    assert (all_of_them.steps == 7 * 40).all()
+    assert (one.best_distance > 1.05 * expected).any()
+    np.testing.assert_allclose(all_of_them.best_distance, expected, rtol=0.005)
+    assert (all_of_them.best_distance <= one.best_distance).all()

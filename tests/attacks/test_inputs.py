@@ -31,6 +31,7 @@ ATTACKS = {
     "cw": attacks.CWLinf(confidence=1.0, initial_const=15.0, max_iter=3, epsilon=EPSILON),
     "autoattack": attacks.AutoAttack(EPSILON, version="custom", attacks=("square",)),
     "fmn": attacks.FMN(num_steps=12),
+    "fmn-t": attacks.FMNTargeted(num_steps=12, num_targets=2),
     "ddn": attacks.DDN(num_steps=12),
     "cw-l2": attacks.CWL2(max_iter=5, num_searches=3, learning_rate=0.1, initial_const=1.0),
 }

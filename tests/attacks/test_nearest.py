@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from morel_jax.attacks import CWL2, DDN, FMN, FABTargeted
+from morel_jax.attacks import CWL2, DDN, FMN, FABTargeted, FMNTargeted
 from morel_jax.attacks.keys import fold_in_each
 from morel_jax.attacks.norms import norm
 from tests.attacks.linear import Linear
@@ -16,6 +16,7 @@ KEY = jax.random.key(0)
 MODEL = Linear(classes=2, seed=4)
 # Each with how near it comes, as a fraction of the distance: DDN's radius goes up and down by gamma to the end.
 ATTACKS = {"ddn": (DDN(), 0.06), "fmn-linf": (FMN(), 0.002), "fmn-l2": (FMN(norm="l2"), 0.002),
+           "fmn-t": (FMNTargeted(num_targets=2), 0.002),
            "cw-l2": (CWL2(max_iter=100), 0.02)}
 EACH = pytest.mark.parametrize("name", ATTACKS)
 
@@ -130,6 +131,7 @@ def test_fab_without_a_radius_is_bounded_by_the_box_alone():
     (FMN(gamma=1.0), r"gamma must be in \(0, 1\); got 1.0"),
     (DDN(gamma=0.0), r"gamma must be in \(0, 1\); got 0.0"),
     (DDN(first_radius=-1.0), "first_radius must be a finite number above 0; got -1.0"),
+    (FMNTargeted(num_targets=0), "num_targets must be at least 1; got 0"),
     (CWL2(max_iter=0), "CWL2 needs at least one step; got max_iter=0"),
     (CWL2(num_searches=0), "num_searches must be at least 1; got 0"),
     (CWL2(initial_const=0.0), "initial_const must be a finite number above 0; got 0.0"),
