@@ -28,13 +28,13 @@ def workdir(tmp_path_factory):
 
 @pytest.mark.slow
 def test_the_command_end_to_end(workdir):
-    outcome = evaluate(f"--workdir={workdir}", "--which=best,last", "--attacks=paper", "--examples=40",
+    outcome = evaluate(f"--workdir={workdir}", "--which=best,last", "--attacks=paper,fmn", "--examples=40",
                        "--report_card=40", "--save_images")
     assert outcome.returncode == 0, outcome.stderr
     for which in ("best", "last"):
         folder = workdir / "evaluation" / which
         summary = json.loads((folder / "summary.json").read_text())
-        assert list(summary["attacks"]) == ["fgsm", "pgd20", "pgd100", "cw"]
+        assert list(summary["attacks"]) == ["fgsm", "pgd20", "pgd100", "cw", "fmn"]
         assert summary["examples"] == 40
         assert 0 <= summary["worst_case"]["accuracy"] <= summary["average"]["accuracy"] <= summary["clean"]["accuracy"]
         text = (folder / "summary.md").read_text()
@@ -43,7 +43,7 @@ def test_the_command_end_to_end(workdir):
         assert "one_step_beats_iterative" in text
         assert text.split("\n")[0] in outcome.stdout
         assert len(json.loads((folder / "report_card.json").read_text())["lines"]) == 10
-        for figure in ("curves.png", "adversarial.png"):
+        for figure in ("curves.png", "adversarial.png", "distances.png"):
             assert (folder / figure).stat().st_size > 10_000
         assert (folder / "adversarial" / "pgd20_uint8.npy").exists()
     assert "pgd20: " in outcome.stderr
