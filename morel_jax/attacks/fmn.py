@@ -64,8 +64,11 @@ class _AdaptiveRadius(NearestAttack[AdaptiveState]):
 
     def start(self, keys: Keys, x: Images, y: Labels, clean_logits: Logits) -> AdaptiveState:
         del keys
+        name, num_classes = type(self).__name__, clean_logits.shape[-1]
+        if num_classes < 2:
+            raise ValueError(f"{name} needs two classes or more; got {num_classes}.")
         if self.num_steps < 1:
-            raise ValueError(f"{type(self).__name__} needs at least one step; got num_steps={self.num_steps}.")
+            raise ValueError(f"{name} needs at least one step; got num_steps={self.num_steps}.")
         fields = begin_nearest(x, clean_logits, y)
         return AdaptiveState(**fields, order=jnp.argsort(-clean_logits, axis=-1).astype(jnp.int32), point=x,
                              radius=jnp.full(x.shape[0], self.first_radius, x.dtype),
@@ -73,7 +76,6 @@ class _AdaptiveRadius(NearestAttack[AdaptiveState]):
 
     def step(self, logits_fn: LogitsFn, keys: Keys, x: Images, y: Labels, state: AdaptiveState) -> AdaptiveState:
         del keys
-
         turn, runs = state.steps % self.num_steps, self._runs(state.order.shape[-1])
         rank = jnp.minimum(1 + state.steps // self.num_steps, runs)
         target = jnp.take_along_axis(state.order, rank[:, None], axis=1)[:, 0]
@@ -122,7 +124,7 @@ class DDN(_AdaptiveRadius):
         first_radius: positive, in units of images in [0, 1].
 
     Raises (when called):
-        ValueError: no steps.
+        ValueError: no steps, or fewer than two classes.
 
     Reference: Rony et al., arXiv:1811.09600, algorithm 1, without the rounding to 256 levels.
     """
@@ -174,7 +176,7 @@ class FMN(_FMN):
         gamma: by which fraction the radius changes first, in (0, 1); it falls along half a cosine to 0.001.
 
     Raises (when called):
-        ValueError: an unknown ``norm``, or no steps.
+        ValueError: an unknown ``norm``, no steps, or fewer than two classes.
 
     Reference: Pintor et al., arXiv:2102.12827, algorithm 1, from the image itself.
     """

@@ -141,3 +141,9 @@ def test_fab_without_a_radius_is_bounded_by_the_box_alone():
 def test_errors(attack, message):
     with pytest.raises(ValueError, match=message):
         attack(MODEL.logits, KEY, MODEL.x, MODEL.y)
+
+
+@EACH
+def test_one_class_is_too_few(name):
+    with pytest.raises(ValueError, match="two classes"):
+        ATTACKS[name][0](lambda x: MODEL.logits(x)[:, :1], KEY, MODEL.x, np.zeros(len(MODEL.x), int))
