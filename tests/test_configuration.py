@@ -281,7 +281,7 @@ def test_every_field_is_read(monkeypatch):
     monkeypatch.setattr(builders.data, "load", lambda *args, **kwargs: dataset())
     for method in METHODS:
         config = Watched(changed(method=method, validation__split="holdout", validation__holdout=2,
-                                 swa_first_epoch=1))
+                                 swa_first_epoch=1, morel__conditioned=True))
         builders.splits(config, builders.dataset(config))
         build_parts(config, 10)
         build_layout(config)

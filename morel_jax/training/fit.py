@@ -14,6 +14,7 @@ from morel_jax import builders, sharding
 from morel_jax.configuration import check
 from morel_jax.data import Dataset
 from morel_jax.files import local_path
+from morel_jax.methods import METHODS
 from morel_jax.methods.method import Loss
 from morel_jax.models.wrapped import WrappedNetwork
 from morel_jax.progress import TrainingProgress
@@ -132,6 +133,9 @@ def placement_of(members: Sequence[Member], mode: str | None, custom: CustomPart
                                  ("model", isinstance(custom.model, WrappedNetwork), ("batch_norm.momentum",))):
         if is_own and (found := [name for name in swept if name.startswith(unread)]):
             raise ValueError(f"config.{min(found)} must not be swept with a custom {part}, which does not read it.")
+    if "morel.preference" in swept and METHODS[config.method].is_conditioned(config):
+        raise ValueError("config.morel.preference must not be swept with morel.conditioned, whose networks take every "
+                         "preference; sweep morel.preference_range.")
     if len(members) == 1:
         return Sharded(build_layout(config, devices))
     if config.mesh.fsdp != 1:

@@ -101,3 +101,5 @@ def test_a_preference_that_cannot_be(run, tmp_path):
             check(tiny_config(morel__conditioned=True, **changes))
     with pytest.raises(ValueError, match=r"morel\.conditioned must be False for a network of your own"):
         check(config, own_model=object())
+    with pytest.raises(ValueError, match=r"config\.morel\.preference must not be swept with morel\.conditioned"):
+        training.fit_population(config, [{"preference": 0.2}, {"preference": 0.3}], tmp_path, **PARTS)

@@ -37,9 +37,9 @@ def test_swept_numbers_compile_once():
     first = step(state, hparams, batch, KEY)
     own = METHODS[config.method].fields
     others = {field.traced for method in METHODS.values() for name, field in method.fields.items() if name not in own}
-    # Without an average, AWP or CutMix, in a first step, in LOAT, and in CS, these have nothing to act on.
-    others |= {"smoothing", "famo_learning_rate", "famo_weight_decay", "ema_decay", "swa_first_step", "momentum",
-               "label_smoothing", "awp_gamma", "cutmix_alpha"}
+    # Without an average, AWP or CutMix, in a first step, in LOAT, and in CS of one preference, these act on nothing.
+    others |= {"preference_range", "smoothing", "famo_learning_rate", "famo_weight_decay", "ema_decay",
+               "swa_first_step", "momentum", "label_smoothing", "awp_gamma", "cutmix_alpha"}
     for name, leaf in {"attack": hparams.attack, **hparams.numbers}.items():
         if name == "attack":
             changed = hparams.replace(attack=leaf.replace(epsilon=np.float32(0.2), step_size=np.float32(0.1)))
