@@ -47,9 +47,10 @@ def _pgd(attacks: ModuleType, threat: Any, steps: int, restarts: int | None = No
                        start="uniform" if restarts else "clean", norm=threat.norm)
 
 
-def _fmn(attacks: ModuleType, threat: Any, kind: str = "FMN") -> Any:
-    # In L2 whatever the norm: in Linf an image's pixels together go far, and 1 leaves FMN short (docs/evaluation.md).
-    return getattr(attacks, kind)(norm=threat.norm, step_size=10.0 if threat.norm == "linf" else 1.0)
+def _fmn(kind: str, steps: int) -> Callable:
+    # The first step's length is in L2 whatever the norm. 1 leaves FMN short in Linf, where all pixels move.
+    return lambda attacks, threat: getattr(attacks, kind)(steps, norm=threat.norm,
+                                                          step_size=10.0 if threat.norm == "linf" else 1.0)
 
 
 def _member(name: str, text: str, fewest_classes: int = 2) -> NamedAttack:
@@ -76,9 +77,9 @@ ATTACKS = (
     _member("fabx5", "fab with 5 restarts"),
     _member("fab-t", "targeted FAB, at most 9 target classes"),
     _member("square", "Square, 5000 queries, no gradient"),
-    NamedAttack("fmn", "nearest image: FMN, 100 steps", _fmn),
-    NamedAttack("fmn-t", "nearest image: targeted FMN, at most 9 target classes, 100 steps each",
-                lambda attacks, threat: _fmn(attacks, threat, "FMNTargeted")),
+    NamedAttack("fmn", "nearest image: FMN, 100 steps", _fmn("FMN", 100)),
+    NamedAttack("fmn-t", "nearest image: targeted FMN, at most 9 target classes, 200 steps each",
+                _fmn("FMNTargeted", 200)),
     NamedAttack("fab-t-minimal", "nearest image: fab-t, continued to its end",
                 lambda attacks, threat: attacks.FABTargeted(None, norm=threat.norm, thorough=True)),
     NamedAttack("ddn", "nearest image in L2: DDN, 100 steps", lambda attacks, threat: attacks.DDN(), ("l2",)),
