@@ -101,7 +101,8 @@ def judge(ended, name, text):
         return f"status {ended.status}"
     if len(lines) != 1 or not lines[0].startswith("error: "):
         return "not one line"
-    parts = text.split(":", 1) if ":" in text else []  # Of --sweep the field is what is wrong, of --config its argument.
+    # Of --sweep the field is what is wrong, of --config its argument.
+    parts = text.split(":", 1) if ":" in text else []
     named = (name in lines[0] or (text.strip() and text[:50] in lines[0])
              or any(part.strip() and part in lines[0] for part in parts))
     return "refused" if named else "names nothing"
