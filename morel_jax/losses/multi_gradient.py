@@ -103,7 +103,7 @@ def mgda_normalized(gram: Gram) -> Weights:
     :func:`imtl_g` and :func:`nash`.
 
     Returns:
-        a_i / |g_i|, where a are MGDA's weights; 0 of a zero gradient.
+        ``a_i / |g_i|``, where a are MGDA's weights; 0 of a zero gradient.
 
     Reference: Desideri, C. R. Acad. Sci. Paris 350 (2012), on normalised gradients.
     """
@@ -199,7 +199,7 @@ def cagrad(gram: Gram, closeness: ArrayLike = 0.4) -> Weights:
         d = g_0 + c |g_0| / |g_u| g_u,   u in the simplex minimising g_u.g_0 + c |g_0| |g_u|
 
     For two objectives the dual is convex in one number, which a golden section finds. For more, u is of the shortest
-    vector between the gradients g_i + t g_0, and a bisection finds the t at which |g_u| = t c |g_0|.
+    vector between the gradients g_i + t g_0, and a bisection finds the t at which ``|g_u| = t c |g_0|``.
 
     Args:
         closeness: c in [0, 1); 0 is the mean gradient; may be traced. 0.4 is the authors' for two tasks.
