@@ -1,10 +1,12 @@
 """What a run carries from step to step, and the numbers that it may sweep."""
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jaxtyping import Array, Key, PyTree
 
 from morel_jax import losses
 
@@ -19,30 +21,30 @@ class HParams:
             schedules of the optimiser and of the method give, such as ``learning_rate``. All are of one epoch.
     """
 
-    def __init__(self, attack, **numbers):
+    def __init__(self, attack: Any, **numbers: Any) -> None:
         self.attack, self.numbers = attack, numbers
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         try:
             return self.__dict__["numbers"][name]
         except KeyError:
             raise AttributeError(f"HParams has no number {name!r}; it has {', '.join(self.__dict__['numbers'])}."
                                  if "numbers" in self.__dict__ else name) from None
 
-    def replace(self, **changes):
+    def replace(self, **changes: Any) -> "HParams":
         """A copy with other numbers, or another attack, under the same names."""
         unknown = changes.keys() - self.numbers.keys() - {"attack"}
         if unknown:
             raise TypeError(f"HParams has no number {', '.join(sorted(unknown))}.")
         return HParams(**{"attack": self.attack, **self.numbers, **changes})
 
-    def tree_flatten(self):
+    def tree_flatten(self) -> tuple[tuple, tuple[str, ...]]:
         """The attack and the numbers, and the numbers' names."""
         names = tuple(sorted(self.numbers))
         return (self.attack, *(self.numbers[name] for name in names)), names
 
     @classmethod
-    def tree_unflatten(cls, names, leaves):
+    def tree_unflatten(cls, names: tuple[str, ...], leaves: Sequence[Any]) -> "HParams":
         """The inverse of :meth:`tree_flatten`."""
         attack, *numbers = leaves
         return cls(attack, **dict(zip(names, numbers, strict=True)))
@@ -66,14 +68,15 @@ class TrainState(struct.PyTreeNode):
     average: Any = None
     famo: Any = None
 
-    def inference_variables(self):
+    def inference_variables(self) -> PyTree:
         """Variables of the plain classifier that is judged: the averaged weights where there are any."""
         if self.average is not None:
             return self.average
         return {"params": self.params["classifier"], "batch_stats": self.batch_stats}
 
 
-def create_state(parts, key, image_shape, hparams, average):
+def create_state(parts: Any, key: Key[Array, ""], image_shape: Sequence[int], hparams: HParams,
+                 average: bool) -> TrainState:
     """A new run's state.
 
     Args:

@@ -5,13 +5,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jaxtyping import Array, Float, Key, PyTree
 
 from morel_jax import losses
 from morel_jax.attacks.keys import fold_in_each
+from morel_jax.attacks.types import Images, Keys, Labels, Logits
 from morel_jax.checks import describe
 from morel_jax.data.augment import crop_and_flip, cutmix, to_float
 from morel_jax.methods import KINDS, MixedLabels, Views
@@ -19,8 +20,12 @@ from morel_jax.models.conditioned import is_conditioned
 from morel_jax.models.folding import fold_batch_norm
 from morel_jax.models.wrapped import WrappedNetwork
 from morel_jax.optimizer import average_kept, moved, perturbed, rate_at
+from morel_jax.sharding import Layout
 from morel_jax.training.joining import combined_gradients, famo_gradients
 from morel_jax.training.packing import pack, pack_optimizer, unpack, unpack_optimizer
+from morel_jax.training.state import HParams, TrainState
+
+OneKey = Key[Array, ""]
 
 # Purposes of randomness, folded into the step's key.
 _AUGMENT, _ATTACK, _CUTMIX, _NETWORK, _PREFERENCE = range(5)
@@ -53,8 +58,8 @@ class Parts:
         cuda_graph: whether a GPU launches the whole program as one graph.
         awp: whether gradients are taken at adversarially perturbed weights, see :func:`~morel_jax.optimizer.perturbed`.
     """
-    model: nn.Module
-    embedding: nn.Module | None
+    model: Any
+    embedding: Any
     objective: Callable
     optimizer: Callable
     passes: tuple[str, ...]
@@ -71,13 +76,13 @@ class Parts:
     cuda_graph: bool = False
 
 
-def keep_last(function):
+def keep_last(function: Callable) -> Any:
     """Keeps a function's last result for its next call, where all arguments have a hash: a caller's own model may hold
     what has none, such as an array."""
     kept = functools.lru_cache(maxsize=1)(function)
 
     @functools.wraps(function)
-    def call(*arguments):
+    def call(*arguments: Any) -> Any:
         try:
             hash(arguments)
         except TypeError:
@@ -102,14 +107,15 @@ class Batch:
     index: Any
 
 
-def _attack(state, hparams, x, labels, keys, key, parts):
+def _attack(state: TrainState, hparams: HParams, x: Images, labels: Labels, keys: Keys, key: OneKey,
+            parts: Parts) -> Images:
     """Adversarial images. Only gradients with respect to the images are computed."""
     variables = {"params": state.params["classifier"], "batch_stats": state.batch_stats}
     is_running = parts.attack_batch_norm == "running"
     if is_running and not is_conditioned(parts.model):  # Its kernels would differ from example to example.
         variables = fold_batch_norm(parts.model, variables)
 
-    def logits_fn(images):
+    def logits_fn(images: Images) -> Logits:
         if is_running:
             return parts.model.apply(variables, images).logits
         if isinstance(parts.model, WrappedNetwork):
@@ -122,17 +128,18 @@ def _attack(state, hparams, x, labels, keys, key, parts):
     return x_adv
 
 
-def _everywhere(tree, layout):
+def _everywhere(tree: Any, layout: Layout | None) -> Any:
     """Arrays whole on every device."""
     return tree if layout is None else jax.lax.with_sharding_constraint(tree, layout.replicated)
 
 
-def laid_out(state, layout):
+def laid_out(state: Any, layout: Layout | None) -> Any:
     """A state, or a tree like one, cut as the layout says."""
     return state if layout is None else jax.lax.with_sharding_constraint(state, layout.state(state))
 
 
-def _wrapped_passes(params, batch_stats, images, key, parts):
+def _wrapped_passes(params: PyTree, batch_stats: PyTree, images: dict[str, Images], key: OneKey,
+                    parts: Parts) -> tuple[Any, PyTree]:
     """A WrappedNetwork's (outputs of each kind of images, statistics after the passes that move them).
 
     A kind may come again in ``parts.statistics_from``. It is then passed through the network again, with the same key:
@@ -147,11 +154,12 @@ def _wrapped_passes(params, batch_stats, images, key, parts):
     return jax.tree.map(lambda *rows: jnp.stack(rows), *(outputs[kind] for kind in images)), batch_stats
 
 
-def _passes(params, batch_stats, images, parts, layout):
+def _passes(params: PyTree, batch_stats: PyTree, images: dict[str, Images], parts: Parts,
+            layout: Layout | None) -> tuple[Any, dict[str, PyTree]]:
     """(outputs of each kind of images, {kind: the batch's own statistics})."""
     kinds, blocks = list(images), 1 if layout is None else layout.devices
 
-    def apply(x, **options):
+    def apply(x: Images, **options: Any) -> tuple[Any, PyTree]:
         if hasattr(parts.model, "batch_norm_pivot") and blocks > 1:
             options["batch_norm_pivot"] = "running"  # Which every device has.
         outputs, moved = parts.model.clone(**options).apply(
@@ -173,7 +181,8 @@ def _passes(params, batch_stats, images, parts, layout):
     return outputs, {kind: jax.tree.map(lambda leaf, view=view: leaf[view], moved) for view, kind in enumerate(kinds)}
 
 
-def _forward(params, batch_stats, images, labels, key, parts, layout):
+def _forward(params: PyTree, batch_stats: PyTree, images: dict[str, Images], labels: Labels, key: OneKey, parts: Parts,
+             layout: Layout | None) -> tuple[dict[str, tuple], PyTree]:
     """Of each kind of images in a dict: ({kind: (logits, projected, attended)}, statistics).
 
     The second is {kind: the batch's own statistics}; of a WrappedNetwork what ``batch_stats`` becomes.
@@ -200,7 +209,7 @@ def _forward(params, batch_stats, images, labels, key, parts, layout):
     return {kind: (outputs.logits[view], projected[view], attended[view]) for view, kind in enumerate(kinds)}, moved
 
 
-def _norm(packed, layout):
+def _norm(packed: dict[str, Any], layout: Layout | None) -> Float[Array, ""]:
     """Euclidean norm of all that :func:`~morel_jax.training.packing.pack` gave."""
     # By columns first, where a device has whole arrays: fewer launches than two for each array.
     is_cut = layout is not None and layout.cuts_parameters
@@ -209,11 +218,12 @@ def _norm(packed, layout):
     return jnp.sqrt(jnp.sum(jax.lax.optimization_barrier(jnp.concatenate(squares))))  # Else XLA sums each by itself.
 
 
-def _accuracy(logits, labels):
+def _accuracy(logits: Logits, labels: Labels) -> Float[Array, ""]:
     return jnp.mean(jnp.argmax(logits, axis=-1) == labels)
 
 
-def _objective_of(state, hparams, step_key, parts, layout, batch):
+def _objective_of(state: TrainState, hparams: HParams, step_key: OneKey, parts: Parts, layout: Layout | None,
+                  batch: Batch) -> Callable:
     """The function params -> (value, (metrics, statistics)) of examples that go through the network together.
 
     They are augmented and attacked once, with the state's parameters. Statistics as in :func:`_forward`.
@@ -238,7 +248,7 @@ def _objective_of(state, hparams, step_key, parts, layout, batch):
         attack_keys = fold_in_each(jax.random.fold_in(step_key, _ATTACK), batch.index)
         images["adversarial"] = _attack(state, hparams, x, batch.labels, attack_keys, network_key, parts)
 
-    def objective(params):
+    def objective(params: PyTree) -> tuple[Array, tuple[dict[str, Array], PyTree]]:
         used = {kind: images[kind] for kind in parts.passes}
         outputs, batch_stats = _forward(params, state.batch_stats, used, labels, network_key, parts, layout)
         logits, projected, attended = outputs.get("natural", (None,) * 3)
@@ -252,7 +262,8 @@ def _objective_of(state, hparams, step_key, parts, layout, batch):
     return objective
 
 
-def _gradients(state, hparams, step_key, parts, layout, batch):
+def _gradients(state: TrainState, hparams: HParams, step_key: OneKey, parts: Parts, layout: Layout | None,
+               batch: Batch) -> tuple[PyTree, dict[str, Array], PyTree]:
     """(gradients, metrics, statistics) of examples that go through the network together; see :func:`_objective_of`."""
     objective, params = _objective_of(state, hparams, step_key, parts, layout, batch), state.params
     if parts.combine is not None:
@@ -264,7 +275,7 @@ def _gradients(state, hparams, step_key, parts, layout, batch):
     return grads, *aux
 
 
-def _mean_over_parts(function, batch, count):
+def _mean_over_parts(function: Callable[[Batch], Any], batch: Batch, count: int) -> Any:
     """Mean of ``function`` over ``count`` equal parts of a batch, one after another.
 
     Example i is of part i % count: each device then holds its share of every part, and no part depends on how many
@@ -278,7 +289,8 @@ def _mean_over_parts(function, batch, count):
     return jax.tree.map(lambda a: a / count, total)
 
 
-def train_step(state, hparams, batch, key, *, parts, layout=None):
+def train_step(state: TrainState, hparams: HParams, batch: Batch, key: OneKey, *, parts: Parts,
+               layout: Layout | None = None) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """One update: augment, attack, and descend.
 
     With ``parts.accumulate`` > 1 the batch is worked on in so many equal parts, one after another, and the update takes
