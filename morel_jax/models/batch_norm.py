@@ -104,6 +104,13 @@ class BatchNorm(nn.Module):
         return (normalised * scale + bias).astype(self.dtype)
 
 
+def batch_norm_of(network: Any, train: bool) -> partial:
+    """:class:`BatchNorm` with the attributes that all networks here have for it, ``batch_norm_*`` and ``dtype``."""
+    return partial(BatchNorm, not train, network.batch_norm_momentum, dtype=network.dtype,
+                   axis_name=network.batch_norm_axis_name, views=network.batch_norm_views,
+                   pivot=network.batch_norm_pivot, condition=network.batch_norm_condition)
+
+
 def at_condition(base: Float[Array, " channels"], slope: Float[Array, " channels"], condition: Any,
                  ndim: int = 1) -> Float[Array, "... channels"]:
     """A layer's scale or bias at a condition: [channels], or [n, 1, ..., channels] of ``ndim`` axes."""

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from morel_jax.models.activation import relu
-from morel_jax.models.batch_norm import BatchNorm, Condition, not_printed
+from morel_jax.models.batch_norm import Condition, batch_norm_of, not_printed
 from morel_jax.models.convolution import Conv
 from morel_jax.models.fusion import fusion_barrier
 from morel_jax.models.linear import Linear
@@ -42,9 +42,7 @@ class ConvNet(nn.Module):
     def __call__(self, images: Images, train: bool = False) -> Outputs:
         """Features and logits of images in [0, 1]."""
         conv = partial(Conv, kernel_size=(4, 4), strides=(2, 2), padding=((1, 1), (1, 1)), dtype=self.dtype)
-        norm = partial(BatchNorm, not train, self.batch_norm_momentum, dtype=self.dtype,
-                       axis_name=self.batch_norm_axis_name, views=self.batch_norm_views,
-                       pivot=self.batch_norm_pivot, condition=self.batch_norm_condition)
+        norm = batch_norm_of(self, train)
         x = standardise(images, self.mean, self.std, self.dtype)
         x = relu(norm(name="bn1")(conv(self.width, name="conv1")(x)))
         x = fusion_barrier(relu(norm(name="bn2")(conv(2 * self.width, name="conv2")(x))))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from morel_jax.models.activation import relu
-from morel_jax.models.batch_norm import BatchNorm, Condition, not_printed
+from morel_jax.models.batch_norm import Condition, batch_norm_of, not_printed
 from morel_jax.models.convolution import Conv
 from morel_jax.models.linear import Linear
 from morel_jax.models.outputs import Images, Outputs, global_average_pool, standardise
@@ -101,9 +101,7 @@ class ResNet(nn.Module):
     def __call__(self, images: Images, train: bool = False) -> Outputs:
         """Features and logits of images in [0, 1]."""
         conv = partial(Conv, dtype=self.dtype)
-        norm = partial(BatchNorm, not train, self.batch_norm_momentum, dtype=self.dtype,
-                       axis_name=self.batch_norm_axis_name, views=self.batch_norm_views,
-                       pivot=self.batch_norm_pivot, condition=self.batch_norm_condition)
+        norm = batch_norm_of(self, train)
         block = nn.remat(self.block) if self.remat and train else self.block
         x = standardise(images, self.mean, self.std, self.dtype)
         stem = (2 + self.stem_stride,) * 2

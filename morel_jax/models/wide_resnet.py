@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from morel_jax.models.activation import relu
-from morel_jax.models.batch_norm import BatchNorm, Condition, not_printed
+from morel_jax.models.batch_norm import Condition, batch_norm_of, not_printed
 from morel_jax.models.convolution import Conv
 from morel_jax.models.linear import Linear
 from morel_jax.models.outputs import Images, Outputs, global_average_pool, standardise
@@ -89,9 +89,7 @@ class WideResNet(nn.Module):
         """Features and logits of images in [0, 1]."""
         check_size(self.depth, self.width)
         conv = partial(Conv, dtype=self.dtype, kernel_init=normal_fan_out)
-        norm = partial(BatchNorm, not train, self.batch_norm_momentum, dtype=self.dtype,
-                       axis_name=self.batch_norm_axis_name, views=self.batch_norm_views,
-                       pivot=self.batch_norm_pivot, condition=self.batch_norm_condition)
+        norm = batch_norm_of(self, train)
         block = nn.remat(self.block) if self.remat and train else self.block
         x = standardise(images, self.mean, self.std, self.dtype)
         x = conv(16, (3, 3), padding=((1, 1), (1, 1)), name="conv1")(x)

@@ -124,11 +124,7 @@ def _check_wrapped(model: WrappedNetwork, image_shape: Sequence[int], num_classe
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise ValueError("model must keep floating numbers alone, which are averaged and saved; "
                              f"{jax.tree_util.keystr(path)} is {leaf.dtype}.")
-    try:
-        outputs = jax.eval_shape(model.apply, variables, images)
-    except flax.errors.InvalidRngError:
-        raise ValueError("model must not draw random numbers, as a dropout layer does, when it is told not to train; "
-                         f"{model!r} draws some.") from None
+    outputs = jax.eval_shape(model.apply, variables, images)
     in_training, moved = jax.eval_shape(model.training_pass, variables, images, key)
     for each in (outputs, in_training):
         _check_outputs(each, num_classes)
@@ -136,8 +132,10 @@ def _check_wrapped(model: WrappedNetwork, image_shape: Sequence[int], num_classe
                       for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
                      for tree in (variables["batch_stats"], moved))
     if before != after:
-        raise ValueError("model must keep the shapes of what it carries from step to step; a pass in training made "
-                         f"{after} of {before}.")
+        place = next(place for place in before | after if before.get(place) != after.get(place))
+        raise ValueError("model must keep the shapes of what it carries from step to step; of "
+                         f"{before.get(place, 'nothing')} at {place} a pass in training made "
+                         f"{after.get(place, 'nothing')}.")
 
 
 def check_model(model: nn.Module | WrappedNetwork, image_shape: Sequence[int], num_classes: int) -> None:

@@ -154,7 +154,17 @@ class Draws(nn.Module):
         return nn.Dense(3, name="head")(x + jax.random.normal(self.make_rng("noise"), x.shape))
 
 
+class NoisyNNX(NNX):
+    def __init__(self, rngs):
+        super().__init__(rngs)
+        self.rngs = rngs
+
+    def __call__(self, x):
+        return super().__call__(x + self.rngs.noise.normal(x.shape))
+
+
 @pytest.mark.parametrize(("model", "features", "message"), [
+    (lambda rngs: NoisyNNX(rngs), "blocks.1", r"model must not draw random numbers, .*, when it is told not to train"),
     (Linen(), "tail", r"features must name a layer that the network calls once; got 'tail', which it calls 0 times. "
                       r"Its layers: norm, Dropout_0, head\."),
     (Twice(), "head", r"got 'head', which it calls 2 times"),

@@ -362,3 +362,20 @@ def test_both_kinds_in_one_pass_are_as_in_two(method):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12),
                      (inside(new.params["classifier"]), inside(new.batch_stats)),
                      (other.params["classifier"], other.batch_stats))
+
+
+@pytest.mark.slow
+def test_dropout_of_the_embedding_space_is_another_one_in_each_step():
+    parts, hparams, state, batch = setup(still(embedding__dropout=0.5))
+    step = compiled(parts)
+    _, first = step(state, hparams, batch, KEY)
+    _, again = step(state, hparams, batch, KEY)
+    _, later = step(state.replace(step=state.step + 1), hparams, batch, KEY)
+    assert first["contrastive_loss"] == again["contrastive_loss"]
+    # Neither images nor attack know the step here but by their start: without dropout the loss changes far less.
+    apart = abs(float(later["contrastive_loss"] - first["contrastive_loss"]))
+    plain_parts, _, _, _ = setup(still())
+    plain = compiled(plain_parts)
+    without = [float(plain(one, hparams, batch, KEY)[1]["contrastive_loss"])
+               for one in (state, state.replace(step=state.step + 1))]
+    assert apart > 10 * abs(without[1] - without[0])

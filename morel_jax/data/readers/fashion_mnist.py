@@ -17,7 +17,8 @@ from morel_jax.files import reading
 CLASS_NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
                "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
-# Radii of threat models by norm: 0.1 in Linf is the field's own; in L2 there is none, and 1.5 is about as strong.
+# Radii of threat models by norm: 0.1 in Linf is the field's own. In L2 there is none: 1.5 is about as strong to the
+# quickstart's network.
 RADII = {"linf": 0.1, "l2": 1.5}
 
 _ADDRESS = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+from flax.errors import InvalidRngError
 from jaxtyping import Array, Float, PyTree
 
 from morel_jax.models.outputs import Images, Outputs
-from morel_jax.models.wrapped.network import Variables, WrappedNetwork, call_mode, mode, outputs_of
+from morel_jax.models.wrapped.network import DRAWS, Variables, WrappedNetwork, call_mode, mode, outputs_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +50,11 @@ class LinenNetwork(WrappedNetwork):
                     seen.append((*args, *kwargs.values())[0])
             return call(*args, **kwargs)
 
-        with nn.intercept_methods(note):
-            options |= call_mode(self.module, train)
-            result, moved = self._told(train).apply(
-                {"params": variables["params"], **variables["batch_stats"]}, images, **options)
+        options |= call_mode(self.module, train)
+        try:
+            with nn.intercept_methods(note):
+                result, moved = self._told(train).apply(
+                    {"params": variables["params"], **variables["batch_stats"]}, images, **options)
+        except InvalidRngError:
+            raise ValueError(f"{DRAWS}; {type(self.module).__name__} draws some.") from None
         return outputs_of(result, seen, self.features, layers), moved

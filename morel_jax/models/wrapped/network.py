@@ -12,6 +12,8 @@ from morel_jax.models.outputs import Images, Outputs
 
 Variables = Mapping[str, PyTree]
 
+DRAWS = "model must not draw random numbers, as a dropout layer does, when it is told not to train"
+
 # Arguments and attributes by which modules are told whether they train; of the second kind the opposite is said.
 _TRAINING = ("train", "training", "is_training")
 _NOT_TRAINING = ("deterministic", "use_running_average", "inference")

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PyTree
 
 from morel_jax.models.outputs import Images, Outputs
-from morel_jax.models.wrapped.network import Variables, WrappedNetwork, call_mode, described, outputs_of
+from morel_jax.models.wrapped.network import DRAWS, Variables, WrappedNetwork, call_mode, described, outputs_of
 
 
 class _Values:
@@ -113,17 +114,19 @@ class NNXNetwork(WrappedNetwork):
 
     def _call(self, variables: Variables, images: Images, train: bool, key: Array) -> tuple[Outputs, nnx.Module]:
         rngs, params, rest = self.shapes
+        leaves, structure = jax.tree.flatten(rngs)
         # Each stream its own key, each counted from 0 again: a step draws what its key says.
-        keys = jax.tree.map(lambda leaf: jax.random.fold_in(key, 0) if jax.dtypes.issubdtype(
-            leaf.dtype, jax.dtypes.prng_key) else jax.numpy.zeros(leaf.shape, leaf.dtype), rngs)
-        leaves, structure = jax.tree.flatten(keys)
-        leaves = [jax.random.fold_in(leaf, place) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
-                  for place, leaf in enumerate(leaves)]
-        module = nnx.merge(self.structure, jax.tree.unflatten(structure, leaves), _like(params, variables["params"]),
+        drawn = [jax.random.fold_in(key, place) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+                 else jnp.zeros(leaf.shape, leaf.dtype) for place, leaf in enumerate(leaves)]
+        module = nnx.merge(self.structure, jax.tree.unflatten(structure, drawn), _like(params, variables["params"]),
                            _like(rest, variables["batch_stats"]))
         (module.train if train else module.eval)()
         with _recorded(module, self.features) as seen:
             result = module(images, **call_mode(module, train))
+        after = jax.tree.leaves(_split(module)[1])
+        if not train and any(new is not old for new, old in zip(after, drawn, strict=True)):
+            # With a key that is always the same, a network that answers at random would be judged as another one.
+            raise ValueError(f"{DRAWS}; {self.description} draws some.")
         return outputs_of(result, seen, self.features, list(self.layers)), module
 
 
