@@ -9,7 +9,7 @@ import torch
 from benchmarks.torch_convnet import convnet_small
 from morel_jax.interop.torch import export_state_dict, load_checkpoint, save_checkpoint
 from tests.models import quick_jit
-from tests.parity.test_models import NETWORKS, channels_first, images, torch_network
+from tests.parity.torch_networks import NETWORKS, channels_first, images, torch_network
 
 pytestmark = pytest.mark.parity
 # As the training scripts save them: TRADES and MART a bare state dict, of DataParallel or not; AWP and RST under a key;

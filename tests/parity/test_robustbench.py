@@ -13,7 +13,7 @@ from morel_jax.interop.torch import export_state_dict, import_model
 from tests.commands import call
 from tests.data import made
 from tests.models import quick_jit
-from tests.parity.test_models import channels_first, images, spread_batch_norms
+from tests.parity.torch_networks import channels_first, images, spread_batch_norms
 
 pytestmark = pytest.mark.parity
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)  # Of CIFAR-10, the default of the classes.
