@@ -114,11 +114,12 @@ def theirs(config, first, folder, **options):
     return losses, network
 
 
-@pytest.mark.parametrize(("method", "rows", "feat_type", "threat"), [
-    ("morel_mart", "both", "both", "linf"), ("morel_mart", "natural", "nat", "linf"),
-    ("morel_mart", "adversarial", "adver", "linf"), ("morel_trades", "both", "both", "linf"),
-    ("morel_trades", "both", "both", "l2"), ("morel_loat", "both", "both", "linf")])
-def test_three_steps(method, rows, feat_type, threat, tmp_path):
+@pytest.mark.parametrize(("method", "rows", "threat", "options"), [
+    ("morel_mart", "both", "linf", {}), ("morel_mart", "natural", "linf", {"feat_type": "nat"}),
+    ("morel_mart", "adversarial", "linf", {"feat_type": "adver"}), ("morel_trades", "both", "linf", {}),
+    ("morel_trades", "both", "l2", {}), ("morel_loat", "both", "linf", {}),
+    ("morel_loat", "both", "linf", {"loat_lore_type": "LORE", "loat_gamma": 0.5})])
+def test_three_steps(method, rows, threat, options, tmp_path):
     """Losses, parameters and running statistics are the package's, whose passes the reference variant counts."""
     config = recipe(f"resnet18,{method},reference,{threat}")
     config.data.crop_padding, config.data.flip, config.attack.num_steps = 0, False, 3
@@ -126,9 +127,10 @@ def test_three_steps(method, rows, feat_type, threat, tmp_path):
         config.attack.step_size = 2 * config.attack.epsilon / config.attack.num_steps
     config.embedding.embed_dim, config.optimizer.learning_rate = 16, 0.1
     config.morel.contrastive_rows, config.morel.contrastive_weight = rows, 0.1
-    config.loss.loat_gamma, config.loss.loat_theta = 0.0, 1.0  # The package's LORE_v1 has no pairing.
+    # The package's own form, LORE_v1, has no pairing.
+    config.loss.loat_gamma, config.loss.loat_theta = options.get("loat_gamma", 0.0), 1.0
     losses, state, first = ours(config)
-    package_losses_of_steps, network = theirs(config, first, tmp_path, feat_type=feat_type)
+    package_losses_of_steps, network = theirs(config, first, tmp_path, **options)
     np.testing.assert_allclose(losses, package_losses_of_steps, rtol=1e-5)
     got = {name: value.detach().numpy() for name, value in network.named_parameters()}
     got |= {name: value.numpy() for name, value in network.named_buffers()}
