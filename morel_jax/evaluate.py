@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from morel_jax.evaluation.dry_run import EvaluationDryRun
     from morel_jax.evaluation.report_card import ReportCard
 
+
 def _is_number(text: str) -> bool:
     try:
         float(text)
