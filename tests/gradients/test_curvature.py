@@ -85,6 +85,7 @@ def test_input_curvature_of_a_linear_classifier_by_hand():
     assert found.vectors.shape == (3, 3, 2, 2, 2)
 
 
+@pytest.mark.slow
 def test_input_curvature_of_a_network_example_by_example():
     function = logits_fn("convnet")
     x, y = images_and_labels(2)

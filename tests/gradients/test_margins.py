@@ -83,6 +83,7 @@ def test_of_a_parabola_the_steepest_point_is_a_corner(label):
     np.testing.assert_allclose(bounds[:, 1 - label], np.full(len(x), COEFFICIENTS.sum()), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_of_a_network_bounds_grow_with_the_search_and_margins_shrink():
     function = logits_fn("convnet")
     x, _ = images_and_labels()

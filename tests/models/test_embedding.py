@@ -128,12 +128,14 @@ def test_dropout_leaves_out_its_share_of_the_weights():
     """Of equal values v the attention's result is v times the weights kept, which are scaled up."""
     features, labels = jnp.ones((400, 3)), jnp.zeros(400, jnp.int32)
     space = EmbeddingSpace(embed_dim=4, num_heads=2, dropout=0.25)
-    variables = space.init(jax.random.key(0), features, labels)
-    projected, whole = space.apply(variables, features, labels)
-    _, some = space.apply(variables, features, labels, key=jax.random.key(1))
+    variables = quick_jit(space.init)(jax.random.key(0), features, labels)
+    apply = quick_jit(lambda *arguments, key=None: space.apply(*arguments, key=key))
+    projected, whole = apply(variables, features, labels)
+    _, some = apply(variables, features, labels, key=jax.random.key(1))
     kept = (some - projected)[:, 0] / (whole - projected)[:, 0]
     np.testing.assert_allclose(kept.mean(), 1, atol=0.01)
     # 400 weights of 1/400, each 0 or 4/3: two heads mix into a row.
     assert 0.005 < kept.std() < 0.1
-    np.testing.assert_array_equal(some, space.apply(variables, features, labels, key=jax.random.key(1))[1])
-    np.testing.assert_array_equal(whole, EmbeddingSpace(4, 2).apply(variables, features, labels)[1])
+    np.testing.assert_array_equal(some, apply(variables, features, labels, key=jax.random.key(1))[1])
+    plain = quick_jit(EmbeddingSpace(4, 2).apply)(variables, features, labels)
+    np.testing.assert_array_equal(whole, plain[1])

@@ -51,6 +51,7 @@ def run(tmp_path_factory):
     return folder, config, training.fit(config, folder, progress=False, **PARTS)
 
 
+@pytest.mark.slow
 def test_its_slopes_are_trained_and_it_is_judged_at_any_preference(run):
     folder, _, (state, history) = run
     slopes = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state.params["classifier"])
@@ -90,6 +91,7 @@ def test_a_member_of_a_population_is_the_run_alone(run, tmp_path):
     assert np.any(member.state.params["embedding"]["out"]["kernel"] != other.state.params["embedding"]["out"]["kernel"])
 
 
+@pytest.mark.slow
 def test_a_preference_that_cannot_be(run, tmp_path):
     folder, config, _ = run
     with pytest.raises(ValueError, match=r"preference must be in \[0, 1\]; got 1.5"):

@@ -47,7 +47,7 @@ def setup(method, accumulate=1, model=None, count=8):
     return jax.jit(partial(train_step, parts=parts)), new(jax.random.key(0)), hparams, batch
 
 
-@pytest.mark.parametrize("method", mostly_slow(METHODS, "trades"))
+@pytest.mark.parametrize("method", mostly_slow(METHODS, "pgd_at"))
 def test_parts_give_the_whole_where_examples_do_not_meet(method):
     step, *arguments = setup(method, model=Smooth())
     whole = step(*arguments, KEY)
