@@ -126,6 +126,8 @@ print(json.dumps([str(folder), digest, hits.count("cache_hits"), hits.count("cac
 
 def _start(cache, workdir):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    # A program compiled within the least time is not kept, which a busy machine would decide.
+    environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     return subprocess.Popen([sys.executable, "-c", STEP, str(workdir)], cwd=Path(__file__).parents[1], text=True,
                             env=environment | {"XDG_CACHE_HOME": str(cache)}, stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE)

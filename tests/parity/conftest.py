@@ -1,5 +1,6 @@
 import sys
 import warnings
+from unittest import mock
 
 import pytest
 
@@ -28,12 +29,30 @@ def quickstart_network(quickstart):
     return as_logits_fn(model, variables), variables, dataset
 
 
+def _import_torchvision():
+    """RobustBench imports it by timm; the networks need none of its operators.
+
+    They load only beside the build of PyTorch, CPU or CUDA, that torchvision was built with; without them its own
+    import fails where it says what shapes they give.
+    """
+    import torch
+
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError as error:
+        if "operator torchvision::" not in str(error):
+            raise
+        with mock.patch.object(torch.library, "register_fake", lambda name: lambda shapes: shapes):
+            import torchvision  # noqa: F401
+
+
 @pytest.fixture(scope="session")
 def robustbench():
     """RobustBench's package. It imports AutoAttack by its name on GitHub; the package index has it by another."""
     import pyautoattack.state
 
     sys.modules |= {"autoattack": pyautoattack, "autoattack.state": pyautoattack.state}
+    _import_torchvision()
     with warnings.catch_warnings():  # Of pkg_resources, which it imports.
         warnings.simplefilter("ignore")
         import robustbench

@@ -15,7 +15,7 @@ FIRST_EPOCH = 7
 
 
 def main(workdir):
-    """Trains; an error is one line."""
+    """Trains; an error is one line on standard output: TensorStore's threads write to the other one meanwhile."""
     save = Checkpoints.save
 
     def save_on_a_full_disk(self, which, position, *arguments):
@@ -29,7 +29,8 @@ def main(workdir):
         try:
             training.fit(tiny_config(), workdir, progress=False)
         except OSError as error:
-            sys.exit(f"error: {error}")
+            print(f"error: {error}", flush=True)
+            sys.exit(1)
 
 
 if __name__ == "__main__":
