@@ -42,7 +42,7 @@ def _import_torchvision():
     except RuntimeError as error:
         if "operator torchvision::" not in str(error):
             raise
-        with mock.patch.object(torch.library, "register_fake", lambda name: lambda shapes: shapes):
+        with mock.patch.object(torch.library, "register_fake", return_value=lambda shapes: shapes):
             import torchvision  # noqa: F401
 
 
