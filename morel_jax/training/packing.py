@@ -4,7 +4,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
+import optax
+from jaxtyping import Array, Float, PyTree
+
+from morel_jax.training.state import TrainState
 
 
 def pack(tree: PyTree) -> dict[str, Any]:
@@ -63,3 +66,29 @@ def unpack_optimizer(packed: PyTree, opt_state: PyTree, params: PyTree) -> PyTre
     is_like = _is_like(params)
     return jax.tree.map(lambda part, own: unpack(own, params) if is_like(part) else own, opt_state, packed,
                         is_leaf=is_like)
+
+
+def descend(optimizer: optax.GradientTransformation, rate: Float[Array, ""], state: TrainState, grads: PyTree,
+            packed: dict[str, Any] | None) -> tuple[PyTree, PyTree]:
+    """One step of the optimiser.
+
+    Args:
+        optimizer: Optax transformation without learning rate.
+        rate: the learning rate.
+        state: of the run.
+        grads: like ``state.params``.
+        packed: :func:`pack` of the gradients, for an optimiser that works on each number by itself; None for one that
+            looks at whole arrays, at their norms or their names.
+
+    Returns:
+        (params, opt_state): the new ones.
+    """
+    def moved(params: PyTree, updates: PyTree) -> PyTree:
+        return jax.tree.map(lambda p, u: p - rate * u, params, updates)
+
+    if packed is None:
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        return moved(state.params, updates), opt_state
+    small = pack(state.params)
+    updates, opt_state = optimizer.update(packed, pack_optimizer(state.opt_state, state.params), small)
+    return unpack(moved(small, updates), state.params), unpack_optimizer(opt_state, state.opt_state, state.params)

@@ -56,6 +56,7 @@ def build_parts(config: ConfigDict, num_classes: int, custom: CustomParts = NO_C
         embedding=embedding,
         objective=method.objective(config, custom.loss),
         optimizer=optimizer.sgd(config) if custom.optimizer is None else _Always(custom.optimizer),
+        elementwise=custom.optimizer is None,
         cuda_graph=config.cuda_graph,
         products=PRECISIONS[config.model.precision].products,
         passes=method.passes,

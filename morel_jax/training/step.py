@@ -22,7 +22,7 @@ from morel_jax.models.wrapped import WrappedNetwork
 from morel_jax.optimizer import average_kept, moved, perturbed, rate_at
 from morel_jax.sharding import Layout
 from morel_jax.training.joining import combined_gradients, famo_gradients
-from morel_jax.training.packing import pack, pack_optimizer, unpack, unpack_optimizer
+from morel_jax.training.packing import descend, pack, unpack
 from morel_jax.training.state import HParams, TrainState
 
 OneKey = Key[Array, ""]
@@ -46,6 +46,7 @@ class Parts:
         embedding: EmbeddingSpace, or None for a method without one.
         objective: (views, labels, hparams) -> (scalar, metrics).
         optimizer: hparams -> optax transformation, without learning rate.
+        elementwise: whether that works on each number by itself, so that it may be given many small arrays as one.
         passes: which of ``natural`` and ``adversarial`` images go through the network in the update.
         statistics_from: whose statistics move the running ones, in this order; each in ``passes``.
         attack_batch_norm: ``running`` or ``batch`` statistics in the attack.
@@ -74,6 +75,7 @@ class Parts:
     famo_objectives: int = 0
     products: str = "tensorfloat32"
     cuda_graph: bool = False
+    elementwise: bool = True
 
 
 def keep_last(function: Callable) -> Any:
@@ -321,13 +323,10 @@ def train_step(state: TrainState, hparams: HParams, batch: Batch, key: OneKey, *
             grads, metrics, batch_stats = _mean_over_parts(
                 partial(_gradients, whole, hparams, step_key, parts, layout), batch, parts.accumulate)
     grads = laid_out(grads, layout) if is_cut else grads
-    # Elementwise from here on. One launch for each of many small arrays would cost more than the work.
-    small_grads, small_params = pack(grads), pack(state.params)
+    small_grads = pack(grads)
     metrics["gradient_norm"] = _norm(small_grads, layout)
-    updates, opt_state = parts.optimizer(hparams).update(
-        small_grads, pack_optimizer(state.opt_state, state.params), small_params)
-    rate = rate_at(hparams, state.step)
-    params = unpack(jax.tree.map(lambda p, u: p - rate * u, small_params, updates), state.params)
+    params, opt_state = descend(parts.optimizer(hparams), rate_at(hparams, state.step), state, grads,
+                                small_grads if parts.elementwise else None)
     if isinstance(parts.model, WrappedNetwork):
         running = pack(batch_stats)
     else:
@@ -335,7 +334,7 @@ def train_step(state: TrainState, hparams: HParams, batch: Batch, key: OneKey, *
         for kind in parts.statistics_from:
             running = moved(running, pack(batch_stats[kind]), hparams.batch_norm_momentum)
     state = state.replace(step=state.step + 1, params=params, batch_stats=unpack(running, state.batch_stats),
-                          opt_state=unpack_optimizer(opt_state, state.opt_state, state.params))
+                          opt_state=opt_state)
     if parts.famo_objectives:
         with jax.default_matmul_precision(parts.products):  # Of the same images, with one pass more.
             after, _ = losses_of(_everywhere(params, layout) if is_cut else params)

@@ -48,6 +48,16 @@ def test_any_network(tmp_path):
 
 
 @pytest.mark.slow
+def test_weighted_frozen(tmp_path):
+    outcome = subprocess.run([sys.executable, EXAMPLES / "weighted_frozen.py", tmp_path], text=True,
+                             capture_output=True)
+    assert outcome.returncode == 0, outcome.stderr
+    correct, rare = map(float, re.findall(r"(\d+\.\d)%", outcome.stdout.splitlines()[-1]))
+    assert correct > 25  # At chance it would be 10 %.
+    assert 30 < rare < 90  # Half of the test images are of these classes, an eleventh of the training images.
+
+
+@pytest.mark.slow
 def test_objective_gradients(tmp_path):
     shares = []
     for weight in (0.01, 0.02):  # No step: the network is the same.

@@ -1,13 +1,18 @@
+import functools
+
 import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax.traverse_util import flatten_dict
 
 from morel_jax import builders, evaluation, losses, models, training
 from morel_jax.training.custom import CustomParts, check_model
 from morel_jax.training.setup import setup
+from morel_jax.training.step import Batch, train_step
 from tests.small import small_config, small_dataset
 
 
@@ -200,3 +205,39 @@ def test_a_model_that_holds_an_array_gets_a_state():
     key = jax.random.key(0)
     state = made.compile_new_state(key)(key)
     assert jax.tree.leaves(state.params)[-1].shape[-1] == 10
+
+
+class Normed(nn.Module):
+    """A network with several vectors among its parameters, one of them not 0 at first."""
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        features = nn.LayerNorm()(images[:, ::4, ::4].reshape(len(images), -1))
+        return models.Outputs(features, nn.Dense(10)(features))
+
+
+def how_far(optimizer):
+    """({name: norm of an array}, {name: norm of its change}) in a step at the rate 0.01."""
+    made = setup(small_config("trades"), CustomParts(small_dataset(), Normed(), optimizer=optimizer))
+    key, index = jax.random.key(0), np.arange(16)
+    state = made.compile_new_state(key)(key)
+    batch = Batch(made.train.images[index], made.train.labels[index], index)
+    step = jax.jit(functools.partial(train_step, parts=made.parts))
+    stepped, _ = step(state, made.hparams(made.config, 1), batch, key)
+    before, after = (flatten_dict(one.params["classifier"], sep="/") for one in (state, stepped))
+    return ({name: np.linalg.norm(array) for name, array in before.items()},
+            {name: np.linalg.norm(after[name] - array) for name, array in before.items()})
+
+
+def test_an_optimizer_that_goes_by_the_norms_of_arrays():
+    before, moved = how_far(optax.scale_by_trust_ratio())
+    for name in ("LayerNorm_0/scale", "Dense_0/kernel"):  # At a ratio of 1 to the array's norm.
+        assert moved[name] == pytest.approx(0.01 * before[name], rel=1e-4)
+
+
+def test_an_optimizer_that_goes_by_the_names_of_arrays():
+    def roles(params):
+        return jax.tree_util.tree_map_with_path(lambda path, _: "LayerNorm_0" in jax.tree_util.keystr(path), params)
+
+    _, moved = how_far(optax.multi_transform({True: optax.set_to_zero(), False: optax.identity()}, roles))
+    assert {name for name, norm in moved.items() if norm == 0} == {"LayerNorm_0/scale", "LayerNorm_0/bias"}
