@@ -29,10 +29,12 @@ def pytest_configure(config):
 # What guards numbers: it runs with the fast tests, and as users compile with `-m "slow or parity or numbers"`.
 _NUMBERS = ("losses", "attacks", "evaluation/test_judge.py", "evaluation/test_pool.py", "training/test_fit.py")
 
+_REFUSALS = ("attacks/test_checks.py", "attacks/test_inputs.py")  # Of types and of bad input: no numbers.
+
 
 def pytest_itemcollected(item):
     path = item.path.relative_to(ROOT / "tests")
-    guards = path.as_posix() in _NUMBERS or path.parts[0] in _NUMBERS
+    guards = (path.as_posix() in _NUMBERS or path.parts[0] in _NUMBERS) and path.as_posix() not in _REFUSALS
     if guards and not item.get_closest_marker("gpu"):
         item.add_marker("numbers")
 

@@ -14,7 +14,7 @@ from morel_jax import data, evaluation, training
 from morel_jax.configuration import load_file
 from morel_jax.interop import stablehlo
 
-EPOCHS = 3
+EPOCHS = 2
 
 
 class Linen(nn.Module):
@@ -53,7 +53,7 @@ for name, model, own in (("linen", Linen(), {}), ("nnx", NNX, {"optimizer": opta
     training.fit(config, folder / name, progress=False, model=model, features="head", **own)
     logits_fn, _ = evaluation.load(folder / name, "last", model=model)
     summary = evaluation.evaluate(logits_fn, dataset.test.images, dataset.test.labels, ["pgd20", "apgd-ce"],
-                                  folder / name / "judged", epsilon=config.validation.epsilon, examples=500)
+                                  folder / name / "judged", epsilon=config.validation.epsilon, examples=200)
     (folder / f"{name}.stablehlo").write_bytes(stablehlo.serialise(logits_fn, dataset.image_shape))
     exported = jax.export.deserialize(bytearray((folder / f"{name}.stablehlo").read_bytes()))
     images = dataset.test.images[:8] / 255.0
