@@ -1,5 +1,6 @@
 """What the commands share: flags read with one clear line where they are wrong."""
 import dataclasses
+import functools
 import gc
 import json
 import os
@@ -163,7 +164,7 @@ def _check_overrides(argv: Sequence[str]) -> None:
             raise flags.Error(unknown_field(name))
 
 
-def _parse(argv: list[str]) -> list[str]:
+def _parse(argv: list[str], positional: bool = False) -> list[str]:
     try:
         if "config" in flags.FLAGS:
             if "--help=config" in argv:
@@ -176,12 +177,12 @@ def _parse(argv: list[str]) -> list[str]:
             if default and not any(re.match("--?config(=|$)", argument) for argument in argv):
                 argv = [argv[0], f"--config={default}", *argv[1:]]
         rest = flags.FLAGS(argv)[1:]
-        if rest:
+        if rest and not positional:
             raise flags.Error(f"arguments that no flag takes: {' '.join(rest)}")
     # A --flagfile that is not there; a config file whose get_config() lacks the field of an override.
     except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         _refuse(error)
-    return argv[:1]
+    return [argv[0], *rest]
 
 
 def _is_callers(error: BaseException) -> bool:
@@ -235,16 +236,17 @@ def exit_status(work: Callable[[], int | None]) -> int:
         return 2
 
 
-def run(main: Callable[[list[str]], int], required: Sequence[str] = ()) -> None:
+def run(main: Callable[[list[str]], int], required: Sequence[str] = (), positional: bool = False) -> None:
     """Runs ``main(argv)`` with the flags parsed; a wrong flag or config file is one line and exit status 2.
 
     Args:
         main: function of the program's name in a list; what it returns is the exit status.
         required: names of flags that must be given.
+        positional: whether the command takes arguments beside flags; they follow the program's name in the list.
     """
     # Tracing makes so many objects that looking for garbage often takes a twentieth of a start.
     gc.set_threshold(50_000)
     flags.mark_flags_as_required(required)
     # Below this, JAX tells which accelerators it did not find.
     logging.set_verbosity(logging.WARNING)
-    app.run(main, flags_parser=_parse)
+    app.run(main, flags_parser=functools.partial(_parse, positional=positional))

@@ -85,13 +85,14 @@ def _sample(split: "Split", count: int) -> "tuple[Float32[np.ndarray, 'n h w c']
     return np.asarray(to_float(split.images[rows])), split.labels[rows]
 
 
-def _draw(folder: Path, logits_fn: "LogitsFn", dataset: "Dataset", card: "ReportCard") -> None:
-    """The figures: curves of the report card, and images that an attack breaks."""
+def _draw(folder: Path, logits_fn: "LogitsFn", dataset: "Dataset", card: "ReportCard", step: int) -> None:
+    """The figures: curves of the report card, and images that an attack breaks; these for TensorBoard too."""
     import jax
     import numpy as np
 
     from morel_jax.attacks import APGD
     from morel_jax.evaluation import figures
+    from morel_jax.training.tensorboard import write_pictures
     from morel_jax.training.validation import predicted
 
     if card.epsilons:  # Empty if not even PGD could be run.
@@ -112,6 +113,7 @@ def _draw(folder: Path, logits_fn: "LogitsFn", dataset: "Dataset", card: "Report
                                  card.epsilon if card.norm == "linf" else np.abs(x_adv - images).max(),
                                  dataset.class_names)
     figures.save(figure, folder / "adversarial.png")
+    write_pictures(folder, step, {"adversarial": figures.png(figure)})
 
 
 def _threats(config: Any) -> dict[str, float]:
@@ -161,6 +163,7 @@ def _evaluate_attacks(which: str, network: tuple[Any, ...], names: list[str], fo
     from morel_jax.evaluation.union import union_to_markdown
     from morel_jax.files import write_atomically
     from morel_jax.progress import AttackProgress
+    from morel_jax.training.saved import load_record
 
     model, variables, config, dataset = network
     logits_fn, test, section = as_logits_fn(model, variables), dataset.test, config.validation
@@ -170,24 +173,26 @@ def _evaluate_attacks(which: str, network: tuple[Any, ...], names: list[str], fo
     options: dict[str, Any] = dict(
         variant=config.variant, seed=_SEED.value, examples=_EXAMPLES.value, surrogate=surrogate,
         batch_size=_BATCH_SIZE.value, save_images=_SAVE_IMAGES.value, progress=AttackProgress(_PROGRESS.value))
-    title = f"{_WORKDIR.value}, {which}"
+    title, step = f"{_WORKDIR.value}, {which}", load_record(_WORKDIR.value, which)["step"]
     if len(threats) == 1:
         ((norm, epsilon),) = threats.items()
         summary = evaluate(logits_fn, test.images, test.labels, names, folder, epsilon=epsilon,
                            step_size=step_sizes[norm], norm=norm, **options)
-        _report(title, summary, folder, logits_fn, dataset)
+        _report(title, summary, folder, logits_fn, dataset, step)
         return
     union = evaluate_union(logits_fn, test.images, test.labels, names, folder, epsilons=threats,
                            step_sizes=step_sizes, **options)
     for norm in threats:
-        _report(f"{title}, {norm}", read_summary(folder / norm / "summary.json"), folder / norm, logits_fn, dataset)
+        _report(f"{title}, {norm}", read_summary(folder / norm / "summary.json"), folder / norm, logits_fn, dataset,
+                step)
     text = union_to_markdown(union, f"{title}, union")
     print("\n" + text)
     write_atomically(folder / "union.md", text)
 
 
-def _report(title: str, summary: dict[str, Any], folder: Path, logits_fn: "LogitsFn", dataset: "Dataset") -> None:
-    """The table, report card and figures of one evaluation, printed and in ``folder``."""
+def _report(title: str, summary: dict[str, Any], folder: Path, logits_fn: "LogitsFn", dataset: "Dataset",
+            step: int) -> None:
+    """The table, report card and figures of one evaluation, printed and in ``folder``; ``step``: the checkpoint's."""
     import jax
 
     from morel_jax.evaluation import figures, report_card
@@ -207,7 +212,7 @@ def _report(title: str, summary: dict[str, Any], folder: Path, logits_fn: "Logit
         write_atomically(folder / "report_card.json", json.dumps(card.to_dict(), indent=1))
         print(card.to_markdown())
         text += "\n" + card.to_markdown()
-        _draw(folder, logits_fn, dataset, card)
+        _draw(folder, logits_fn, dataset, card, step)
     write_atomically(folder / "summary.md", text)
     print(f"results: {folder}")
 

@@ -1,4 +1,5 @@
-"""Progress of a training or an evaluation on standard error: a bar on a terminal, elsewhere a line now and then."""
+"""Progress of a training or an evaluation: a bar on a terminal, in a notebook a line that changes, elsewhere a line of
+standard error now and then."""
 import sys
 import time
 from collections.abc import Mapping
@@ -8,17 +9,28 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 MODES = (True, "epochs", False)
+_SECONDS_IN_NOTEBOOK = 1.0
 
 
 def _clock(seconds: float) -> str:
     return tqdm.format_interval(int(seconds))
 
 
+def _notebook_line() -> Any:
+    """A line in the output of the notebook that runs this program, which can be written anew; None outside of one."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if not hasattr(shell, "kernel"):
+        return None
+    from IPython.display import display
+    return display({"text/plain": ""}, raw=True, display_id=True)
+
+
 class _Progress:
-    """A bar that moves on a terminal; elsewhere lines, without carriage returns, ``seconds_per_line`` apart.
+    """A bar that moves on a terminal; in a notebook one line, written anew each second; elsewhere lines, without
+    carriage returns, ``seconds_per_line`` apart.
 
     Args:
-        shown: whether either is written.
+        shown: whether any is written.
     """
     seconds_per_line = 60.0
 
@@ -26,6 +38,9 @@ class _Progress:
         self._shown = shown
         self._bar: Any = None
         self._terminal = sys.stderr.isatty()
+        self._notebook = _notebook_line() if shown and not self._terminal else None
+        if self._notebook:
+            self.seconds_per_line = _SECONDS_IN_NOTEBOOK
         self._last_line = time.monotonic()
 
     def _open(self, description: str, total: int, done: int, **options: Any) -> None:
@@ -41,6 +56,9 @@ class _Progress:
         if self._terminal:
             self._bar.set_postfix(beside, refresh=at_once)
             self._bar.update(done - self._bar.n)
+        elif self._notebook:
+            self._notebook.update({"text/plain": line}, raw=True)
+            self._last_line = time.monotonic()
         else:
             self._write(line)
 
@@ -48,6 +66,8 @@ class _Progress:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+        if self._notebook:
+            self._notebook.update({"text/plain": ""}, raw=True)
 
     def _write(self, text: str) -> None:
         tqdm.write(text, file=sys.stderr)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from morel_jax.configuration import flatten
+from morel_jax.evaluation.similarity import mean_similarities
 from morel_jax.reproduction import paper
 from morel_jax.reproduction.grid import FIGURE_METHOD, PROTOCOLS, SURROGATE_METHOD, Compared, Grid, Network, protocol
 from morel_jax.reproduction.paper import Cell, Claim, estimate, paired_difference, printed
@@ -177,10 +178,8 @@ def _heat_map(reproduction: Reproduction, network: Network) -> dict[str, Any] | 
     if found is None:
         return None
     similarity, labels = found
-    same_class = (labels[:, None] == labels) & ~np.eye(len(labels), dtype=bool)
-    return {"similarity": similarity.round(4).tolist(), "labels": labels.tolist(),
-            "own": float(np.diag(similarity).mean()), "same_class": float(similarity[same_class].mean()),
-            "other_class": float(similarity[labels[:, None] != labels].mean())}
+    means = mean_similarities(similarity, labels)
+    return {"similarity": similarity.round(4).tolist(), "labels": labels.tolist()} | means
 
 
 def _question(reproduction: Reproduction, lines: Mapping[str, Compared]) -> list[dict[str, Any]]:

@@ -10,14 +10,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 from tabulate import tabulate
 
 from morel_jax import builders, evaluation, training
 from morel_jax.attacks.keys import fold_in_each
-from morel_jax.attacks.types import Images
 from morel_jax.data.augment import to_float
+from morel_jax.evaluation.similarity import feature_similarity
 from morel_jax.evaluation.trained import as_logits_fn, load_variables
 from morel_jax.files import make_folder, write_atomically
 from morel_jax.progress import AttackProgress
@@ -105,14 +104,8 @@ def write_heat_map(wanted: Evaluation, count: int) -> None:
     x, labels = to_float(test.images[index]), test.labels[index]
     keys = fold_in_each(jax.random.key(config.seed), index)
     x_adv = builders.pgd(config.validation)(logits_fn, keys, x, labels)
-
-    def features(images: Images) -> Float[Array, "n d"]:
-        outputs: Any = model.apply(variables, images)
-        z = outputs.features
-        return z / jnp.linalg.norm(z, axis=-1, keepdims=True)
-
     content = io.BytesIO()
-    np.savez(content, similarity=np.asarray(features(x_adv) @ features(x).T), labels=labels)
+    np.savez(content, similarity=feature_similarity(model, variables, x, x_adv), labels=labels)
     make_folder(wanted.folder)
     write_atomically(wanted.path, content.getvalue())
 

@@ -127,8 +127,9 @@ class Trainer:
         self.workdir, self.folders = workdir, folders
         self.request, self.progress, self.profile = request, progress, profile
         self.is_sweep = folders != [workdir]
-        self.metrics = [stack.enter_context(MetricsWriter(folder)) if sharding.is_first_process() else None
-                        for folder in folders]
+        self.metrics = [
+            stack.enter_context(MetricsWriter(folder, member.config)) if sharding.is_first_process() else None
+            for folder, member in zip(folders, members, strict=True)]
         self.checkpoints = [stack.enter_context(Checkpoints(folder)) for folder in folders]
         self.diverged = [load_divergence(folder) if self.is_sweep else None for folder in folders]
         self.train, self.correct = programs(placement, setup.parts)

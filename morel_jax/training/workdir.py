@@ -3,7 +3,6 @@ import hashlib
 import json
 import os
 import subprocess
-import time
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -15,6 +14,7 @@ from morel_jax import builders
 from morel_jax.configuration import FIELDS, check, defaults, flatten, nested
 from morel_jax.data.extra import all_files
 from morel_jax.files import DamagedFileError, local_path, make_folder, read_json, write_atomically
+from morel_jax.training.tensorboard import EventFile
 
 _CONFIG_REMEDY = "Put back a copy of it: what was trained there cannot be used without."
 # The least that is known of a data set.
@@ -207,18 +207,18 @@ class MetricsWriter:
 
     Args:
         workdir: the run's folder.
+        config: for TensorBoard's HParams tab; None: without.
     """
 
-    def __init__(self, workdir: Path) -> None:
+    def __init__(self, workdir: Path, config: ConfigDict | None = None) -> None:
         self._workdir = workdir
-        self._events: Any = None
+        self._events = EventFile(workdir, None if config is None else flatten(config))
 
     def __enter__(self) -> "MetricsWriter":
         return self
 
     def __exit__(self, *_: Any) -> None:
-        if self._events is not None:
-            self._events.close()
+        self._events.close()
 
     def write(self, history: Sequence[dict[str, Any]]) -> None:
         """Brings both up to ``history``, a list of flat dicts.
@@ -226,18 +226,5 @@ class MetricsWriter:
         Its last entry is new, or the one that a resumed run starts with: a kill may have come between its checkpoint
         and its event. TensorBoard drops what an earlier try wrote from that step on.
         """
-        # Here: it imports PyTorch where that is installed, which takes longer than a first step should have to wait.
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-        from tensorboardX.summary import scalar
-
         write_metrics(self._workdir, history)
-        latest = history[-1]
-        contents: list[dict] = [{"summary": scalar(name, value)} for name, value in latest.items()]
-        if self._events is None:
-            # Not SummaryWriter: its thread dies of a full disk, and whoever waits for it then waits for ever.
-            self._events = EventsWriter(str(self._workdir / "events"))
-            contents.insert(0, {"session_log": SessionLog(status=SessionLog.START)})
-        for content in contents:
-            self._events.write_event(Event(wall_time=time.time(), step=latest["step"], **content))
-        self._events.flush()
+        self._events.write(history[-1]["step"], history[-1])
