@@ -21,7 +21,8 @@ def test_attacks_and_losses_know_no_flax_modules():
 
 
 @pytest.mark.parametrize(
-    "floor", ["attacks", "data", "evaluation", "gradients", "losses", "models", "reproduction", "training"])
+    "floor", ["attacks", "data", "evaluation", "gradients", "losses", "models", "reporting", "reproduction",
+              "training"])
 def test_tests_mirror_the_package(floor):
     assert list((ROOT / "tests" / floor).glob("test_*.py"))
 

@@ -1,5 +1,6 @@
 import io
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -125,3 +126,23 @@ def test_an_evaluation_may_be_silent(monkeypatch, terminal):
     bar.advance(10, 3)
     bar.end()
     assert stream.getvalue() == ""
+
+
+def test_a_notebook_gets_one_line_that_changes(capsys, monkeypatch, clock):
+    said = []
+    handle = SimpleNamespace(update=lambda bundle, raw: said.append(bundle["text/plain"]))
+    shell = SimpleNamespace(kernel=None)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=lambda *_, **__: handle))
+    bar = AttackProgress()
+    bar.begin("fgsm", 0, 100)
+    for seconds in (0.5, 2, 2.5, 4):
+        clock[0] = 100.0 + seconds
+        bar.advance(10, 3)
+    bar.end()
+    assert said == ["fgsm: 20 of 100 images done, 6 of 20 broken, 00:02",
+                    "fgsm: 40 of 100 images done, 12 of 40 broken, 00:04", ""]
+    assert capsys.readouterr().err == "fgsm: 12 of 40 images broken, 00:04\n"
+    del shell.kernel  # IPython on a terminal.
+    AttackProgress().begin("fgsm", 0, 100)
+    assert len(said) == 3

@@ -62,7 +62,7 @@ def _y_scale(values: Sequence[float], least: float, bounds: tuple[float, float] 
     low, high = middle - 1.08 * half, middle + 1.08 * half
     if bounds:
         low, high = max(low, bounds[0]), min(high, bounds[1])
-    return float, low, high, _steps(low, high, 5)
+    return float, low, high, _steps(low, high, 6)
 
 
 def line_chart(title: str, curves: Sequence[Curve], x_label: str = "epoch", *, least: float = 0.0,
