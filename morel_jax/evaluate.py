@@ -155,15 +155,17 @@ def _evaluate_corruptions(which: str, network: tuple[Any, ...], folder: Path, im
 
 
 def _evaluate_attacks(which: str, network: tuple[Any, ...], names: list[str], folder: Path,
-                      surrogate: "LogitsFn | None") -> None:
-    """Attacks one checkpoint, ``network`` as load_variables returns it, with the attacks ``names``, into ``folder``."""
+                      surrogate: "LogitsFn | None", step: int) -> None:
+    """Attacks one checkpoint, ``network`` as load_variables returns it, with the attacks ``names``, into ``folder``.
+
+    ``step``: the checkpoint's.
+    """
     from morel_jax.evaluation import evaluate, evaluate_union
     from morel_jax.evaluation.summary import read_summary
     from morel_jax.evaluation.trained import as_logits_fn
     from morel_jax.evaluation.union import union_to_markdown
     from morel_jax.files import write_atomically
     from morel_jax.progress import AttackProgress
-    from morel_jax.training.saved import load_record
 
     model, variables, config, dataset = network
     logits_fn, test, section = as_logits_fn(model, variables), dataset.test, config.validation
@@ -173,7 +175,7 @@ def _evaluate_attacks(which: str, network: tuple[Any, ...], names: list[str], fo
     options: dict[str, Any] = dict(
         variant=config.variant, seed=_SEED.value, examples=_EXAMPLES.value, surrogate=surrogate,
         batch_size=_BATCH_SIZE.value, save_images=_SAVE_IMAGES.value, progress=AttackProgress(_PROGRESS.value))
-    title, step = f"{_WORKDIR.value}, {which}", load_record(_WORKDIR.value, which)["step"]
+    title = f"{_WORKDIR.value}, {which}"
     if len(threats) == 1:
         ((norm, epsilon),) = threats.items()
         summary = evaluate(logits_fn, test.images, test.labels, names, folder, epsilon=epsilon,
@@ -242,6 +244,7 @@ def _main() -> None:
         raise ValueError("--config must come with --dry_run; a run has its own.")
     from morel_jax.evaluation.trained import load, load_variables  # Here: --help and a wrong flag answer at once.
     from morel_jax.files import local_path
+    from morel_jax.training.saved import load_record
 
     attacks = [name for name in _ATTACKS.value if name != _CORRUPTIONS]
     if (_CORRUPTIONS in _ATTACKS.value) != (_CORRUPTIONS_DIR.value is not None):
@@ -270,7 +273,7 @@ def _main() -> None:
         if corrupted is not None:
             _evaluate_corruptions(which, network, folder, corrupted)
         if attacks:
-            _evaluate_attacks(which, network, attacks, folder, surrogate)
+            _evaluate_attacks(which, network, attacks, folder, surrogate, load_record(workdir, which)["step"])
 
 
 def main(argv: list[str]) -> int:

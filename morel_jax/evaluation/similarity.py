@@ -8,9 +8,10 @@ from jaxtyping import Array, Float, Float32, Int, PyTree
 from morel_jax.attacks.types import Images
 
 
-def feature_similarity(model: Any, variables: PyTree, x: Images, x_adv: Images) -> Float32[np.ndarray, "n n"]:
+def feature_similarity(model: Any, variables: PyTree, x: Images | Float[np.ndarray, "n h w c"],
+                       x_adv: Images | Float[np.ndarray, "n h w c"]) -> Float32[np.ndarray, "n n"]:
     """Cosine similarities of features, one row per attacked image and one column per natural one."""
-    def features(images: Images) -> Float[Array, "n d"]:
+    def features(images: Any) -> Float[Array, "n d"]:
         z = model.apply(variables, images).features
         return z / jnp.linalg.norm(z, axis=-1, keepdims=True)
 

@@ -1,11 +1,13 @@
 """The report as one HTML page that needs no other file, no script and no network."""
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup, escape
 
 from morel_jax.configuration import FIELDS
 from morel_jax.files import write_atomically
@@ -18,6 +20,11 @@ from morel_jax.schema import shown
 REFRESH_SECONDS = 10
 
 
+def _breakable(name: str) -> Markup:
+    """A name that a narrow table may break where its parts end."""
+    return Markup(re.sub(r"([=,/_-])", r"\1<wbr>", str(escape(name))))
+
+
 def to_html(content: Mapping[str, Any], refresh: bool = False) -> str:
     """The page of what :func:`~morel_jax.reporting.content.build` returned.
 
@@ -25,7 +32,7 @@ def to_html(content: Mapping[str, Any], refresh: bool = False) -> str:
     """
     environment = jinja2.Environment(loader=jinja2.PackageLoader("morel_jax.reporting", "."), autoescape=True,
                                      undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["value"] = shown
+    environment.filters |= {"value": shown, "breakable": _breakable}
     return environment.get_template("page.html.j2").render(
         content=content, refresh=REFRESH_SECONDS if refresh else 0, colour=colour_class,
         defaults={name: field.default for name, field in FIELDS.items()},

@@ -97,9 +97,9 @@ def draw_galleries(runs: Sequence[ReportedRun], count: int) -> tuple[list[Galler
         x, labels = to_float(dataset.test.images[index]), dataset.test.labels[index]
         logits_fn, attack = as_logits_fn(model, variables), builders.pgd(config.validation)
         keys = fold_in_each(jax.random.key(config.seed), index)
-        found = _attack(attack, logits_fn, keys, x, labels)
+        x_adv, before, after = map(np.asarray, _attack(attack, logits_fn, keys, x, labels))
         images = np.asarray(x)
-        network = Attacked(number, *map(np.asarray, found), feature_similarity(model, variables, x, found[0]))
+        network = Attacked(number, x_adv, before, after, feature_similarity(model, variables, x, x_adv))
         words = _words(config.validation)
         gallery = galleries.setdefault((words, images.shape, images.tobytes()), Gallery(
             words, float(np.abs(network.x_adv - images).max()) or 1.0, images, labels, dataset.class_names, []))
