@@ -22,7 +22,7 @@ REFRESH_SECONDS = 10
 
 def _breakable(name: str) -> Markup:
     """A name that a narrow table may break where its parts end."""
-    return Markup(re.sub(r"([=,/_-])", r"\1<wbr>", str(escape(name))))
+    return Markup(re.sub(r"([=,/_.-])", r"\1<wbr>", str(escape(name))))
 
 
 def to_html(content: Mapping[str, Any], refresh: bool = False) -> str:

@@ -64,11 +64,16 @@ class Gallery:
 
     @property
     def shown(self) -> Int[np.ndarray, " k"]:
-        """Rows of a few images, one a class: those that every network knows unattacked come first."""
+        """Rows of a few images, one a class, by class.
+
+        Of a class one that every network knows unattacked, and of those one that is broken in some network, where there
+        is one.
+        """
         known = np.all([one.before == self.labels for one in self.networks], axis=0)
-        order = np.argsort(~known, kind="stable")
+        broken = np.any([one.after != self.labels for one in self.networks], axis=0)
+        order = np.lexsort((~broken, ~known))
         first = [order[self.labels[order] == label][0] for label in np.unique(self.labels)]
-        return np.array(sorted(first, key=lambda row: (not known[row], self.labels[row]))[:_SHOWN])
+        return np.array(sorted(sorted(first, key=lambda row: not known[row])[:_SHOWN]))
 
 
 def _words(section: ConfigDict) -> str:
