@@ -1,6 +1,9 @@
 import struct
 
+from morel_jax.evaluation.figures import new_figure, png
 from morel_jax.training.tensorboard import EventFile, write_pictures
+
+PICTURES = [png(new_figure(width, 1)) for width in (2, 3)]
 
 
 def events(folder):
@@ -19,13 +22,14 @@ def test_scalars_settings_and_pictures(tmp_path):
     file = EventFile(tmp_path, {"method": "trades", "loss.beta": 6.0, "data.flip": True, "preference": (0.5, 0.5)})
     assert not list(tmp_path.iterdir())
     file.write(6, {"loss": 0.5})
-    file.write(12, {"loss": 0.25}, {"attacked": b"\x89PNG"})
+    file.write(12, {"loss": 0.25}, {"attacked": PICTURES[0]})
     file.close()
     start, experiment, settings, first, second, picture = events(tmp_path)
     assert start.session_log.status == start.session_log.START
     assert [one.step for one in (start, settings, first, second, picture)] == [6, 6, 6, 12, 12]
     assert second.summary.value[0].simple_value == 0.25
-    assert picture.summary.value[0].image.encoded_image_string == b"\x89PNG"
+    image = picture.summary.value[0].image
+    assert (image.width, image.height, image.encoded_image_string) == (220, 110, PICTURES[0])
 
     from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
     plugin = [HParamsPluginData.FromString(one.summary.value[0].metadata.plugin_data.content)
@@ -37,6 +41,6 @@ def test_scalars_settings_and_pictures(tmp_path):
 
 
 def test_pictures_replace_earlier_ones(tmp_path):
-    for content in (b"a", b"b"):
+    for content in PICTURES:
         write_pictures(tmp_path, 6, {"attacked": content})
-    assert events(tmp_path)[1].summary.value[0].image.encoded_image_string == b"b"
+    assert events(tmp_path)[1].summary.value[0].image.encoded_image_string == PICTURES[1]
