@@ -90,7 +90,7 @@ def _radius_charts(judgements: Sequence[Judgement]) -> list[tuple[str, Markup]]:
         charts.append((title, line_chart(
             title, curves, "epsilon", bounds=(0.0, 100.0), x_scale=lambda x: math.asinh(x / epsilon), x_mark=epsilon,
             x_ticks=[x for x in (0, epsilon, 10 * epsilon) if x <= max(p[0] for c in curves for p in c.points)])))
-    nearest = [one for one in judgements if one.curve]
+    nearest = [one for one in judgements if one.curve and one.curve["radii"][-1] > 0]
     if nearest:
         curves = [Curve(one.name, one.run, list(_stairs(one.curve))) for one in nearest if one.curve]
         title = "robust accuracy by radius, nearest image, %"

@@ -75,13 +75,15 @@ def _of_summary(run: int, name: str, path: Path, notes: list[str]) -> Judgement:
     card = None
     if (where := path.with_name("report_card.json")).exists():
         try:
-            card = read_json(where, _REMEDY, {"lines": list, "epsilon": float, "norm": str, "images": int,
+            card = read_json(where, _REMEDY, {"lines": list, "epsilon": (int, float), "norm": str, "images": int,
                                               "epsilons": list, "epsilon_accuracies": list})
             card["lines"] = [line for line in card["lines"]
                              if isinstance(line, dict) and {"name", "verdict", "text"} <= line.keys()]
         except DamagedFileError as error:
             notes.append(str(error))
-    return Judgement(run, name, threat, columns, card, summary.get("curve"))
+    curve = summary.get("curve")
+    has_curve = isinstance(curve, dict) and curve.get("radii") and curve.get("accuracies")
+    return Judgement(run, name, threat, columns, card, curve if has_curve else None)
 
 
 def _of_union(run: int, name: str, path: Path) -> Judgement:

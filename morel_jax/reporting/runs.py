@@ -9,6 +9,7 @@ from typing import Any
 
 from morel_jax.configuration import defaults, flatten, nested
 from morel_jax.files import DamagedFileError, local_path, read_json
+from morel_jax.training.saved import first_line
 from morel_jax.training.workdir import load_content, load_divergence
 
 _REMEDY = "The page leaves it out."
@@ -121,6 +122,8 @@ def _read(name: str, folder: Path) -> ReportedRun:
         config = flatten(nested(flatten(defaults()) | flatten(content["config"])))
     except (FileNotFoundError, DamagedFileError) as error:
         notes.append(str(error))
+    except (AttributeError, TypeError, ValueError) as error:
+        notes.append(f"{folder / 'config.json'} is no config of this version ({first_line(error)}). {_REMEDY}")
     try:
         diverged = load_divergence(folder)
     except DamagedFileError as error:

@@ -39,10 +39,10 @@ class EventFile:
         from tensorboardX.summary import hparams, scalar
 
         contents: list[dict[str, Any]] = [{"summary": scalar(*pair)} for pair in (scalars or {}).items()]
-        for tag, content in (pictures or {}).items():
-            width, height = struct.unpack(">II", content[16:24])  # As the PNG's first chunk has them.
+        for tag, picture in (pictures or {}).items():
+            width, height = struct.unpack(">II", picture[16:24])  # As the PNG's first chunk has them.
             contents.append({"summary": Summary(value=[Summary.Value(tag=tag, image=Summary.Image(
-                width=width, height=height, encoded_image_string=content))])})
+                width=width, height=height, encoded_image_string=picture))])})
         if self._writer is None:
             # Not SummaryWriter: its thread dies of a full disk, and whoever waits for it then waits for ever.
             self._writer = EventsWriter(str(self._folder / "events"))

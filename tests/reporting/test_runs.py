@@ -61,3 +61,14 @@ def test_what_is_damaged_is_a_note_and_the_rest_is_shown(tmp_path):
     assert [note.partition(" ")[0].rstrip(",") for note in found.notes] == [
         str(folder / "config.json"), *[str(folder / "metrics.jsonl")] * 3]
     assert [note.split("line ")[1][0] for note in found.notes[1:]] == ["2", "3", "4"]
+
+
+def test_a_config_of_another_kind_is_a_note(tmp_path):
+    folder = made.run(tmp_path / "a")
+    content = json.loads((folder / "config.json").read_text())
+    content["config"]["optimizer"] = 5
+    (folder / "config.json").write_text(json.dumps(content))
+    (found,) = find_runs([folder])
+    assert found.config == {}
+    assert len(found.history) == 2
+    assert found.notes[0].startswith(f"{folder / 'config.json'} is no config of this version (")
