@@ -33,10 +33,11 @@ def to_html(content: Mapping[str, Any], refresh: bool = False) -> str:
     environment = jinja2.Environment(loader=jinja2.PackageLoader("morel_jax.reporting", "."), autoescape=True,
                                      undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"value": shown, "breakable": _breakable}
-    return environment.get_template("page.html.j2").render(
+    text = environment.get_template("page.html.j2").render(
         content=content, refresh=REFRESH_SECONDS if refresh else 0, colour=colour_class,
         defaults={name: field.default for name, field in FIELDS.items()},
         written=time.strftime("%Y-%m-%d %H:%M:%S %Z"))
+    return text.encode(errors="replace").decode()  # A folder's name need not be text.
 
 
 def write_report(paths: Iterable[str | os.PathLike], output: Path, images: int = 100,

@@ -1,3 +1,4 @@
+import os
 import re
 import shutil
 
@@ -57,6 +58,10 @@ def test_names_are_escaped(tmp_path):
     text = html(folder)
     assert "<img onerror" not in text
     assert "&lt;img onerror=x&gt;&amp;a" in text
+
+
+def test_a_folder_whose_name_is_no_text(tmp_path):
+    assert ">?a<" in html(made.run(tmp_path / os.fsdecode(b"\xffa")))
 
 
 def test_runs_are_compared(tmp_path):

@@ -66,7 +66,7 @@ def test_what_is_damaged_is_a_note_and_the_rest_is_shown(tmp_path):
 def test_a_config_of_another_kind_is_a_note(tmp_path):
     folder = made.run(tmp_path / "a")
     content = json.loads((folder / "config.json").read_text())
-    content["config"]["optimizer"] = 5
+    content["config"]["seed"] = {"of": 5}
     (folder / "config.json").write_text(json.dumps(content))
     (found,) = find_runs([folder])
     assert found.config == {}
