@@ -89,6 +89,8 @@ def draw_galleries(runs: Sequence[ReportedRun], count: int) -> tuple[list[Galler
     galleries: dict[tuple, Gallery] = {}
     notes = []
     for number, run in enumerate(runs):
+        if not run.config:  # A note of the run's says why.
+            continue
         try:
             model, variables, config, dataset = load_variables(run.folder, "best")
         except (OSError, ValueError, DamagedFileError) as error:
