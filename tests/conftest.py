@@ -8,16 +8,16 @@ from pathlib import Path
 import jax
 import pytest
 
-from tests.small import COMPILE_QUICKLY
+from tests.small import COMPILE_QUICKLY, as_users_compile
 
 ROOT = Path(__file__).parent.parent
 
 
 def pytest_configure(config):
-    """The fast tests compile much and run little: less optimisation. The slow ones compile as users do."""
+    """Most tests compile much and run little: less optimisation. Those that guard numbers compile as users do."""
     gc.set_threshold(50_000)  # Tracing makes so many objects that looking for garbage often takes a tenth of the time.
     expression = config.option.markexpr
-    if "not slow" in expression:
+    if "not slow" in expression or "not numbers" in expression:
         # In front: of a flag given twice the last counts, which is the environment's or the package's own.
         os.environ["XLA_FLAGS"] = f"{COMPILE_QUICKLY} {os.environ.get('XLA_FLAGS', '')}"
     if "parity" in expression and "not parity" not in expression and not hasattr(config, "workerinput"):
@@ -26,8 +26,10 @@ def pytest_configure(config):
         subprocess.run([sys.executable, "-c", "import art"], check=True)
 
 
-# What guards numbers: it runs with the fast tests, and as users compile with `-m "slow or parity or numbers"`.
-_NUMBERS = ("losses", "attacks", "evaluation/test_judge.py", "evaluation/test_pool.py", "training/test_fit.py")
+# What guards numbers, or runs for longer than it compiles: as users compile with `-m numbers`, and what is fast of it
+# with the fast tests too.
+_NUMBERS = ("losses", "attacks", "evaluation/test_judge.py", "evaluation/test_pool.py", "training/test_fit.py",
+            "parity/test_autoattack.py")
 
 _REFUSALS = ("attacks/test_checks.py", "attacks/test_inputs.py")  # Of types and of bad input: no numbers.
 
@@ -77,7 +79,7 @@ def quickstart(tmp_path_factory, worker_id):
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not said.exists():
             outcome = subprocess.run([sys.executable, "-m", "morel_jax.quickstart", f"--workdir={folder}"], cwd=ROOT,
-                                     text=True, capture_output=True)
+                                     text=True, capture_output=True, env=as_users_compile())
             assert outcome.returncode == 0, outcome.stderr
             said.write_text(outcome.stdout)
     return folder, said.read_text()

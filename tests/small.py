@@ -17,6 +17,11 @@ if tuple(map(int, metadata.version("jaxlib").split(".")[:2])) < (0, 11):  # Late
     COMPILE_QUICKLY += " --xla_cpu_use_fusion_emitters=false"  # A quarter of the time for a step of training.
 
 
+def as_users_compile():
+    """The environment of a process whose programs run longer than they compile."""
+    return os.environ | {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "").replace(COMPILE_QUICKLY, "").strip()}
+
+
 def small_dataset(train=96, test=40):
     """The first images of the embedded Fashion-MNIST, as a Dataset of its own."""
     whole = data.load("fashion_mnist_small")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from morel_jax import training
-from tests.small import small_config
+from tests.small import as_users_compile, small_config
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
@@ -37,7 +37,7 @@ def test_own_parts(tmp_path):
 @pytest.mark.slow
 def test_any_network(tmp_path):
     outcome = subprocess.run([sys.executable, EXAMPLES / "any_network.py", tmp_path], capture_output=True, text=True,
-                             cwd=EXAMPLES.parents[1])
+                             cwd=EXAMPLES.parents[1], env=as_users_compile())
     assert outcome.returncode == 0, outcome.stderr
     found = {name: (float(clean), float(robust), agrees) for name, clean, robust, agrees in re.findall(
         r"(linen|nnx): clean (\S+)%, APGD-CE (\S+)%, exported network agrees: (\w+)", outcome.stdout)}

@@ -4,7 +4,7 @@ import nbclient
 import nbformat
 import pytest
 
-from tests.small import COMPILE_QUICKLY
+from tests.small import as_users_compile
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NAMES = ("quickstart", "functional_gradients", "pareto_front", "scaling", "own_parts", "own_network")
@@ -26,7 +26,7 @@ def test_kept_with_the_outputs_of_one_run_from_top_to_bottom(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_runs(name, monkeypatch):
-    if name == "functional_gradients":  # It compiles much and runs little.
-        monkeypatch.setenv("XLA_FLAGS", COMPILE_QUICKLY)
+    if name not in ("functional_gradients", "over_training"):  # Those compile much and run little.
+        monkeypatch.setenv("XLA_FLAGS", as_users_compile()["XLA_FLAGS"])
     notebook = nbformat.read(FOLDER / f"{name}.ipynb", 4)
     nbclient.NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(FOLDER)}}).execute()

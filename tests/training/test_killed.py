@@ -50,7 +50,7 @@ def _evaluation(workdir):
 def test_killed_many_times_ends_bitwise_the_same(tmp_path):
     """kill -9 at random moments of training and evaluation.
 
-    Should it end before there were so many kills, some in each phase and some during a save, another run bears the rest.
+    Should it end before there were enough, some in each phase and some during a save, another run bears the rest.
     """
     children = _Children(tmp_path / "compiled")
     for name in ("compiling", "unbroken"):
