@@ -52,7 +52,7 @@ class _ConfigParser(flags.ArgumentParser):
         return config.lock()
 
 
-def _refuse(error: Exception) -> NoReturn:
+def _refuse(error: Exception | str) -> NoReturn:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
 
@@ -164,7 +164,22 @@ def _check_overrides(argv: Sequence[str]) -> None:
             raise flags.Error(unknown_field(name))
 
 
-def _parse(argv: list[str], positional: bool = False) -> list[str]:
+def _help(module: str) -> str:
+    """What a command's module says of itself, examples included, and its flags in the order of their definitions."""
+    lines = [(sys.modules[module].__doc__ or "").strip(), "", "Flags:"]
+    # absl names the program's own module as the program is called.
+    for flag in flags.FLAGS.flags_by_module_dict()[sys.argv[0] if module == "__main__" else module]:
+        name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}"
+        default = (flag.default_as_str or "").strip("'")
+        lines += [f"  {name} (default: {default})" if flag.default not in (None, "", [], False) else f"  {name}",
+                  flags.text_wrap(flag.help or "", 100, indent="      ")]
+    return "\n".join(lines)
+
+
+def _parse(module: str, positional: bool, argv: list[str]) -> list[str]:
+    if {"--help", "-help", "-h", "--helpshort"} & set(argv[1:]):
+        print(_help(module))  # absl's own is empty for an installed command, and its exit status is 1.
+        sys.exit(0)
     try:
         if "config" in flags.FLAGS:
             if "--help=config" in argv:
@@ -181,7 +196,8 @@ def _parse(argv: list[str], positional: bool = False) -> list[str]:
             raise flags.Error(f"arguments that no flag takes: {' '.join(rest)}")
     # A --flagfile that is not there; a config file whose get_config() lacks the field of an override.
     except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        _refuse(error)
+        # absl puts a line for each rule that is broken, in no fixed order, and the values of its flags before the rule.
+        _refuse(" ".join(sorted(re.sub(r"flags? [^\n]*?: (?=Flags? --)", "", str(error)).splitlines())))
     return [argv[0], *rest]
 
 
@@ -249,4 +265,4 @@ def run(main: Callable[[list[str]], int], required: Sequence[str] = (), position
     flags.mark_flags_as_required(required)
     # Below this, JAX tells which accelerators it did not find.
     logging.set_verbosity(logging.WARNING)
-    app.run(main, flags_parser=functools.partial(_parse, positional=positional))
+    app.run(main, flags_parser=functools.partial(_parse, main.__module__, positional))

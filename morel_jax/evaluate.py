@@ -1,4 +1,10 @@
-"""Command: ``python -m morel_jax.evaluate --workdir=runs/a --which=best,last --attacks=paper,autoattack``."""
+"""Attacks a trained run, checks what the attacks return, and writes a table, a ledger, a report card and figures.
+
+Examples:
+    morel evaluate --workdir=runs/cifar10
+    morel evaluate --workdir=runs/cifar10 --which=best --attacks=autoattack --examples=1000
+    morel evaluate --workdir=runs/cifar10 --norm=linf,l2 --epsilon=0.031,0.5 --attacks=pgd20,autoattack
+"""
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,9 @@
-"""Command: ``python -m morel_jax.export --workdir=runs/a --which=best --format=stablehlo --out=exported``."""
+"""Writes a trained network as files for other programs, with a model card.
+
+Examples:
+    morel export --workdir=runs/cifar10
+    morel export --workdir=runs/cifar10 --which=last --format=safetensors --format=torch --out=exported
+"""
 import json
 import sys
 from collections.abc import Callable

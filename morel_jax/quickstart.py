@@ -1,6 +1,8 @@
-"""Command: ``python -m morel_jax.quickstart --workdir=runs/quickstart``.
+"""Trains a small network with MOREL and one without any defence, attacks both, and draws what happened.
 
-Trains a small network with MOREL and one without any defence, attacks both, and draws what happened.
+Examples:
+    morel quickstart
+    morel quickstart --config.epochs=2 --workdir=runs/short
 """
 import sys
 import time

@@ -1,4 +1,10 @@
-"""Command: ``python -m morel_jax.report runs/a runs/b --output=report.html``."""
+"""Makes one HTML page of one or several runs: curves, judgements, pictures, differences of their configs.
+
+Examples:
+    morel report runs/cifar10
+    morel report runs/a runs/b --output=report.html
+    morel report runs/cifar10 --watch
+"""
 import sys
 from pathlib import Path
 

@@ -1,4 +1,9 @@
-"""Command: ``python -m morel_jax.reproduce --table=1 --scale=small --root=runs/reproduction``."""
+"""Trains and evaluates what the paper's tables and figures need, and reports ours beside the paper's.
+
+Examples:
+    morel reproduce --table=1 --scale=small --root=runs/reproduction
+    morel reproduce --all --scale=paper --root=runs/reproduction --dry_run
+"""
 import json
 import sys
 
@@ -14,7 +19,7 @@ _SCALE = flags.DEFINE_enum("scale", "small", ["paper", "small", "smoke"],
                            "The paper's data and networks, what the machine at hand can do, or a check in minutes.")
 _VARIANT = flags.DEFINE_enum("variant", "paper", ["paper", "reference"], "The reading of the method.")
 _ROOT = flags.DEFINE_string("root", None, "Folder of the reproduction. What is already there is resumed.")
-_CONFIGS = flags.DEFINE_string("configs", "configs", "Folder with the config files.")
+_CONFIGS = flags.DEFINE_string("configs", None, "Folder with the config files; by default the shipped ones.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "A prepared TFDS data_dir, as config.data.data_dir.")
 _ARCHIVE_DIR = flags.DEFINE_string("archive_dir", "", "A folder with the data sets' archives, as in config.data.")
 _SHARD = flags.DEFINE_string("shard", "1/1", "I/N: only the I-th of N parts of the work; counted from 1.")
@@ -34,13 +39,15 @@ def _shard() -> tuple[int, int]:
 
 
 def _main() -> None:
+    from morel_jax.configuration import SHIPPED_CONFIGS
     from morel_jax.files import local_path
     from morel_jax.reproduction import page, report, work
     from morel_jax.reproduction.grid import FIGURES, Grid, scale
     from morel_jax.reproduction.paper import TABLES, parse
     from morel_jax.reproduction.trials import Reproduction
 
-    root, configs = local_path(_ROOT.value, "--root"), local_path(_CONFIGS.value, "--configs")
+    root = local_path(_ROOT.value, "--root")
+    configs = SHIPPED_CONFIGS if _CONFIGS.value is None else local_path(_CONFIGS.value, "--configs")
     data = {"data_dir": _DATA_DIR.value, "archive_dir": _ARCHIVE_DIR.value}
     grid = Grid(scale(_SCALE.value), _VARIANT.value, configs, {k: v for k, v in data.items() if v})
     everything = _ALL.value or _EXPLAIN.value is not None

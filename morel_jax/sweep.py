@@ -1,4 +1,9 @@
-"""Command: ``python -m morel_jax.sweep --config=configs/cifar10.py --sweep=preference:0.1..0.9:9 --workdir=runs/k``."""
+"""Trains several networks as one compiled program: other preferences, seeds, learning rates, radii.
+
+Examples:
+    morel sweep --config=quickstart --sweep=preference:0.1..0.9:9 --workdir=runs/front
+    morel sweep --config=cifar10:resnet18,trades --sweep=seed:0,1,2 --sweep=loss.beta:1,6 --workdir=runs/beta
+"""
 import sys
 from typing import Any
 

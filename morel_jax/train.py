@@ -1,4 +1,9 @@
-"""Command: ``python -m morel_jax.train --config=configs/cifar10.py:resnet18,morel_mart,paper --workdir=runs/a``."""
+"""Trains a network, or resumes the run in its folder.
+
+Examples:
+    morel train --config=cifar10:resnet18,morel_mart --workdir=runs/cifar10
+    morel train --config=quickstart --config.epochs=3 --config.seed=1 --workdir=runs/three
+"""
 import os
 import sys
 

@@ -6,23 +6,29 @@ import sys
 
 from absl import app, flags
 
+from morel_jax.__main__ import COMMANDS
+
+_MODULES = [f"morel_jax.{name}" for name in (*COMMANDS, "__main__")]
+
 
 @contextlib.contextmanager
 def _fresh(module):
     """A command's module with its flags; those of other commands have the same names."""
     before = set(flags.FLAGS)
-    sys.modules.pop(module, None)
+    for name in _MODULES:  # `morel` imports another.
+        sys.modules.pop(name, None)
     try:
         yield importlib.import_module(module)
     finally:
         for name in set(flags.FLAGS) - before:
             delattr(flags.FLAGS, name)
         flags.FLAGS.unparse_flags()
-        sys.modules.pop(module, None)
+        for name in _MODULES:
+            sys.modules.pop(name, None)
 
 
 def call(monkeypatch, command, *arguments):
-    """(exit status, standard output, standard error) of ``python -m morel_jax.<command> ...``."""
+    """(exit status, standard output, standard error) of ``python -m morel_jax.<command> ...``, or of ``__main__``."""
     monkeypatch.setattr(sys, "argv", [command, *arguments])
     monkeypatch.setattr(app, "run", lambda main, flags_parser: sys.exit(main(flags_parser(sys.argv))))
     status = None

@@ -1,6 +1,6 @@
 """Our networks as classifiers of the Adversarial Robustness Toolbox, for its evasion attacks and metrics.
 
-Importing this imports ART (the extra ``parity``), which closes all of the process's log handlers.
+Importing this imports ART (the extra ``art``), which closes all of the process's log handlers.
 """
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Our networks as Foolbox's models. Importing this imports Foolbox (the extra ``parity``)."""
+"""Our networks as Foolbox's models. Importing this imports Foolbox (the extra ``foolbox``)."""
 import foolbox
 import jax
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from morel_jax.configuration import flatten, load_file
+from morel_jax.configuration import SHIPPED_CONFIGS, flatten, load_file
 from morel_jax.reproduction.paper import Cell, printed
 from morel_jax.training.members import SWEEPABLE, Member, build_members
 
@@ -136,11 +136,11 @@ class Grid:
 
     Args:
         variant: ``paper`` or ``reference``.
-        configs: the folder ``configs/``.
+        configs: a folder with the files of the scale's configs.
         data: {field of ``config.data``: value}, where the data are.
     """
 
-    def __init__(self, scale: Scale, variant: str = "paper", configs: str | os.PathLike = "configs",
+    def __init__(self, scale: Scale, variant: str = "paper", configs: str | os.PathLike = SHIPPED_CONFIGS,
                  data: Mapping[str, str] | None = None) -> None:
         self.scale, self.variant, self.configs, self.data = scale, variant, configs, data or {}
         self.families = self._all_families()

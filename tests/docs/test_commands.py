@@ -8,10 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from morel_jax.configuration import FIELDS, METHODS, VARIANTS
+from morel_jax.__main__ import COMMANDS, documentation
+from morel_jax.configuration import FIELDS, METHODS, VARIANTS, config_file
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+# Pages, and the help of `morel` and of its commands.
+PAGES = {str(page.relative_to(ROOT)): page.read_text()
+         for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]}
+PAGES |= {name: f"```bash\n{documentation(name)}\n```" for name in (*COMMANDS, "plan", "__main__")}
 # absl gives every command these.
 _OTHERS = {"help", "flagfile"}
 
@@ -25,19 +29,22 @@ def flags_of(module):
 
 def commands(page):
     """(module, its arguments as text) for each command of ours in a page's shell blocks."""
-    for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.S):
+    for block in re.findall(r"```bash\n(.*?)```", page, re.S):
         for line in block.replace("\\\n", " ").splitlines():
-            yield from re.findall(r"python -m (morel_jax\.\w+)([^;&|]*)", line)
+            for name, planned, rest in re.findall(
+                    r"(?:python -m morel_jax\.|\bmorel )(\w+)(?: (train|sweep|evaluate|reproduce)\b)?([^;&|]*)", line):
+                yield f"morel_jax.{(planned or 'train') if name == 'plan' else name}", rest
 
 
 def test_there_are_commands():
-    assert sum(1 for page in PAGES for _ in commands(page)) > 20
+    assert sum(1 for page in PAGES.values() for _ in commands(page)) > 20
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_commands_exist(page):
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_exist(page, monkeypatch):
+    monkeypatch.chdir(ROOT)
     fields = FIELDS
-    for module, rest in commands(page):
+    for module, rest in commands(PAGES[page]):
         known = flags_of(module)
         for name, value in re.findall(r"--([\w.]+)(?:=(\S+))?", rest):
             if name.startswith("config."):
@@ -48,7 +55,7 @@ def test_commands_exist(page):
             assert not values or value in values, rest
             if name == "config":
                 file, _, names = value.partition(":")
-                assert (ROOT / file).is_file(), rest
+                config_file(file)
                 for kind, choice in zip(((), METHODS, VARIANTS), names.split(","), strict=False):
                     assert not kind or choice in kind, rest
 

@@ -131,6 +131,11 @@ def test_protocols(name, expected):
     assert protocol(parse(name)) == expected
 
 
+def test_the_shipped_configs_are_found_from_any_folder(grid, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    check(grid.config(grid.figures_network()))
+
+
 def test_errors():
     with pytest.raises(ValueError, match="scale must be one of paper, small, smoke; got 'large'"):
         scale("large")
