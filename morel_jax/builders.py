@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from morel_jax import attacks, data, models
 from morel_jax.attacks.norms import largest_radius
 from morel_jax.data import Dataset, Split
+from morel_jax.data.sources import own_place
 from morel_jax.data.subset import stratified_rows
 from morel_jax.files import local_path
 from morel_jax.methods import METHODS
@@ -43,12 +44,14 @@ def _path(config: ConfigDict, name: str) -> Path | None:
 def dataset(config: ConfigDict) -> Dataset:
     """The config's data set."""
     return data.load(config.data.name, data_dir=_path(config, "data_dir"), archive_dir=_path(config, "archive_dir"),
-                     cache_dir=_path(config, "cache_dir"), test_split=config.data.test_split or None)
+                     cache_dir=_path(config, "cache_dir"), test_split=config.data.test_split or None,
+                     image_size=config.data.image_size)
 
 
 def blank_dataset(config: ConfigDict) -> Dataset:
     """A Dataset with the shapes of :func:`dataset`'s, for which nothing is downloaded or decoded."""
-    return data.blank(config.data.name, data_dir=_path(config, "data_dir"), test_split=config.data.test_split or None)
+    return data.blank(config.data.name, data_dir=_path(config, "data_dir"), test_split=config.data.test_split or None,
+                      image_size=config.data.image_size)
 
 
 # Counts changes in which images `splits` takes; a run keeps the revision that it began with.
@@ -107,9 +110,10 @@ def check_images(config: ConfigDict, dataset: Dataset | None = None) -> None:
     """Raises as :func:`splits` does, from what is known of the images before they are read.
 
     Args:
-        dataset: the caller's own; None: the config's, of which nothing is known if it is in ``config.data.data_dir``.
+        dataset: the caller's own; None: the config's, of which nothing is known if it is in ``config.data.data_dir`` or
+            the user's own files.
     """
-    if dataset is not None or not config.data.data_dir:
+    if dataset is not None or not (config.data.data_dir or own_place(config.data.name)):
         splits(config, blank_dataset(config) if dataset is None else dataset)
 
 

@@ -20,6 +20,7 @@ from morel_jax import models, optimizer
 from morel_jax.attacks.norms import NORMS
 from morel_jax.attacks.pgd import FROM_CLEAN, LOSSES
 from morel_jax.attacks.starts import STARTS
+from morel_jax.data.sources import own_place
 from morel_jax.files import local_path
 from morel_jax.methods import KINDS, METHODS
 from morel_jax.methods.types import Rates
@@ -73,7 +74,10 @@ FIELDS = types.MappingProxyType({
                         AT_LEAST_1, "paper, 4.1: all MOREL runs"),
     "accumulate": Field(1, "Equal parts of a batch that are attacked and differentiated one after another.",
                         AT_LEAST_1),
-    "data.name": Field("cifar10", "The data set."),
+    "data.name": Field("cifar10", "The data set: a known one, one in data_dir, or one's own images: folder:PATH with "
+                       "class folders, or npz:PATH."),
+    "data.image_size": Field(0, "Of folder:PATH: the shorter side is scaled to so many pixels, and the square in the "
+                             "middle is taken; 0: all images must have one size.", NOT_NEGATIVE),
     "data.data_dir": Field("", "Folder of data sets that TFDS prepared; empty: the archives.", may_differ=True),
     "data.archive_dir": Field("", "Folder with the data set's own archives; empty: they are downloaded.",
                               may_differ=True),
@@ -327,6 +331,10 @@ def _check_batch(config: ConfigDict) -> None:
 
 def _check_images(config: ConfigDict) -> None:
     method, data = METHODS[config.method], config.data
+    own = own_place(data.name)
+    if data.image_size and (own is None or own[0] != "folder"):
+        raise error("data.image_size", f"be 0 unless config.data.name is folder:PATH; it is {data.name}",
+                    data.image_size)
     attack_needs_labels = len(method.passes) > 1 and config.attack.loss not in FROM_CLEAN
     if data.cutmix and (attack_needs_labels or not method.mixes_labels):
         able = ", ".join(name for name, one in METHODS.items() if one.mixes_labels)

@@ -27,6 +27,7 @@ from morel_jax.files import read_json, user_cache
 
 _FORMAT = 3  # Counts changes in the content of entries; it is part of their names.
 _RECORD = "entry.json"
+_DIGEST = "source.sha256"
 _logger = logging.getLogger(__name__)
 
 
@@ -84,7 +85,9 @@ def _dataset(name: str, folder: Path) -> Dataset:
     names = tuple(read_json(folder / _RECORD, "Delete it.", {"class_names": list})["class_names"])
     arrays = [np.load(folder / f"{split}_{part}.npy", mmap_mode="r", allow_pickle=False)
               for split in ("train", "test") for part in ("images", "labels")]
-    return Dataset(name, Split(*arrays[:2]), Split(*arrays[2:]), len(names), names)
+    digest = folder / _DIGEST
+    return Dataset(name, Split(*arrays[:2]), Split(*arrays[2:]), len(names), names,
+                   digest.read_text() if digest.exists() else "")
 
 
 def _read(name: str, folder: Path) -> tuple[Dataset | None, str | None]:
@@ -161,6 +164,11 @@ def _locked(folder: Path, flags: int = 0) -> Iterator[bool]:
         except OSError:
             locked = False
         yield locked
+
+
+def write_digest(folder: Path, sha256: str) -> None:
+    """Notes in an entry under way what becomes :attr:`~morel_jax.data.Dataset.sha256`."""
+    (folder / _DIGEST).write_text(sha256)
 
 
 def write_images(path: Path, images: Iterable[UInt8[np.ndarray, "h w c"]], count: int, where: str,

@@ -71,6 +71,7 @@ class Dataset:
         train, test: splits to train and to evaluate on, of one image shape.
         num_classes: number of classes; every label is below it.
         class_names: one name per class, in the order of the labels.
+        sha256: of the files that it was made from, where those are a user's own and may change; else empty.
 
     Raises:
         TypeError: `train` or `test` is no Split.
@@ -82,6 +83,7 @@ class Dataset:
     test: Split
     num_classes: int
     class_names: tuple[str, ...]
+    sha256: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.num_classes, (int, np.integer)) or self.num_classes < 1:
@@ -102,8 +104,9 @@ class Dataset:
 
     def record(self) -> dict[str, Any]:
         """What a run's folder records of it: a dict for JSON."""
-        return {"name": self.name, "image_shape": list(self.image_shape), "num_classes": self.num_classes,
+        record = {"name": self.name, "image_shape": list(self.image_shape), "num_classes": self.num_classes,
                 "class_names": list(self.class_names), "train_images": len(self.train), "test_images": len(self.test)}
+        return record | ({"sha256": self.sha256} if self.sha256 else {})
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -16,7 +16,7 @@ from morel_jax.models.conditioned import fixed, is_conditioned
 from morel_jax.models.precision import float32_logits
 from morel_jax.training.custom import CustomParts
 from morel_jax.training.saved import load_classifier
-from morel_jax.training.workdir import load_config, load_content
+from morel_jax.training.workdir import check_data, load_config, load_content
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,9 +91,14 @@ def load_variables(workdir: str | os.PathLike, which: str = "best", model: Any =
 
     Returns:
         (model, variables, config, dataset): as in :class:`Trained`, and the Dataset; None for one of the caller's own.
+
+    Raises:
+        ValueError: the user's own files have changed: test images may have been trained on.
     """
     trained = load_trained(workdir, which, model, preference)
     dataset = None if trained.is_custom_data else builders.dataset(trained.config)
+    if dataset is not None:
+        check_data(local_path(workdir, "workdir"), load_content(workdir), dataset.sha256)
     return trained.model, trained.variables, trained.config, dataset
 
 

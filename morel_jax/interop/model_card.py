@@ -3,6 +3,8 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
+from morel_jax.data.sources import own_place
+
 _PLACES = ("data_dir", "archive_dir", "cache_dir")
 
 
@@ -45,6 +47,8 @@ def model_card(run: Mapping[str, Any], which: str, record: Mapping[str, Any], su
             card["evaluation"]["worst_case"] = _accuracy(summary["worst_case"])
     # Where a machine keeps its data says nothing about the network and would make equal exports differ.
     places = dict.fromkeys(_PLACES, "") | {"extra": PurePath(config["data"].get("extra", "")).name}
+    if own_place(config["data"].get("name", "")):
+        places["name"] = dataset["name"]
     card["config"] = config | {"data": config["data"] | places}
     return card
 

@@ -134,10 +134,28 @@ def open_sweep(changes: Mapping[str, dict[str, Any]], workdir: str | os.PathLike
 
 
 def describe_data(workdir: Path, data: dict[str, Any]) -> None:
-    """Adds to a run's ``config.json`` what it is trained on, where it does not say it: see ``Dataset.record``."""
+    """Adds to a run's ``config.json`` what it is trained on, where it does not say it: see ``Dataset.record``.
+
+    Raises:
+        ValueError: as :func:`check_data`.
+    """
     content = load_content(workdir)
+    check_data(workdir, content, data.get("sha256", ""))
     if "data" not in content:
         write_atomically(workdir / "config.json", json.dumps(content | {"data": data}, indent=1))
+
+
+def check_data(workdir: Path, content: Mapping[str, Any], sha256: str) -> None:
+    """Raises ValueError unless a user's own files are those that the run in ``workdir`` is trained on.
+
+    Args:
+        content: as :func:`load_content` returns it.
+        sha256: the data set's.
+    """
+    there = content.get("data", {}).get("sha256", sha256)
+    if there != sha256:
+        raise ValueError(f"the files of config.data.name must be those that the run in {workdir} is trained on; SHA-256 "
+                         f"{there} there, {sha256 or 'none'} now. Put them back, or give another workdir.")
 
 
 def load_config(workdir: str | os.PathLike) -> ConfigDict:

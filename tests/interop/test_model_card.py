@@ -59,6 +59,8 @@ def test_no_folder_of_the_machine_is_told():
                            data__cache_dir="/home/me/cache", data__extra="/home/me/extra.npz"))
     assert "/home/me" not in text
     assert '"extra": "extra.npz"' in text
+    text = json.dumps(card(data__name="folder:/home/me/birds"))
+    assert "/home/me" not in text
 
 
 def test_without_history_or_evaluation():
