@@ -69,7 +69,8 @@ FIELDS = types.MappingProxyType({
     "variant": Field("paper", "Which reading the recipe's values follow where paper and published code differ.",
                      one_of(*VARIANTS)),
     "method": Field("morel_mart", "What is minimised.", one_of(*METHODS)),
-    "epochs": Field(100, "Passes over the training images.", AT_LEAST_1, "paper, 4.1"),
+    "epochs": Field(100, "Passes over the training images. May change in a resumption if the rates of those that are "
+                    "begun stay.", AT_LEAST_1, "paper, 4.1"),
     "batch_size": Field(8, "Images of a step, over all devices. The last, incomplete batch of an epoch is dropped.",
                         AT_LEAST_1, "paper, 4.1: all MOREL runs"),
     "accumulate": Field(1, "Equal parts of a batch that are attacked and differentiated one after another.",
@@ -124,7 +125,8 @@ FIELDS = types.MappingProxyType({
     "validation.examples": Field(0, "Only this many images of the split, each class in proportion; 0: all.",
                                  NOT_NEGATIVE),
     "validation.every": Field(1, "Epochs between validations; the last epoch always has one.", AT_LEAST_1),
-    "validation.batch_size": Field(128, "Images evaluated at a time; the last batch is filled up.", AT_LEAST_1),
+    "validation.batch_size": Field(128, "Images evaluated at a time; the last batch is filled up.", AT_LEAST_1,
+                                   may_differ=True),
     **_pgd("validation", "validation's PGD", "paper, 4.1 and 4.2: PGD-20, epsilon/10", swept=False,
            epsilon=THREATS["linf"][0], step_size=0.8 / 255, num_steps=20),
     "mesh.data": Field(0, "Devices with a whole copy of the parameters each, among which the batch is split; 0: all "

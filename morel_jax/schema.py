@@ -58,9 +58,10 @@ class Field:
 
 
     def text(self) -> str:
-        """Its meaning, source, whether a sweep may vary it, and its rule, in sentences."""
+        """Its meaning, source, whether a sweep or a resumption may vary it, and its rule, in sentences."""
         return (self.meaning + (f" Source: {self.source}." if self.source else "")
-                + (" Sweepable." if self.swept else "") + (f" Must {self.rule.text}." if self.rule else ""))
+                + (" Sweepable." if self.swept else "") + (" May change in a resumption." if self.may_differ else "")
+                + (f" Must {self.rule.text}." if self.rule else ""))
 
 
 def shown(value: Any) -> str:

@@ -5,7 +5,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
@@ -14,9 +13,8 @@ from morel_jax.attacks.types import Images, Logits
 from morel_jax.files import local_path
 from morel_jax.models.conditioned import fixed, is_conditioned
 from morel_jax.models.precision import float32_logits
-from morel_jax.training.custom import CustomParts
-from morel_jax.training.saved import load_classifier
-from morel_jax.training.workdir import check_data, load_config, load_content
+from morel_jax.training.beginning import read_network
+from morel_jax.training.workdir import check_data, load_content
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,28 +59,15 @@ def load_trained(workdir: str | os.PathLike, which: str = "best", model: Any = N
         FileNotFoundError: not a run's folder, or no such checkpoint in it.
         ValueError: an unknown ``which``, not the model that was trained, or a preference for a network without one.
     """
-    workdir = local_path(workdir, "workdir")
-    config, content = load_config(workdir), load_content(workdir)
-    own = content.get("own", {})
-    custom = CustomParts(model=model, features=None if model is None else own.get("features"))
-    model, given = custom.model, custom.record()
-    if given.get("model") != own.get("model"):
-        raise ValueError(f"model must be the one that the run in {workdir} was given, {own.get('model', 'none')}; "
-                         f"got {given.get('model', 'none')}.")
-    data = content.get("data") or own.get("dataset") or builders.dataset(config).record()
-    if model is None:
-        model = builders.model(config, data["num_classes"])
-    image = jax.ShapeDtypeStruct((1, *data["image_shape"]), jnp.float32)
-    # A model without BatchNorm is saved with no statistics.
-    shapes = {"batch_stats": {}} | jax.eval_shape(model.init, jax.random.key(0), image)
-    variables = load_classifier(workdir, which, shapes)
+    network = read_network(workdir, which, model)
+    model, variables, config = network.model, network.variables, network.config
     if is_conditioned(model):
         preference = config.morel.judged_preference if preference is None else checks.share("preference", preference)
         model, variables = fixed(model, variables, preference)
     elif preference is not None:
         raise ValueError(f"preference must not be given for the run in {workdir}, whose network has none; got "
                          f"{preference}.")
-    return Trained(model, variables, config, data, is_custom_data="dataset" in own)
+    return Trained(model, variables, config, network.data, is_custom_data="dataset" in network.own)
 
 
 def load_variables(workdir: str | os.PathLike, which: str = "best", model: Any = None,

@@ -18,12 +18,14 @@ from morel_jax.methods import METHODS
 from morel_jax.methods.method import Loss
 from morel_jax.models.wrapped import WrappedNetwork
 from morel_jax.progress import TrainingProgress
+from morel_jax.training.beginning import Beginning
 from morel_jax.training.custom import NO_CUSTOM, CustomParts
 from morel_jax.training.interruption import InterruptionRequest
 from morel_jax.training.lock import hold
 from morel_jax.training.members import Member, build_members
 from morel_jax.training.placement import MODES, Placement, Sharded, Stacked, build_layout, check_compiled
 from morel_jax.training.profile import Profile
+from morel_jax.training.resumption import is_begun
 from morel_jax.training.setup import setup
 from morel_jax.training.state import TrainState
 from morel_jax.training.trainer import Trainer
@@ -47,7 +49,7 @@ class Outcome:
 
 
 def _train(members: Sequence[Member], placement: Placement, workdir: Path, custom: CustomParts, progress: bool | str,
-           profile: int, is_sweep: bool) -> Trainer:
+           profile: int, is_sweep: bool, beginning: Beginning | None = None) -> Trainer:
     """The Trainer of these members, at the end of its work."""
     first, config = sharding.is_first_process(), members[0].config
     with contextlib.ExitStack() as stack:
@@ -59,24 +61,27 @@ def _train(members: Sequence[Member], placement: Placement, workdir: Path, custo
             folders = [workdir / member.name for member in members]
             for folder in folders:  # Against a run alone in a member's folder.
                 stack.enter_context(hold(folder))
-        for member, folder in zip(members, folders, strict=True):
-            open_workdir(member.config, folder, write=first, custom=custom.record())
-        request = stack.enter_context(InterruptionRequest())  # Watches until the checkpoints are written.
         bar = stack.enter_context(TrainingProgress(config, progress and first, len(members)))
+        for member, folder in zip(members, folders, strict=True):
+            open_workdir(member.config, folder, first, custom.record(), beginning.record() if beginning else None,
+                         bar.say if member is members[0] else lambda text: None)
+        request = stack.enter_context(InterruptionRequest())  # Watches until the checkpoints are written.
         traced = Profile(profile, workdir, bar)
         made = setup(config, custom)
         if first:
             for folder in folders:
                 describe_data(folder, made.data)
-        trainer = Trainer(made, members, placement, workdir, folders, request, bar, traced, stack)
+        trainer = Trainer(made, members, placement, workdir, folders, request, bar, traced, stack,
+                          beginning)
         trainer.run()
     return trainer
 
 
 def fit(config: ConfigDict, workdir: str | os.PathLike, progress: bool | str = True, *, dataset: Dataset | None = None,
         model: Any = None, features: str | None = None, loss: Loss | None = None, attack: Any = None,
-        validation_attack: Any = None, optimizer: optax.GradientTransformation | None = None,
-        profile: int = 0) -> tuple[TrainState, list[dict[str, Any]]]:
+        validation_attack: Any = None, optimizer: optax.GradientTransformation | None = None, profile: int = 0,
+        init_from: str | os.PathLike | None = None, init_which: str = "best",
+        ) -> tuple[TrainState, list[dict[str, Any]]]:
     """Trains, or resumes the run in ``workdir``; bitwise the same whether or not it was interrupted.
 
     Runs on the devices that ``config.mesh`` asks for, those of all processes; every process must call it alike. Another
@@ -89,6 +94,11 @@ def fit(config: ConfigDict, workdir: str | os.PathLike, progress: bool | str = T
         dataset, model, features, loss, attack, validation_attack, optimizer: one's own, in place of what the config
             names; see :class:`~morel_jax.training.custom.CustomParts`. A resumption must be given the same.
         profile: how many steps to trace into ``profile`` in the workdir, for XProf or Perfetto; results do not change.
+        init_from: folder of a trained run of the same architecture. A new run begins with its classifier's weights and
+            BatchNorm statistics, where names and shapes are equal; the rest, such as the head for another number of
+            classes, the embedding space and the optimiser, is fresh, and one line says what. A resumption must be
+            given the same and reads its own checkpoint.
+        init_which: the checkpoint of ``init_from``, ``best`` or ``last``.
 
     Returns:
         (state, history): the final TrainState, and one dict per epoch: ``epoch``, ``step``, ``learning_rate`` (of the
@@ -96,8 +106,8 @@ def fit(config: ConfigDict, workdir: str | os.PathLike, progress: bool | str = T
         validation split where it was judged, ``seconds`` and ``images_per_second``.
 
     Raises:
-        ValueError: a config that cannot work, or not the one that the workdir's run has, or a workdir that another
-            run is using.
+        ValueError: a config that cannot work, or with which the workdir's run cannot be resumed, or a workdir that
+            another run is using; or an ``init_from`` that does not fit.
         OSError: the workdir cannot be written, the disk is full, or no checkpoint there is whole. The last good
             checkpoint stands.
         Diverged: a loss or parameter stopped being finite.
@@ -108,7 +118,13 @@ def fit(config: ConfigDict, workdir: str | os.PathLike, progress: bool | str = T
     custom = CustomParts(dataset, model, features, loss, attack, validation_attack, optimizer)
     builders.check_images(config, custom.dataset)
     alone = Member(name="", changes={}, config=config)
-    trainer = _train([alone], Sharded(build_layout(config)), workdir, custom, progress, profile, is_sweep=False)
+    beginning = None
+    if init_from is not None:
+        beginning = Beginning(local_path(init_from, "init_from").absolute(), init_which)
+        if not is_begun(workdir):
+            beginning.check(config, custom.model)  # Before anything is written.
+    trainer = _train([alone], Sharded(build_layout(config)), workdir, custom, progress, profile, is_sweep=False,
+                     beginning=beginning)
     (run,) = trainer.runs
     return run.state, run.history
 

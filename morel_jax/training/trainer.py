@@ -17,6 +17,7 @@ from morel_jax import sharding
 from morel_jax.files import write_atomically
 from morel_jax.optimizer import learning_rate
 from morel_jax.progress import TrainingProgress
+from morel_jax.training.beginning import Beginning
 from morel_jax.training.checkpoint import Checkpoints
 from morel_jax.training.epoch import Piece, Totals
 from morel_jax.training.interruption import Interrupted, InterruptionRequest
@@ -118,11 +119,12 @@ class Trainer:
         progress: shows how far they are.
         profile: of their steps.
         stack: closes what is opened here: the checkpoints are on disk before the metrics are closed.
+        beginning: what a new run alone begins with, or None.
     """
 
     def __init__(self, setup: Setup, members: Sequence[Member], placement: Placement, workdir: Path,
                  folders: list[Path], request: InterruptionRequest, progress: TrainingProgress, profile: Profile,
-                 stack: contextlib.ExitStack) -> None:
+                 stack: contextlib.ExitStack, beginning: Beginning | None = None) -> None:
         self.setup, self.members, self.placement = setup, members, placement
         self.workdir, self.folders = workdir, folders
         self.request, self.progress, self.profile = request, progress, profile
@@ -138,7 +140,11 @@ class Trainer:
         seeds = [member.config.seed for member in members]
         self.step_keys, self.validation_keys = (placement.keys(seeds, purpose) for purpose in (STEP, VALIDATION))
         self.no_totals = setup.no_totals(placement.layout)
-        self.runs = self._start(placement.new_states(setup, seeds, INITIAL))
+        states = placement.new_states(setup, seeds, INITIAL)
+        if beginning is not None and not self.checkpoints[0].positions():
+            states[0], text = beginning.apply(states[0], setup.config, setup.custom.model)
+            progress.say(text)
+        self.runs = self._start(states)
         for run, writer in zip(self.runs, self.metrics, strict=True):
             if writer and run.history:
                 writer.write(run.history)

@@ -1,9 +1,8 @@
 """A run's folder: its config, its metrics, and their readers."""
-import hashlib
 import json
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from morel_jax import builders
-from morel_jax.configuration import FIELDS, check, defaults, flatten, nested
-from morel_jax.data.extra import all_files
+from morel_jax.configuration import check, defaults, flatten, nested
 from morel_jax.files import DamagedFileError, local_path, make_folder, read_json, write_atomically
+from morel_jax.training.resumption import compare, is_begun, other_parts, sha256_of
 from morel_jax.training.tensorboard import EventFile
 
 _CONFIG_REMEDY = "Put back a copy of it: what was trained there cannot be used without."
@@ -30,27 +29,22 @@ def _commit() -> str | None:
         return None  # Installed from a wheel: the version says what it is.
 
 
-def _sha256(paths: str) -> str | None:
-    """SHA-256 of a file of extra images; of several that of their own, one after another."""
-    digests = []
-    try:
-        for path in all_files(paths):
-            with open(path, "rb") as file:
-                digests.append(hashlib.file_digest(file, "sha256").hexdigest())
-    except FileNotFoundError:
-        return None  # Reading the images says so.
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-
-
 def open_workdir(config: ConfigDict, workdir: str | os.PathLike, write: bool = True,
-                 custom: dict[str, Any] | None = None) -> Path:
-    """Makes the folder, or checks that the run in it has this config.
+                 custom: dict[str, Any] | None = None, init_from: Mapping[str, Any] | None = None,
+                 say: Callable[[str], None] = lambda text: None) -> Path:
+    """Makes the folder, or checks that the run in it may be resumed with this config.
+
+    What may change is said by :func:`~morel_jax.training.resumption.compare`; ``config.json`` then has the new values,
+    and the old ones under ``changes``. A folder in which nothing was trained yet takes any config.
 
     Args:
         config: checked ConfigDict.
         workdir: path.
         write: whether this process is the one that writes; the others only check.
         custom: what tells custom parts apart, as :meth:`morel_jax.training.custom.CustomParts.record` gives it.
+        init_from: the run that a new one begins with, as :meth:`morel_jax.training.beginning.Beginning.record` gives
+            it.
+        say: called with the line that names the changes.
 
     Returns:
         The folder, in which ``config.json`` now is, if this process writes.
@@ -67,35 +61,32 @@ def open_workdir(config: ConfigDict, workdir: str | os.PathLike, write: bool = T
         raise ValueError(f"{workdir} holds a sweep; give a single run another workdir.")
     if path.exists():
         # A field that was added since the run began has its default, which leaves everything as it was.
-        stored, given = flatten(load_config(workdir)), flatten(config)
-        different = [f"  config.{field}: {stored.get(field)!r} there, {given.get(field)!r} given"
-                     for field in sorted(stored.keys() | given.keys())
-                     if stored.get(field) != given.get(field) and not FIELDS[field].may_differ]
-        if stored["data.extra"] and given["data.extra"]:  # The file may be elsewhere, if it is the same.
-            there, here = load_content(workdir).get("extra_sha256"), _sha256(config.data.extra)
-            if there not in (None, here):
-                different.append(f"  the file config.data.extra: SHA-256 {there} there, {here} given")
-        elif stored["data.extra"] != given["data.extra"]:
-            different.append(f"  config.data.extra: {stored['data.extra']!r} there, {given['data.extra']!r} given")
-        stored, given = load_content(workdir).get("own", {}), custom or {}
-        different += [f"  custom {part}: {stored.get(part)!r} there, {given.get(part)!r} given"
-                      for part in sorted(stored.keys() | given.keys()) if stored.get(part) != given.get(part)]
-        takes_part = config.validation.split == "holdout" or config.validation.examples
-        if takes_part and load_content(workdir).get("splits_revision") != builders.SPLITS_REVISION:
-            different.append("  the images of config.validation.holdout and examples: the last and first rows there, "
-                             "which this version no longer takes; it takes each class in proportion")
-        if different:
-            raise ValueError(f"{workdir} holds a run with another config; give another workdir, or these values:\n"
-                             + "\n".join(different))
+        changes, refused = compare(load_config(workdir), config, workdir)
+        content = load_content(workdir)
+        refused += other_parts(config, content, custom or {}, init_from)
+        if not refused and not changes:
+            return workdir
+        if refused and is_begun(workdir):
+            raise ValueError(f"{workdir} holds a run with another config; give another workdir (there init_from="
+                             f"{workdir} begins with this run's weights), or these values:\n" + "\n".join(refused))
+        if is_begun(workdir):
+            say("resumed with " + ", ".join(f"config.{field} {new!r} in place of {old!r}"
+                                            for field, (old, new) in changes.items()))
+            if write:
+                content |= {"config": config.to_dict(), "changes": [*content.get("changes", []), changes]}
+                write_atomically(path, json.dumps(content, indent=1))
+            return workdir
     elif any(workdir.glob("checkpoints/*/*[0-9]")):
         raise ValueError(f"{workdir} has checkpoints but no config.json, which says what they were trained with; put "
                          "back a copy of it, or give another workdir.")
-    elif write:
+    if write:
         content = {"config": config.to_dict(), "own": custom or {}, "commit": _commit(),
                    "versions": {name: metadata.version(name) for name in _VERSIONS_OF}}
         content["splits_revision"] = builders.SPLITS_REVISION
         if config.data.extra:
-            content["extra_sha256"] = _sha256(config.data.extra)
+            content["extra_sha256"] = sha256_of(config.data.extra)
+        if init_from:
+            content["init_from"] = init_from
         write_atomically(path, json.dumps(content, indent=1))
     return workdir
 
@@ -154,8 +145,8 @@ def check_data(workdir: Path, content: Mapping[str, Any], sha256: str) -> None:
     """
     there = content.get("data", {}).get("sha256", sha256)
     if there != sha256:
-        raise ValueError(f"the files of config.data.name must be those that the run in {workdir} is trained on; SHA-256 "
-                         f"{there} there, {sha256 or 'none'} now. Put them back, or give another workdir.")
+        raise ValueError(f"the files of config.data.name must be those that the run in {workdir} is trained on; "
+                         f"SHA-256 {there} there, {sha256 or 'none'} now. Put them back, or give another workdir.")
 
 
 def load_config(workdir: str | os.PathLike) -> ConfigDict:

@@ -40,15 +40,16 @@ def test_kerass_forms_and_another_split(tmp_path):
 
 @pytest.mark.parametrize(("changes", "message"), [
     ({"y_test": None}, "{path} must hold arrays x_train, y_train, x_test, y_test; it lacks y_test and has x_train"),
-    ({"x_train": ARRAYS["x_train"] / 255}, "x_train in {path} must be uint8[n, height, width], or uint8[n, height, width, "
-     "channels] with 1 or 3 channels; got float64[6, 5, 4, 3]. Images in [0, 1] become that by (255 * x).round()"),
+    ({"x_train": ARRAYS["x_train"] / 255},
+     "x_train in {path} must be uint8[n, height, width], or uint8[n, height, width, channels] with 1 or 3 channels; "
+     "got float64[6, 5, 4, 3]. Images in [0, 1] become that by (255 * x).round()"),
     ({"x_train": ARRAYS["x_train"].transpose(0, 3, 1, 2)}, "Channels that come first are put last by x.transpose(0, 2"),
     ({"x_test": np.zeros((2, 5, 4, 4), np.uint8)}, "got uint8[2, 5, 4, 4]."),
-    ({"x_test": np.zeros((2, 4, 4, 3), np.uint8)}, "x_train and x_test in {path} must have one image shape; got (5, 4, 3)"
-     " and (4, 4, 3)."),
+    ({"x_test": np.zeros((2, 4, 4, 3), np.uint8)},
+     "x_train and x_test in {path} must have one image shape; got (5, 4, 3) and (4, 4, 3)."),
     ({"y_train": np.eye(6)}, "y_train in {path} must be int[6], a class number per image; got float64[6, 6]."),
-    ({"y_train": np.array([0, 2] * 3)}, "y_train in {path} must have all classes from 0 to the largest label, 2; class 1 "
-     "has no training image."),
+    ({"y_train": np.array([0, 2] * 3)},
+     "y_train in {path} must have all classes from 0 to the largest label, 2; class 1 has no training image."),
     ({"y_test": np.array([0, 7])}, "largest label, 7; class 3 has no training image."),
     ({"y_test": np.array([0, -1])}, "largest label, 2; got -1."),
 ])

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from morel_jax.files import DamagedFileError
+from morel_jax.training.saved import CheckpointError
 from morel_jax.training.workdir import MetricsWriter, load_config, load_divergence, open_sweep, open_workdir
 from tests.small import small_config
 
@@ -17,18 +18,112 @@ def test_config_comes_back_as_it_was(tmp_path):
     open_workdir(config, folder)
 
 
+def begun(folder, finished=0, steps_more=0, steps=6):
+    """A last checkpoint's record in a run's folder: epochs finished, and steps of the next one."""
+    history = [{"step": (epoch + 1) * steps} for epoch in range(finished)]
+    record = folder / "checkpoints" / "last" / str(finished * steps + steps_more + finished) / "record"
+    record.mkdir(parents=True)
+    (record / "metadata").write_text(json.dumps({"history": history, "best": 0.0, "seconds": 0.0}))
+    return folder
+
+
+def changes_of(folder):
+    return json.loads((folder / "config.json").read_text())["changes"]
+
+
 def test_another_config_is_refused_with_the_fields_that_differ(tmp_path):
-    open_workdir(small_config(), tmp_path)
-    with pytest.raises(ValueError, match="another config") as error:
-        open_workdir(small_config(epochs=9, morel__preference=(0.3, 0.7)), tmp_path)
-    assert "config.epochs: 2 there, 9 given" in str(error.value)
+    begun(open_workdir(small_config(), tmp_path), steps_more=1)
+    with pytest.raises(ValueError, match=f"another workdir \\(there init_from={tmp_path} begins with") as error:
+        open_workdir(small_config(seed=9, morel__preference=(0.3, 0.7)), tmp_path)
+    assert "config.seed: 0 there, 9 given" in str(error.value)
     assert "config.morel.preference: (0.1, 0.9) there, (0.3, 0.7) given" in str(error.value)
     assert "batch_size" not in str(error.value)
 
 
-def test_where_things_lie_may_change(tmp_path):
+def test_where_nothing_was_trained_yet_any_config_is_taken(tmp_path):
     open_workdir(small_config(), tmp_path)
-    open_workdir(small_config(data__cache_dir="/elsewhere", data__placement="host"), tmp_path)
+    open_workdir(small_config(seed=9), tmp_path, write=False)
+    assert load_config(tmp_path).seed == 0
+    open_workdir(small_config(seed=9), tmp_path)
+    assert load_config(tmp_path).seed == 9
+
+
+def test_where_things_lie_and_how_often_they_are_saved_may_change(tmp_path):
+    begun(open_workdir(small_config(), tmp_path), finished=1)
+    said = []
+    given = small_config(data__cache_dir="/elsewhere", mesh__fsdp=2, checkpoint__every_seconds=5.0,
+                         validation__batch_size=4)
+    open_workdir(given, tmp_path, write=False)
+    assert load_config(tmp_path).mesh.fsdp == 1
+    open_workdir(given, tmp_path, say=said.append)
+    assert load_config(tmp_path).to_dict() == given.to_dict()
+    assert said == ["resumed with config.checkpoint.every_seconds 5.0 in place of 600.0, config.data.cache_dir "
+                    "'/elsewhere' in place of '', config.mesh.fsdp 2 in place of 1, config.validation.batch_size 4 in "
+                    "place of 16"]
+    open_workdir(given, tmp_path, say=said.append)
+    open_workdir(small_config(**{"mesh__fsdp": 1}), tmp_path)
+    assert [sorted(changes) for changes in changes_of(tmp_path)] == [
+        ["checkpoint.every_seconds", "data.cache_dir", "mesh.fsdp", "validation.batch_size"]] * 2
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize(("changes", "refused"), [
+    (dict(epochs=9), ""),
+    (dict(epochs=3), ""),  # Fewer than it began with, and those that are begun.
+    (dict(epochs=9, optimizer__drop_epochs=(4, 5), optimizer__drop_factors=(0.1, 0.01)), ""),
+    (dict(epochs=2), "config.epochs: 4 there, 2 given (3 epochs are begun or finished)"),
+    (dict(optimizer__drop_epochs=(3,), optimizer__drop_factors=(0.1,)), "config.optimizer.drop_epochs: (75, 90) there, "
+     "(3,) given (epoch 3 was trained with a rate of 0.01, which would be 0.001)"),
+    (dict(optimizer__learning_rate=0.1), "config.optimizer.learning_rate: 0.01 there, 0.1 given"),
+    (dict(batch_size=8), "config.batch_size: 16 there, 8 given"),
+    (dict(validation__examples=8), "config.validation.examples: 0 there, 8 given"),
+])
+def test_epochs_may_change_where_those_begun_keep_their_rates(tmp_path, changes, refused):
+    begun(open_workdir(small_config(epochs=4), tmp_path), finished=2, steps_more=1)
+    given = small_config(**{"epochs": 4, **changes})
+    if refused:
+        with pytest.raises(ValueError, match="another config") as error:
+            open_workdir(given, tmp_path)
+        assert f"  {refused}" in str(error.value).splitlines()
+        assert load_config(tmp_path).to_dict() == small_config(epochs=4).to_dict()
+    else:
+        open_workdir(given, tmp_path)
+        assert load_config(tmp_path).to_dict() == given.to_dict()
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "one_cycle", "cyclic"])
+def test_a_schedule_over_all_epochs_keeps_their_number(tmp_path, schedule):
+    begun(open_workdir(small_config(epochs=4, optimizer__schedule=schedule), tmp_path), finished=2)
+    with pytest.raises(ValueError, match=r"config\.epochs: 4 there, 9 given \(epoch \d was trained with a rate of 0"):
+        open_workdir(small_config(epochs=9, optimizer__schedule=schedule), tmp_path)
+
+
+def test_the_newest_record_that_can_be_read_counts(tmp_path):
+    begun(begun(open_workdir(small_config(epochs=4), tmp_path), finished=1), finished=3)
+    path = tmp_path / "checkpoints" / "last" / "21" / "record" / "metadata"
+    path.write_text("{")
+    open_workdir(small_config(epochs=2), tmp_path)
+    (tmp_path / "checkpoints" / "last" / "7" / "record" / "metadata").write_text("{")
+    with pytest.raises(CheckpointError, match="last/7 is damaged"):
+        open_workdir(small_config(epochs=5), tmp_path)
+
+
+def test_ones_own_files_may_lie_elsewhere(tmp_path):
+    begun(open_workdir(small_config(data__name="folder:/a"), tmp_path), finished=1)
+    open_workdir(small_config(data__name="folder:/b"), tmp_path)
+    assert load_config(tmp_path).data.name == "folder:/b"
+    for other in ("npz:/b.npz", "cifar10"):
+        with pytest.raises(ValueError, match=rf"config\.data\.name: 'folder:/b' there, '{other}' given"):
+            open_workdir(small_config(data__name=other), tmp_path)
+
+
+def test_a_beginning_stays(tmp_path):
+    beginning = {"workdir": "/a", "which": "best"}
+    begun(open_workdir(small_config(), tmp_path, init_from=beginning), finished=1)
+    open_workdir(small_config(), tmp_path, init_from=beginning)
+    for other in (None, beginning | {"which": "last"}):
+        with pytest.raises(ValueError, match=r"init_from: \{'workdir': '/a', 'which': 'best'\} there, "):
+            open_workdir(small_config(), tmp_path, init_from=other)
 
 
 def test_extra_images_may_move_but_not_change(tmp_path):
@@ -38,11 +133,11 @@ def test_extra_images_may_move_but_not_change(tmp_path):
     def config(name):
         return small_config(data__extra=str(tmp_path / name) if name else "", data__extra_share=0.5 if name else 0.0)
 
-    folder = open_workdir(config("a"), tmp_path / "run")
+    folder = begun(open_workdir(config("a"), tmp_path / "run"))
     open_workdir(config("moved"), folder)
     with pytest.raises(ValueError, match=r"the file config\.data\.extra: SHA-256 \w{64} there, \w{64} given"):
         open_workdir(config("changed"), folder)
-    with pytest.raises(ValueError, match=r"config\.data\.extra: '.*a' there, '' given"):
+    with pytest.raises(ValueError, match=r"config\.data\.extra: '.*moved' there, '' given"):
         open_workdir(config(""), folder)
 
 
@@ -58,7 +153,7 @@ def test_extra_images_in_parts_may_move_but_not_change(tmp_path):
     def config(name):
         return small_config(data__extra=str(tmp_path / name), data__extra_share=0.5)
 
-    folder = open_workdir(config("a"), tmp_path / "run")
+    folder = begun(open_workdir(config("a"), tmp_path / "run"))
     open_workdir(config("moved"), folder)
     open_workdir(config("a/1.npz,moved/2.npz".replace("moved", str(tmp_path / "moved"))), folder)
     for name in ("relabelled", "swapped"):
@@ -73,7 +168,7 @@ def test_a_sweeps_folder_is_no_single_runs(tmp_path):
 
 
 def test_a_run_from_before_a_field_was_added_goes_on(tmp_path):
-    open_workdir(small_config(), tmp_path)
+    begun(open_workdir(small_config(), tmp_path))
     path = tmp_path / "config.json"
     stored = json.loads(path.read_text())
     del stored["config"]["loss"]["awp"]
@@ -86,7 +181,7 @@ def test_a_run_from_before_a_field_was_added_goes_on(tmp_path):
 @pytest.mark.parametrize("changes", [dict(validation__examples=8), dict(validation__split="holdout")])
 def test_a_run_that_validated_on_other_images_is_refused(tmp_path, changes):
     config = small_config(**changes)
-    open_workdir(config, tmp_path)
+    begun(open_workdir(config, tmp_path))
     open_workdir(config, tmp_path)
     path = tmp_path / "config.json"
     content = json.loads(path.read_text())
