@@ -1,6 +1,8 @@
-"""Rules that numbers from users must keep, in one wording."""
+"""Rules that numbers and installations of users must keep, in one wording."""
+import contextlib
 import math
 import numbers
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -74,3 +76,21 @@ def share(name: str, value: Any) -> float:
 def describe(value: Any) -> str:
     """Type and shape of an array, such as ``float32[8, 10]``, and of anything else its type."""
     return f"{value.dtype}{list(value.shape)}" if hasattr(value, "shape") else type(value).__name__
+
+
+@contextlib.contextmanager
+def needing_extra(extra: str, what: str) -> Iterator[None]:
+    """Says in whatever import fails inside the ``with`` block which extra of this package brings it.
+
+    Args:
+        extra: its name, such as "torch".
+        what: begins the message, such as "writing PyTorch's files".
+
+    Raises:
+        ModuleNotFoundError: a module is not there.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{what} needs {error.name}: pip install 'morel_jax[{extra}]'.", name=error.name
+                                  ) from error

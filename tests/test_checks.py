@@ -1,8 +1,12 @@
+import importlib
+import sys
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from morel_jax import checks
+from morel_jax.interop import torch_file
 
 
 @pytest.mark.parametrize("value", [0, 2**32 - 1, np.int64(2**32 - 1), np.uint8(3)])
@@ -42,3 +46,16 @@ def test_what_is_no_radius(value):
 def test_what_is_no_number_at_all(value):
     with pytest.raises(ValueError, match="epsilon must be in"):
         checks.radius("epsilon", value, 1.0)
+
+
+@pytest.mark.parametrize(("name", "use"), [
+    ("torch", lambda folder: torch_file.write(folder / "model.pt", {})),
+    ("foolbox", lambda folder: importlib.import_module("morel_jax.interop.foolbox")),
+    ("art", lambda folder: importlib.import_module("morel_jax.interop.art")),
+])
+def test_an_extra_that_is_not_installed_is_named(name, use, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, f"morel_jax.interop.{name}", raising=False)
+    with pytest.raises(ModuleNotFoundError, match=rf"needs {name}[.\w]*: pip install 'morel_jax\[{name}\]'\.$"):
+        use(tmp_path)
+    assert not any(tmp_path.iterdir())

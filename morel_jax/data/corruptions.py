@@ -89,11 +89,8 @@ def write_corruptions(images: UInt8[np.ndarray, "n h w c"], labels: Int[np.ndarr
     if images.dtype != np.uint8 or images.shape[-1] not in (1, 3):
         raise ValueError("images must be uint8[n, h, w, 1 or 3] to be corrupted; got "
                          f"{images.dtype}{list(images.shape)}.")
-    try:
+    with checks.needing_extra("corruptions", "computing corruptions"):
         import imagecorruptions  # Brings OpenCV and Numba, which nothing else here needs.
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"computing corruptions needs {error.name}: pip install 'morel_jax[corruptions]'."
-                                  ) from error
     if unknown := set(corruptions) - set(imagecorruptions.get_corruption_names("all")):
         raise ValueError(f"corruptions must be among {', '.join(imagecorruptions.get_corruption_names('all'))}; got "
                          f"{', '.join(sorted(unknown))}.")

@@ -8,12 +8,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from art.estimators.classification.classifier import ClassGradientsMixin, ClassifierMixin
-from art.estimators.estimator import BaseEstimator, LossGradientsMixin, NeuralNetworkMixin
 from jaxtyping import Array, Float, Float32, Int
 
+from morel_jax import checks
 from morel_jax.attacks.types import Images, Labels, Logits, LogitsFn, Values
 from morel_jax.losses import cross_entropy
+
+with checks.needing_extra("art", "morel_jax.interop.art"):
+    from art.estimators.classification.classifier import ClassGradientsMixin, ClassifierMixin
+    from art.estimators.estimator import BaseEstimator, LossGradientsMixin, NeuralNetworkMixin
 
 # Attacks and smoothing may ask a little outside [0, 1]; images in 0 .. 255 are far outside.
 _FAR = 16.0

@@ -1,8 +1,11 @@
 """Our networks as Foolbox's models. Importing this imports Foolbox (the extra ``foolbox``)."""
-import foolbox
 import jax
 
+from morel_jax import checks
 from morel_jax.attacks.types import Images, Logits, LogitsFn
+
+with checks.needing_extra("foolbox", "morel_jax.interop.foolbox"):
+    import foolbox
 
 
 @jax.jit

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load_file, save
 
+from morel_jax import checks
 from morel_jax.files import local_path, reading, write_atomically
 from morel_jax.interop import pickled
 
@@ -74,7 +75,8 @@ def write(path: str | os.PathLike, tensors: dict[str, np.ndarray]) -> None:
     if path.suffix == ".safetensors":
         content = save(tensors, metadata={"format": "pt"})
     else:
-        import torch
+        with checks.needing_extra("torch", "writing PyTorch's own files (safetensors does not)"):
+            import torch
 
         buffer = io.BytesIO()
         torch.save({name: torch.from_numpy(np.array(value)) for name, value in tensors.items()}, buffer)

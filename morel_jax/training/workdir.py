@@ -67,7 +67,7 @@ def open_workdir(config: ConfigDict, workdir: str | os.PathLike, write: bool = T
         if not refused and not changes:
             return workdir
         if refused and is_begun(workdir):
-            raise ValueError(f"{workdir} holds a run with another config; give another workdir (there init_from="
+            raise ValueError(f"{workdir} holds a run with another config; give another workdir (there --init_from="
                              f"{workdir} begins with this run's weights), or these values:\n" + "\n".join(refused))
         if is_begun(workdir):
             say("resumed with " + ", ".join(f"config.{field} {new!r} in place of {old!r}"

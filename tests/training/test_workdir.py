@@ -33,7 +33,7 @@ def changes_of(folder):
 
 def test_another_config_is_refused_with_the_fields_that_differ(tmp_path):
     begun(open_workdir(small_config(), tmp_path), steps_more=1)
-    with pytest.raises(ValueError, match=f"another workdir \\(there init_from={tmp_path} begins with") as error:
+    with pytest.raises(ValueError, match=f"another workdir \\(there --init_from={tmp_path} begins with") as error:
         open_workdir(small_config(seed=9, morel__preference=(0.3, 0.7)), tmp_path)
     assert "config.seed: 0 there, 9 given" in str(error.value)
     assert "config.morel.preference: (0.1, 0.9) there, (0.3, 0.7) given" in str(error.value)
