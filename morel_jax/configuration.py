@@ -78,7 +78,8 @@ FIELDS = types.MappingProxyType({
     "data.name": Field("cifar10", "The data set: a known one, one in data_dir, or one's own images: folder:PATH with "
                        "class folders, or npz:PATH."),
     "data.image_size": Field(0, "Of folder:PATH: the shorter side is scaled to so many pixels, and the square in the "
-                             "middle is taken; 0: all images must have one size.", NOT_NEGATIVE),
+                             "middle is taken; 0: all images must have one size.",
+                             Rule(lambda value: 0 <= value <= 4096, "be in 0 .. 4096")),
     "data.data_dir": Field("", "Folder of data sets that TFDS prepared; empty: the archives.", may_differ=True),
     "data.archive_dir": Field("", "Folder with the data set's own archives; empty: they are downloaded.",
                               may_differ=True),

@@ -31,8 +31,6 @@ def _is_number(text: str) -> bool:
     return True
 
 
-_CONFIG = command.define_config(help_text="With --dry_run and without --workdir: a config whose network to take.")
-_DRY_RUN = command.DryRunFlags("the attacks")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.")
 _CHECKPOINTS = ["best", "last"]
 _WHICH = flags.DEFINE_list("which", _CHECKPOINTS, "Checkpoints to evaluate: best, last.")
@@ -76,6 +74,8 @@ _REPORT_CARD = flags.DEFINE_integer(
     lower_bound=0)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the results; by default evaluation/ in the workdir.")
 _PROGRESS = flags.DEFINE_bool("progress", True, "Show a progress bar.")
+_CONFIG = command.define_config(help_text="With --dry_run and without --workdir: a config whose network to take.")
+_DRY_RUN = command.DryRunFlags("the attacks")
 command.define_compilation_cache()
 
 _SHOWN_CLASSES, _DRAWN_FROM = 8, 200
