@@ -21,11 +21,13 @@ def test_help_is_light_and_names_every_command():
 @pytest.mark.parametrize("command", [*COMMANDS, *(f"plan {name}" for name in PLANNED)])
 def test_help_of_a_command_begins_with_examples(command, monkeypatch):
     status, said, _ = call(monkeypatch, "__main__", *command.split(), "--help")
+    name = command.split()[-1]
     assert status == 0
-    assert said.startswith(documentation(command.split()[-1]))
+    assert said.startswith(documentation(name))
     examples, flags = said.split("\nFlags:\n")
-    assert f"\nExamples:\n    morel {command.split()[-1]}" in examples
-    assert f"  --{'root' if 'reproduce' in command else 'workdir'}" in flags
+    assert f"\nExamples:\n    morel {name}" in examples
+    place = {"report": "output", "reproduce": "root"}.get(name, "workdir")
+    assert f"  --{place}\n" in flags or f"  --{place} (default: " in flags
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
