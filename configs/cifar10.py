@@ -1,6 +1,6 @@
 """CIFAR-10, as in the paper's Tables 1, 2, 6, 7 and 8.
 
-    python -m morel_jax.train --config=configs/cifar10.py:resnet18,morel_mart,paper --workdir=runs/cifar10
+    morel train --config=cifar10:resnet18,morel_mart,paper --workdir=runs/cifar10
 """
 from morel_jax.configuration import ConfigDict, recipe
 

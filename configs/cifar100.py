@@ -1,6 +1,6 @@
 """CIFAR-100, as in the paper's Tables 1 and 2.
 
-    python -m morel_jax.train --config=configs/cifar100.py:wide_resnet34_10,morel_mart,paper --workdir=runs/cifar100
+    morel train --config=cifar100:wide_resnet34_10,morel_mart,paper --workdir=runs/cifar100
 """
 from morel_jax.configuration import ConfigDict, recipe
 

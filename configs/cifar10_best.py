@@ -1,6 +1,6 @@
 """CIFAR-10, ResNet18, no extra data, everything that is known to help: aims at the best published robustness.
 
-    python -m morel_jax.train --config=configs/cifar10_best.py --workdir=runs/best
+    morel train --config=cifar10_best --workdir=runs/best
 
 The best published ResNet18 without extra data has 52.48 % under AutoAttack (RobustBench, Linf, 8/255). Not trained yet.
 """

@@ -1,6 +1,6 @@
 """CIFAR-10 with generated images, as Wang et al. trained (arXiv:2302.04638).
 
-    python -m morel_jax.train --config=configs/cifar10_generated.py --workdir=runs/generated \
+    morel train --config=cifar10_generated --workdir=runs/generated \
         --config.data.extra=edm_data/cifar10
 
 Settings of the command in their README (github.com/wzekai99/DM-Improves-AT) and the defaults of its parser, for 1

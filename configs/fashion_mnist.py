@@ -1,6 +1,6 @@
 """Fashion-MNIST, 60,000 + 10,000 grey images of 28x28; not in the paper, whose settings it takes.
 
-    python -m morel_jax.train --config=configs/fashion_mnist.py:resnet18,morel_mart,paper --workdir=runs/fashion
+    morel train --config=fashion_mnist:resnet18,morel_mart,paper --workdir=runs/fashion
 """
 from morel_jax.configuration import ConfigDict, recipe, set_radius
 from morel_jax.data.readers.fashion_mnist import RADII

@@ -1,6 +1,6 @@
 """A small network on the embedded Fashion-MNIST images, trained with MOREL(<-MART) in a minute on two CPU cores.
 
-    python -m morel_jax.quickstart --workdir=runs/quickstart
+    morel quickstart --workdir=runs/quickstart
 """
 from morel_jax.configuration import ConfigDict, recipe, set_radius
 from morel_jax.data.readers.fashion_mnist import RADII

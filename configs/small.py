@@ -1,6 +1,6 @@
 """All methods on equal terms on two CPU cores: the embedded Fashion-MNIST images and a small ResNet.
 
-    python -m morel_jax.reproduce --table=1 --table=6 --table=7 --scale=small --root=runs/small
+    morel reproduce --table=1 --table=6 --table=7 --scale=small --root=runs/small
 
 Batch size, learning rate and epochs are the same for every method, unlike the paper's, whose baselines keep their own.
 Six epochs are what 18 runs and their judgement can have in about two hours.

@@ -1,6 +1,6 @@
 """A few steps on a few embedded images: whether everything works, not how well. For ``reproduce --scale=smoke``.
 
-    python -m morel_jax.reproduce --all --scale=smoke --root=runs/smoke
+    morel reproduce --all --scale=smoke --root=runs/smoke
 """
 from morel_jax.configuration import ConfigDict, recipe
 

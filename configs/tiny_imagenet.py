@@ -1,6 +1,6 @@
 """Tiny-ImageNet at 64x64, as in the paper's Tables 4, 5 and 6 (ResNet18).
 
-    python -m morel_jax.train --config=configs/tiny_imagenet.py:resnet18,morel_mart,paper --workdir=runs/tiny
+    morel train --config=tiny_imagenet:resnet18,morel_mart,paper --workdir=runs/tiny
 """
 from morel_jax.configuration import ConfigDict, recipe
 

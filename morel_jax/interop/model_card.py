@@ -31,6 +31,8 @@ def model_card(run: Mapping[str, Any], which: str, record: Mapping[str, Any], su
         "epoch": at.get("epoch"), "epochs": config["epochs"], "files": files, "versions": run["versions"],
         "commit": run["commit"], "config": config,
     }
+    if beginning := run.get("init_from"):
+        card["init_from"] = {"run": PurePath(beginning["workdir"]).name, "which": beginning["which"]}
     if "robust_accuracy" in at:
         validation = config["validation"]
         card["validation"] = {
@@ -76,7 +78,8 @@ def to_markdown(card: Mapping[str, Any]) -> str:
         "classes. The embedding space that MOREL trains with is not part of it.", "",
         "| | |", "|---|---|",
         f"| training | {card['method']}, variant {card['variant']}, {card['epochs']} epochs, batch size "
-        f"{card['config']['batch_size']} |",
+        f"{card['config']['batch_size']}"
+        + (", from the weights of {run}, {which} |".format(**card["init_from"]) if "init_from" in card else " |"),
         f"| data | {data['name']}: {data['train']} training and {data['test']} test images |",
         f"| checkpoint | {card['checkpoint']}, step {card['step']}"
         + (f", epoch {card['epoch']} |" if card["epoch"] else " (in mid-epoch) |"),
@@ -93,13 +96,13 @@ def to_markdown(card: Mapping[str, Any]) -> str:
         rows = {"none (clean)": found["clean"]} | found["attacks"]
         if "worst_case" in found:
             rows["worst case over attacks"] = found["worst_case"]
-        lines += [f"Evaluated by `python -m morel_jax.evaluate` on {found['images']} test images, {found['norm']}, "
+        lines += [f"Evaluated by `morel evaluate` on {found['images']} test images, {found['norm']}, "
                   f"epsilon {found['epsilon']:.5g}, seed {found['seed']}:", "",
                   "| attack | accuracy, % | 95 % interval |", "|---|---|---|"]
         lines += [f"| {name} | {100 * entry['accuracy']:.2f} | {100 * entry['interval'][0]:.2f} to "
                   f"{100 * entry['interval'][1]:.2f} |" for name, entry in rows.items()]
     else:
-        lines.append("Not evaluated by `python -m morel_jax.evaluate` with these weights.")
+        lines.append("Not evaluated by `morel evaluate` with these weights.")
     lines += ["", "## Files", "", *(f"- `{name}`: {what}" for name, what in card["files"].items()),
               "- `model_card.json`: this card, and the whole config"]
     return "\n".join(lines) + "\n"

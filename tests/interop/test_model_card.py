@@ -15,8 +15,10 @@ SUMMARY = {"examples": 20, "settings": {"norm": "linf", "epsilon": 0.1, "seed": 
            "worst_case": {"accuracy": 0.25, "interval": [0.1, 0.5], "correct": 5}}
 
 
-def card(which="best", record=RECORD, summary=None, **changes):
+def card(which="best", record=RECORD, summary=None, beginning=None, **changes):
     run = {"config": small_config(**changes).to_dict(), "versions": {"jax": "1.2"}, "commit": None}
+    if beginning:
+        run["init_from"] = beginning
     return model_card(run, which, record, summary, 1234567, DATASET, {"model.pt": "weights"})
 
 
@@ -61,6 +63,13 @@ def test_no_folder_of_the_machine_is_told():
     assert '"extra": "extra.npz"' in text
     text = json.dumps(card(data__name="folder:/home/me/birds"))
     assert "/home/me" not in text
+
+
+def test_the_run_that_it_begins_with_is_named_without_its_folder():
+    made = card(beginning={"workdir": "/home/me/runs/cifar10", "which": "last"})
+    assert "batch size 16, from the weights of cifar10, last |" in to_markdown(made)
+    assert "/home/me" not in json.dumps(made)
+    assert "batch size 16 |" in to_markdown(card())
 
 
 def test_without_history_or_evaluation():
