@@ -12,6 +12,7 @@ from morel_jax.attacks.types import Counts, Images, Keys, Labels, Logits, Logits
 from morel_jax.losses.classification import (
     cross_entropy,
     difference_of_logits_ratio,
+    probability_margin,
     targeted_difference_of_logits_ratio,
 )
 
@@ -62,8 +63,8 @@ class APGDState(AttackState):
     run: Run
 
 
-class _AutoPGD(IterativeAttack[APGDState]):
-    """What both attacks share; they differ in the loss and in the meaning of their ascents."""
+class AutoPGD(IterativeAttack[APGDState]):
+    """What these attacks and MALT share; they differ in the loss and in the meaning of their ascents."""
     epsilon: jax.typing.ArrayLike
     num_steps: int
     norm: str
@@ -119,7 +120,12 @@ class _AutoPGD(IterativeAttack[APGDState]):
         return total / self.eot, outputs
 
     def step(self, logits_fn: LogitsFn, keys: Keys, x: Images, y: Labels, state: APGDState) -> APGDState:
-        gradient, (logits, loss) = self._evaluate(logits_fn, keys, y, state)
+        return self._climb(keys, x, y, state, *self._evaluate(logits_fn, keys, y, state))
+
+    def _climb(self, keys: Keys, x: Images, y: Labels, state: APGDState, gradient: Images,
+               outputs: tuple[Logits, Values]) -> APGDState:
+        """The state after the evaluation of an ascent's point."""
+        logits, loss = outputs
         runs = self._runs(logits.shape[-1])
         found = misclassified(logits, y)
         run = self._ascend(x, state.run, gradient, loss.astype(x.dtype))
@@ -169,7 +175,7 @@ class _AutoPGD(IterativeAttack[APGDState]):
 
 
 @struct.dataclass
-class APGD(_AutoPGD):
+class APGD(AutoPGD):
     """Untargeted Auto-PGD.
 
     From a random point of the ball's boundary it takes steps of 2 epsilon at first, with momentum. They are halved at
@@ -179,7 +185,8 @@ class APGD(_AutoPGD):
     Attributes:
         epsilon: radius, in pixel units of images in [0, 1].
         num_steps: steps of one ascent; static.
-        loss: what is climbed: ``ce`` cross-entropy or ``dlr`` (Eq. 6; three classes or more); static.
+        loss: what is climbed: ``ce`` cross-entropy, ``dlr`` (Eq. 6; three classes or more) or ``pm``, the probability
+            margin of arXiv:2411.15210; static.
         norm: ``linf`` or ``l2``; static.
         num_restarts: maximum number of ascents, each from its own start; static.
         eot: gradients averaged per step, for networks that answer at random; above 1 the network is called as
@@ -203,14 +210,14 @@ class APGD(_AutoPGD):
 
     def _loss(self, logits: Logits, y: Labels, state: APGDState) -> Values:
         del state
-        losses = {"ce": cross_entropy, "dlr": difference_of_logits_ratio}
+        losses = {"ce": cross_entropy, "dlr": difference_of_logits_ratio, "pm": probability_margin}
         if self.loss not in losses:
             raise ValueError(f"loss must be one of {', '.join(losses)}; got {self.loss!r}.")
         return losses[self.loss](logits, y)
 
 
 @struct.dataclass
-class APGDTargeted(_AutoPGD):
+class APGDTargeted(AutoPGD):
     """Auto-PGD on the targeted DLR loss, once for each of the likeliest wrong classes on the clean image.
 
     Attributes:

@@ -91,11 +91,11 @@ _RULES = {
     "decrease_factor": ("in (0, 1)", lambda value: 0 < value < 1), "initial_const": _POSITIVE, "largest_const": _RADIUS,
     "const_factor": _FINITE, "alpha_max": _SHARE, "eta": _POSITIVE, "beta": _SHARE,
     "p_init": ("in (0, 1]", lambda value: 0 < value <= 1), "gamma": ("in (0, 1)", lambda value: 0 < value < 1),
-    "first_radius": _POSITIVE,
+    "first_radius": _POSITIVE, "exploring": _SHARE,
 }
 # The least value of each count; counts are static.
 _LEAST = {"num_steps": 0, "num_restarts": 1, "num_targets": 1, "eot": 1, "num_queries": 1, "max_iter": 0,
-          "num_searches": 1}
+          "num_searches": 1, "num_candidates": 1, "initial_probes": 1}
 
 
 def check_fields(attack: Any) -> None:

@@ -6,6 +6,7 @@ from morel_jax.losses.classification import (
     difference_of_logits_ratio,
     kl_divergence,
     margin,
+    probability_margin,
     targeted_difference_of_logits_ratio,
 )
 from morel_jax.losses.famo import FamoState, famo_start, famo_update, famo_weights
@@ -25,6 +26,6 @@ __all__ = [
     "GRADIENT_METHODS", "LOAT_FIRST", "LOAT_LAST", "LOAT_MIDDLE", "MULTI_OBJECTIVE", "FamoState", "cagrad",
     "check_conic", "conic", "cosine_alignment", "cross_entropy", "difference_of_logits_ratio", "famo_start",
     "famo_update", "famo_weights", "gram", "imtl_g", "kl_divergence", "loat", "loat_phase", "margin", "mart", "mgda",
-    "mgda_normalized", "multi_positive_contrastive", "nash", "pcgrad", "pgd_at", "smooth_tchebycheff",
-    "targeted_difference_of_logits_ratio", "trades", "upgrad", "weighted_sum",
+    "mgda_normalized", "multi_positive_contrastive", "nash", "pcgrad", "pgd_at", "probability_margin",
+    "smooth_tchebycheff", "targeted_difference_of_logits_ratio", "trades", "upgrad", "weighted_sum",
 ]

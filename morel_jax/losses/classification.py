@@ -109,6 +109,23 @@ def margin(logits: Logits, labels: Labels) -> Values:
     return pick(logits, runner_up_mask(logits, own)) - pick(logits, own)
 
 
+def probability_margin(logits: Logits, labels: Labels) -> Values:
+    """Margin by which the best wrong class leads in probability.
+
+        l_i = max_{j != y_i} p_ij - p_{i y_i},   p = softmax(z_i)
+
+    Returns:
+        Values in [-1, 1], positive when misclassified. Where the softmax saturates, value and gradient are flat. Ties
+        and labels out of range as in :func:`margin`.
+
+    Raises:
+        ValueError: as :func:`margin`.
+
+    Reference: the PM loss of Xie et al., arXiv:2411.15210.
+    """
+    return margin(jax.nn.softmax(logits), labels)
+
+
 def kl_divergence(logits_p: Logits, logits_q: Logits) -> Values:
     """Kullback-Leibler divergence between two softmax distributions.
 

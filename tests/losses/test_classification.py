@@ -9,6 +9,7 @@ from morel_jax.losses import (
     difference_of_logits_ratio,
     kl_divergence,
     margin,
+    probability_margin,
     targeted_difference_of_logits_ratio,
 )
 
@@ -51,6 +52,17 @@ def test_cross_entropy_is_never_negative():
 def test_margin_is_positive_exactly_when_misclassified():
     logits = jnp.array([[3.0, 1.0, 2.0], [3.0, 1.0, 2.0], [3.0, 3.0, 2.0]])
     np.testing.assert_array_equal(margin(logits, jnp.array([0, 2, 1])), [-1.0, 1.0, 0.0])
+
+
+def test_probability_margin_and_its_gradient_by_hand():
+    """The gradient is p_y times that of the cross-entropy plus p_max times that of minus the rival's."""
+    values, gradients = jax.vmap(jax.value_and_grad(lambda z, y: probability_margin(z[None], y[None])[0]))(THIRDS, LABELS)
+    p = np.exp(np.asarray(jax.nn.log_softmax(THIRDS)))
+    rows, rivals = np.arange(2), np.argmax(np.where(np.arange(3) == np.asarray(LABELS)[:, None], -1, p), axis=1)
+    own, rival, unit = p[rows, LABELS], p[rows, rivals], np.eye(3)
+    np.testing.assert_allclose(values, rival - own, rtol=1e-6)
+    expected = own[:, None] * (p - unit[np.asarray(LABELS)]) + rival[:, None] * (unit[rivals] - p)
+    np.testing.assert_allclose(gradients, expected, atol=1e-7)
 
 
 def test_first_of_equal_runners_up_takes_the_whole_gradient_of_the_margin():
