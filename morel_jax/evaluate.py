@@ -65,7 +65,9 @@ flags.register_validator("norm", lambda names: names is None or (names and set(n
 _SEED = flags.DEFINE_integer("seed", 0, "Of the random draws of attacks and of --make_corruptions.", lower_bound=0,
                             upper_bound=checks.LARGEST_SEED)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Images under way at a time; changes no result.", lower_bound=1)
-_SURROGATE = flags.DEFINE_string("surrogate", None, "Workdir of the network that transfer attacks are crafted on.")
+_SURROGATE = flags.DEFINE_list("surrogate", None, "Workdir of the network that transfer attacks are crafted on; of "
+                               "several, A,B,C, they are crafted on the mean of the logits.")
+flags.register_validator("surrogate", lambda workdirs: workdirs is None or workdirs, "must name a workdir")
 _SURROGATE_WHICH = flags.DEFINE_enum("surrogate_which", "last", _CHECKPOINTS, "Its checkpoint.")
 _PREFERENCE = command.PreferenceFlag()
 _SAVE_IMAGES = flags.DEFINE_bool("save_images", False, "Keep adversarial images, float32 and uint8.")
@@ -161,7 +163,7 @@ def _evaluate_corruptions(which: str, network: tuple[Any, ...], folder: Path, im
 
 
 def _evaluate_attacks(which: str, network: tuple[Any, ...], names: list[str], folder: Path,
-                      surrogate: "LogitsFn | None", step: int) -> None:
+                      surrogate: "Sequence[LogitsFn] | None", step: int) -> None:
     """Attacks one checkpoint, ``network`` as load_variables returns it, with the attacks ``names``, into ``folder``.
 
     ``step``: the checkpoint's.
@@ -263,7 +265,7 @@ def _main() -> None:
     corrupted = None if _CORRUPTIONS_DIR.value is None else local_path(_CORRUPTIONS_DIR.value, "corruptions_dir")
     surrogate = None
     if _SURROGATE.value is not None:
-        surrogate, _ = load(local_path(_SURROGATE.value, "surrogate"), _SURROGATE_WHICH.value)
+        surrogate = [load(local_path(workdir, "surrogate"), _SURROGATE_WHICH.value)[0] for workdir in _SURROGATE.value]
     # All are loaded before the first is evaluated, which may take hours.
     networks = {which: load_variables(workdir, which, preference=_PREFERENCE.value) for which in _WHICH.value}
     if any(dataset is None for *_, dataset in networks.values()):

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 
@@ -6,12 +7,12 @@ import jax.numpy as jnp
 import pytest
 
 from morel_jax.attack_names import ATTACKS, ENSEMBLES, GROUPS, NamedAttack, find, known
-from morel_jax.attacks.autoattack import MEMBERS, VERSIONS
+from morel_jax.attacks.autoattack import MEMBERS, VERSIONS, member
 from morel_jax.attacks.iterative import IterativeAttack
 from morel_jax.evaluation import suite
 
 # One name for each entry.
-NAMES = [entry.name.replace("<steps>", "3").replace("<restarts>", "2") for entry in ATTACKS]
+NAMES = [re.sub(r"<\w+>", "2", entry.name) for entry in ATTACKS]
 
 
 def traced(name, norm, classes):
@@ -44,7 +45,9 @@ def test_what_the_names_of_several_stand_for_is_known():
     assert all(find(name.removeprefix("transfer-")) for _, names in GROUPS.values() for name in names)
     for text, version in ENSEMBLES.values():
         assert all(find(name) and name in text for name in VERSIONS[version])
-    assert {entry.name for entry in ATTACKS} >= MEMBERS.keys() - set(VERSIONS["rand"])
+    for name in MEMBERS.keys() - set(VERSIONS["rand"]):
+        entry, numbers = find(name)
+        assert entry.build(suite.attacks, suite.Threat(0.1, 0.01, "l2"), *numbers) == member(name, 0.1, "l2")
 
 
 def test_numbers_are_read_from_names():

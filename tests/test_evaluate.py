@@ -51,13 +51,14 @@ def test_the_command_end_to_end(workdir):
 
 @pytest.mark.slow
 def test_transfer_and_another_radius_from_the_command_line(workdir, tmp_path):
-    outcome = evaluate(f"--workdir={workdir}", "--which=last", "--attacks=transfer-fgsm", f"--surrogate={workdir}",
-                       "--examples=20", "--report_card=0", f"--output={tmp_path}", "--epsilon=0.05", "--noprogress")
+    outcome = evaluate(f"--workdir={workdir}", "--which=last", "--attacks=transfer-fgsm",
+                       f"--surrogate={workdir},{workdir}", "--examples=20",
+                       "--report_card=0", f"--output={tmp_path}", "--epsilon=0.05", "--noprogress")
     assert outcome.returncode == 0, outcome.stderr
     summary = json.loads((tmp_path / "last" / "summary.json").read_text())
     assert summary["settings"]["epsilon"] == 0.05
     assert summary["settings"]["step_size"] == pytest.approx(0.025)
-    assert summary["settings"]["surrogate"] == summary["settings"]["network"]
+    assert summary["settings"]["surrogate_answers"] == pytest.approx(summary["settings"]["network_answers"])
     assert outcome.stderr == ""
 
 
@@ -98,6 +99,7 @@ def test_corruptions_from_the_command_line(workdir, tmp_path):
     (["--workdir=x", "--which=best,foo"], "flag --which=['best', 'foo']: must be best, last or both"),
     (["--workdir=x", "--attacks="], "flag --attacks=[]: must name at least one attack"),
     (["--workdir=x", "--surrogate_which=first"], "surrogate_which"),
+    (["--workdir=x", "--surrogate="], "surrogate"),
     (["--workdir=x", "--seed=4294967296"], "seed"),
     (["--workdir="], "workdir must name a path; got an empty string"),
     (["--workdir=x", "--output=gs://a"], "output must be a path on a mounted file system, not a URL; got 'gs://a'"),

@@ -9,16 +9,19 @@ from morel_jax.attacks.apgd import APGD, APGDTargeted
 from morel_jax.attacks.fab import FAB, FABTargeted
 from morel_jax.attacks.iterative import IterativeAttack, select
 from morel_jax.attacks.keys import example_keys, fold_in_name
+from morel_jax.attacks.malt import MALT
 from morel_jax.attacks.norms import norm
+from morel_jax.attacks.pma import PMA
 from morel_jax.attacks.square import Square
 from morel_jax.attacks.types import Images, KeyOrKeys, Labels, LogitsFn
 
-# The published versions: attacks in their order; each sees what earlier ones left. A name says which attack it is and
-# how many restarts it has, so the same name is the same attack everywhere.
+# The published versions, and `fast`, which is ours: attacks in their order; each sees what earlier ones left. A name
+# says which attack it is and how many restarts it has, so the same name is the same attack everywhere.
 VERSIONS = {
     "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
     "plus": ("apgd-cex5", "apgd-dlrx5", "fabx5", "square", "apgd-t", "fab-t"),
     "rand": ("apgd-ce-eot20", "apgd-dlr-eot20"),
+    "fast": ("pma", "malt3", "square1000"),
 }
 
 # Every attack of every version, (epsilon, norm) -> attack.
@@ -34,6 +37,9 @@ MEMBERS: dict[str, Callable[[jax.typing.ArrayLike, str], IterativeAttack]] = {
     "fabx5": lambda epsilon, norm: FAB(epsilon, norm=norm, num_restarts=5),
     "fab-t": lambda epsilon, norm: FABTargeted(epsilon, norm=norm),
     "square": lambda epsilon, norm: Square(epsilon, norm=norm),
+    "pma": lambda epsilon, norm: PMA(epsilon, norm=norm),
+    "malt3": lambda epsilon, norm: MALT(epsilon, norm=norm, num_targets=3),
+    "square1000": lambda epsilon, norm: Square(epsilon, 1000, norm),
 }
 
 
@@ -56,7 +62,8 @@ class AutoAttack:
         epsilon: radius, in pixel units of images in [0, 1].
         version: ``standard`` (APGD-CE, APGD-T, FAB-T, Square), ``plus`` (APGD-CE, APGD-DLR and FAB with five restarts,
             Square, APGD-T, FAB-T), ``rand`` (APGD-CE and APGD-DLR, gradients averaged over 20 draws, for networks that
-            answer at random and are called as ``logits_fn(x, keys)``) or ``custom``; static.
+            answer at random and are called as ``logits_fn(x, keys)``), ``fast`` (not published: PMA, MALT on 3 targets,
+            Square with 1000 queries) or ``custom``; static.
         norm: ``linf`` or ``l2``; static.
         attacks: names in the order in which they run, for version ``custom`` alone; static.
 

@@ -96,10 +96,10 @@ class HopSkipJump(NearestAttack[HopSkipJumpState]):
     def step(self, logits_fn: LogitsFn, keys: Keys, x: Images, y: Labels, state: HopSkipJumpState) -> HopSkipJumpState:
         ball = norm(self.norm)
         keys = fold_in_rows(keys, state.steps)
-        probe = self._probe(ball, keys, state)
-        queried = select(state.phase == _SEARCH, ball.project(state.point, x, like((state.low + state.high) / 2, x)), select(
-            state.phase == _ESTIMATE, probe,
-            jnp.clip(state.point + like(state.length, x) * state.total, 0.0, 1.0)))
+        between = ball.project(state.point, x, like((state.low + state.high) / 2, x))
+        beyond = jnp.clip(state.point + like(state.length, x) * state.total, 0.0, 1.0)
+        queried = select(state.phase == _SEARCH, between, select(
+            state.phase == _ESTIMATE, self._probe(ball, keys, state), beyond))
         starting = state.phase == _START
         queried = jax.lax.cond(jnp.any(starting), lambda: select(starting, _uniform(keys, x), queried), lambda: queried)
         hit = misclassified(logits_fn(queried), y)

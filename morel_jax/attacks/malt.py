@@ -28,8 +28,8 @@ class MALTState(APGDState):
 class MALT(AutoPGD):
     """Auto-PGD on the targeted DLR loss, towards the classes with the nearest linearised boundaries.
 
-    A step for each candidate first takes the gradient of its lead z_t - z_y on the clean image. The lead's size over the
-    dual norm of that gradient is the distance at which a linear network would change its answer to t. The ascents
+    First, a step for each candidate t takes the gradient of its lead z_t - z_y on the clean image. The lead's size over
+    the dual norm of that gradient is the distance at which a linear network would change its answer to t. The ascents
     follow, from the smallest distance on, as those of :class:`APGDTargeted` from the largest logit on.
 
     With ten classes and nine targets the two differ in the order alone. With fewer targets MALT costs less.

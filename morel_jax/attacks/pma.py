@@ -49,7 +49,7 @@ class PMA(IterativeAttack[PMAState]):
     epsilon: jax.typing.ArrayLike
     num_steps: int = struct.field(pytree_node=False, default=100)
     norm: str = struct.field(pytree_node=False, default="linf")
-    num_restarts: int = struct.field(pytree_node=False, default=1)
+    num_restarts: int = struct.field(pytree_node=False, default=2)
     exploring: jax.typing.ArrayLike = 0.25
 
     def _start_point(self, keys: Keys, x: Images, number: Counts) -> Images:

@@ -46,6 +46,24 @@ def as_argument(logits_fn: LogitsFn) -> jax.tree_util.Partial:
     return jax.tree_util.Partial(_WithFullProducts(partial.func), *partial.args, **partial.keywords)
 
 
+def mean_logits(networks: Sequence[LogitsFn]) -> jax.tree_util.Partial:
+    """Several networks as one, whose logits are the mean of theirs; transfer attacks are crafted on it.
+
+    Reference: the ensemble in logits of Dong et al., arXiv:1710.06081, section 3.4, with equal weights.
+    """
+    if len(networks) == 1:
+        return as_argument(networks[0])
+    return as_argument(jax.tree_util.Partial(_mean_logits, tuple(map(as_argument, networks))))
+
+
+def _mean_logits(networks: tuple[LogitsFn, ...], x: Images) -> Logits:
+    logits = [network(x) for network in networks]
+    if len({one.shape for one in logits}) > 1:
+        raise ValueError("surrogates must have the same classes; got networks with "
+                         f"{', '.join(str(one.shape[-1]) for one in logits)}.")
+    return sum(logits) / len(logits)
+
+
 def block_width(logits_fn: LogitsFn, image_shape: Sequence[int], device: jax.Device | None = None) -> int:
     """Rows of a block on ``device`` (None: the first at hand), for a network on images of shape (h, w, c)."""
     if (device or jax.local_devices()[0]).platform != "cpu":

@@ -16,7 +16,7 @@ from morel_jax.attacks.keys import fold_in_name
 from morel_jax.attacks.types import Images, Logits, LogitsFn
 from morel_jax.data.dataset import check_arrays
 from morel_jax.data.subset import stratified_rows
-from morel_jax.evaluation.evaluator import Evaluator, Flags, Index, as_argument, block_width, count_classes
+from morel_jax.evaluation.evaluator import Evaluator, Flags, Index, as_argument, block_width, count_classes, mean_logits
 from morel_jax.evaluation.identity import fingerprint, network_record
 from morel_jax.evaluation.ledger import Ledger, Row
 from morel_jax.evaluation.pool import Finished, Pool
@@ -46,7 +46,7 @@ def _check_attacks(suite: Mapping[str, SuiteAttack], image_shape: Sequence[int],
 def evaluate(logits_fn: LogitsFn, images: UInt8[np.ndarray, "n h w c"] | Float[np.ndarray, "n h w c"],
              labels: Int[np.ndarray, " n"], attacks: Sequence[str | tuple[str, Callable]], folder: str | os.PathLike, *,
              epsilon: float, step_size: float | None = None, norm: str = "linf", variant: str = "paper", seed: int = 0,
-             examples: int = 0, surrogate: LogitsFn | None = None, batch_size: int | None = None,
+             examples: int = 0, surrogate: LogitsFn | Sequence[LogitsFn] | None = None, batch_size: int | None = None,
              width: int | None = None, save_images: bool = False,
              progress: AttackProgress | None = None) -> dict[str, Any]:
     """Runs attacks on a network and sums up its robust accuracy.
@@ -67,7 +67,8 @@ def evaluate(logits_fn: LogitsFn, images: UInt8[np.ndarray, "n h w c"] | Float[n
         seed: in 0 .. 2**32 - 1; an example's random draws depend on it, the attack's name and its index alone.
         examples: number of images, 0 for all; the first ones of :func:`morel_jax.data.subset.stratified_order`, which
             has the classes in proportion.
-        surrogate: ``logits_fn`` of the network that ``transfer`` attacks are crafted on.
+        surrogate: ``logits_fn`` of the network that ``transfer`` attacks are crafted on, or a list of several, on the
+            mean of whose logits they are.
         batch_size: examples under way at a time; None: what suits the devices.
         width: rows of the blocks in which the network is evaluated; None: what suits backend and network. It alone
             changes rounding.
@@ -93,6 +94,8 @@ def evaluate(logits_fn: LogitsFn, images: UInt8[np.ndarray, "n h w c"] | Float[n
     seed, folder = checks.seed(seed), local_path(folder, "folder")
     threat = checked_threat(epsilon, step_size, norm, variant, images.shape[1:])
     columns, suite = build_suite(attacks, threat, classes)
+    if isinstance(surrogate, list | tuple):
+        surrogate = mean_logits(surrogate) if surrogate else None
     if any(attack.on_surrogate for attack in suite.values()):
         if surrogate is None:
             raise ValueError("transfer attacks need a surrogate, the network that they are crafted on; got none.")

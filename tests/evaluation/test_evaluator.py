@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from morel_jax import models
-from morel_jax.evaluation.evaluator import Evaluator, as_argument, block_width
+from morel_jax.evaluation.evaluator import Evaluator, as_argument, block_width, mean_logits
 from morel_jax.evaluation.trained import as_logits_fn
 from tests.attacks.linear import Linear
 
@@ -56,3 +56,13 @@ def test_networks_with_weights_as_leaves_are_arguments():
     assert as_argument(wrapped) is wrapped
     np.testing.assert_array_equal(jax.tree.leaves(wrapped), [2])
     assert len(jax.tree.leaves(as_argument(model.logits))) == 0
+
+
+def test_several_networks_as_one():
+    other = Linear(count=21, seed=1)
+    both = mean_logits([MODEL.logits, other.logits])
+    np.testing.assert_allclose(both(MODEL.x), (MODEL.logits(MODEL.x) + other.logits(MODEL.x)) / 2, rtol=1e-5)
+    alone = as_argument(MODEL.logits)
+    assert mean_logits([alone]) is alone
+    with pytest.raises(ValueError, match="surrogates must have the same classes; got networks with 5, 3"):
+        mean_logits([MODEL.logits, lambda x: MODEL.logits(x)[:, :3]])(MODEL.x)

@@ -192,6 +192,9 @@ MODEL, LARGER = Linear(count=4), Linear(count=30)
     (dict(logits_fn=lambda x: x), r"logits_fn must return floats of shape \[1, classes\]; got float32\[1, 4, 4, 2\]"),
     (dict(attacks=["bim"]), "attacks must be among"),
     (dict(attacks=["transfer"]), "transfer attacks need a surrogate"),
+    (dict(attacks=["transfer"], surrogate=[]), "transfer attacks need a surrogate"),
+    (dict(attacks=["transfer"], surrogate=[MODEL.logits, lambda x: MODEL.logits(x)[:, :3]]),
+     "surrogates must have the same classes; got networks with 5, 3"),
     (dict(attacks=["transfer"], surrogate=lambda x: MODEL.logits(x)[:, :3]),
      "the surrogate must have the network's 5 classes; got one with 3"),
     (dict(attacks=["transfer"], surrogate=lambda x: MODEL.logits(x) * np.nan),
@@ -329,3 +332,14 @@ def test_keys_depend_on_the_attacks_name_and_the_seed(tmp_path):
         x_adv[seed] = [np.load(tmp_path / str(seed) / f"adversarial/{name}.npy") for name in ("pgd1x2", "pgd2x2")]
     assert not np.array_equal(x_adv[0][0], x_adv[1][0])
     assert not np.array_equal(x_adv[0][0], x_adv[0][1])
+
+
+def test_transfer_from_several_networks_is_crafted_on_their_mean(tmp_path):
+    """Two networks whose sum is the attacked one: FGSM on the mean is FGSM on it."""
+    half = jax.tree_util.Partial(lambda weights, x: x.reshape(len(x), -1) @ weights, MODEL.weights / 2)
+    skewed = np.random.default_rng(0).normal(size=MODEL.weights.shape).astype(np.float32)
+    parts = [jax.tree_util.Partial(half.func, weights) for weights in (MODEL.weights + skewed, MODEL.weights - skewed)]
+    y = np.argmax(half(MODEL.x), -1)
+    summary = evaluate(half, MODEL.x, y, ["fgsm", "transfer-fgsm"], tmp_path, epsilon=0.1, surrogate=parts)
+    own, transferred = (summary["attacks"][name]["correct"] for name in ("fgsm", "transfer-fgsm"))
+    assert own == transferred < len(y)

@@ -56,7 +56,8 @@ def test_margin_is_positive_exactly_when_misclassified():
 
 def test_probability_margin_and_its_gradient_by_hand():
     """The gradient is p_y times that of the cross-entropy plus p_max times that of minus the rival's."""
-    values, gradients = jax.vmap(jax.value_and_grad(lambda z, y: probability_margin(z[None], y[None])[0]))(THIRDS, LABELS)
+    one = jax.value_and_grad(lambda z, y: probability_margin(z[None], y[None])[0])
+    values, gradients = jax.vmap(one)(THIRDS, LABELS)
     p = np.exp(np.asarray(jax.nn.log_softmax(THIRDS)))
     rows, rivals = np.arange(2), np.argmax(np.where(np.arange(3) == np.asarray(LABELS)[:, None], -1, p), axis=1)
     own, rival, unit = p[rows, LABELS], p[rows, rivals], np.eye(3)

@@ -4,12 +4,14 @@ import jax
 import numpy as np
 import pytest
 import torch
-from art.attacks.evasion import CarliniLInfMethod, FastGradientMethod, ProjectedGradientDescent
+from art.attacks.evasion import CarliniLInfMethod, FastGradientMethod, HopSkipJump, ProjectedGradientDescent
 from art.estimators.classification import PyTorchClassifier
 
 from benchmarks.torch_convnet import convnet_small
 from morel_jax.attacks.cw import CWLinf
 from morel_jax.attacks.fgsm import FGSM
+from morel_jax.attacks.hopskipjump import HopSkipJump as OurHopSkipJump
+from morel_jax.attacks.norms import norm as known_norm
 from morel_jax.attacks.pgd import PGD
 from morel_jax.interop.torch import export_state_dict
 from morel_jax.losses import cross_entropy
@@ -107,3 +109,26 @@ def test_cw_linf(network, name):
     still_broken = (predictions(logits_fn, projected) != y) & right
     np.testing.assert_array_equal(state.found, still_broken | ~right)
     np.testing.assert_allclose(state.x_adv[still_broken], projected[still_broken], atol=0.01 * epsilon)
+
+
+@pytest.mark.parametrize(("norm", "art_norm"), [("linf", np.inf), ("l2", 2)])
+def test_hopskipjump(network, norm, art_norm):
+    """Distances with the same number of queries, up to the draws, which differ."""
+    logits_fn, twin, x, y, right = network
+    x, y = x[right][:20], y[right][:20]
+    asked, predict = [], twin.predict
+    twin.predict = lambda images, *arguments, **options: asked.append(len(images)) or predict(
+        images, *arguments, **options)
+    try:
+        np.random.seed(0)  # noqa: NPY002 (ART draws from there)
+        attack = HopSkipJump(twin, norm=art_norm, max_iter=8, max_eval=1000, init_eval=100, verbose=False)
+        theirs = art_images(attack, x, y)
+    finally:
+        twin.predict = predict
+    queries = sum(asked) // len(x)
+    attack = OurHopSkipJump(None, queries, norm)
+    _, ours = jax.jit(lambda x, y: attack.minimal(logits_fn, jax.random.key(0), x, y))(x, y)
+    theirs = np.asarray(known_norm(norm).distance(theirs, x))
+    print(f"{norm}, {queries} queries: median distance, ours {np.median(ours):.4f}, theirs {np.median(theirs):.4f}; "
+          f"median ratio {np.median(ours / theirs):.3f}")
+    assert 0.8 < np.median(ours / theirs) < 1.1
