@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from morel_jax.attacks import autoattack
+from morel_jax.attacks import HopSkipJump, autoattack
 from morel_jax.data.subset import stratified_order
 from morel_jax.evaluation import evaluate
 from morel_jax.files import DamagedFileError
 from morel_jax.models import Outputs
 from tests.attacks.linear import Linear
+from tests.evaluation import masked
 from tests.evaluation.network import EPSILON, data, network
 from tests.evaluation.run_evaluation import run
 from tests.small import mostly_slow
@@ -343,3 +344,16 @@ def test_transfer_from_several_networks_is_crafted_on_their_mean(tmp_path):
     summary = evaluate(half, MODEL.x, y, ["fgsm", "transfer-fgsm"], tmp_path, epsilon=0.1, surrogate=parts)
     own, transferred = (summary["attacks"][name]["correct"] for name in ("fgsm", "transfer-fgsm"))
     assert own == transferred < len(y)
+
+
+@pytest.mark.slow
+def test_a_network_without_a_gradient_is_judged_by_its_answers(tmp_path):
+    """HopSkipJump breaks within the radius what the known distances allow, on a network that JAX only calls."""
+    x, y = masked.images("not_differentiable")
+    epsilon = 1.3 * float(np.median(masked.NETWORK.distances("linf")[:12]))
+    network = masked.network("not_differentiable")
+    summary = evaluate(network, x[:12], y[:12], [("asked", HopSkipJump(epsilon, 1500))], tmp_path, epsilon=epsilon)
+    within = masked.NETWORK.distances("linf")[:12] < epsilon
+    assert 12 - summary["attacks"]["asked"]["correct"] >= within.sum() - 2 > 4
+    with pytest.raises(ValueError, match="callback"):
+        evaluate(network, x[:12], y[:12], ["fgsm"], tmp_path, epsilon=epsilon)
