@@ -3,7 +3,7 @@
 ``python -m benchmarks.fast --output=FOLDER quickstart/morel,0.1 quickstart/morel,0.1,quantised``: each network is a run
 of `morel_jax.train` or of the quickstart, a radius in Linf and, on demand, a mask that hides its gradients: ``scaled``
 multiplies the logits by 1000, ``quantised`` rounds pixels to 17 levels. Both are compiled before they are timed. It
-prints a table; networks that are done are not evaluated again.
+prints a table; what is done is not evaluated again.
 """
 import argparse
 import csv
@@ -41,25 +41,25 @@ def _broken(folder):
         return {row["index"] for row in csv.DictReader(file) if row["broken"] == "1"}
 
 
-def measure(workdir, epsilon, mask, folder, examples):
-    """{contender: its accuracy, seconds and processor seconds}, and on how many images they differ."""
+def measure(name, workdir, epsilon, mask, folder, examples):
+    """One contender's accuracy, that after each of its attacks, and what it took, from a file if it is there."""
+    path = folder / f"{name}.json"
+    if path.exists():
+        return json.loads(path.read_text())
     model, variables, _, dataset = load_variables(workdir, "best")
     logits_fn = as_logits_fn(model, variables)
     if mask:
         logits_fn = jax.tree_util.Partial(_MASKS[mask], logits_fn)
-    found, broken = {}, {}
-    for name in CONTENDERS:
-        for place, count in ((folder / f"{name}-warm-up", _WARM_UP), (folder / name, examples)):
-            began, processor = time.monotonic(), time.process_time()
-            summary = evaluate(logits_fn, dataset.test.images, dataset.test.labels, [name], place, epsilon=epsilon,
-                               examples=count)
-            seconds = time.monotonic() - began, time.process_time() - processor
-        column = summary["attacks"][name]
-        found[name] = {"accuracy": column["accuracy"], "after": column["accuracy_after"], "seconds": seconds[0],
-                       "processor_seconds": seconds[1]}
-        broken[name] = _broken(folder / name)
-    fast, standard = (broken[name] for name in CONTENDERS)
-    return found | {"fast_alone": len(fast - standard), "autoattack_alone": len(standard - fast)}
+    for place, count in ((folder / f"{name}-warm-up", _WARM_UP), (folder / name, examples)):
+        began, processor = time.monotonic(), time.process_time()
+        summary = evaluate(logits_fn, dataset.test.images, dataset.test.labels, [name], place, epsilon=epsilon,
+                           examples=count)
+        seconds = time.monotonic() - began, time.process_time() - processor
+    column = summary["attacks"][name]
+    found = {"accuracy": column["accuracy"], "after": column["accuracy_after"], "seconds": seconds[0],
+             "processor_seconds": seconds[1]}
+    write_atomically(path, json.dumps(found, indent=1))
+    return found
 
 
 def main():
@@ -74,18 +74,15 @@ def main():
         workdir, epsilon, *mask = network.split(",")
         name = ", ".join([Path(workdir).name, *mask])
         folder = options.output / f"{name.replace(', ', '-')}-{epsilon}"
-        path = folder / "found.json"
-        if not path.exists():
-            write_atomically(path, json.dumps(measure(workdir, float(epsilon), *mask or [None], folder,
-                                                      options.examples), indent=1))
-        found = json.loads(path.read_text())
-        fast, standard = (found[one] for one in CONTENDERS)
+        fast, standard = (measure(one, workdir, float(epsilon), *mask or [None], folder, options.examples)
+                          for one in CONTENDERS)
+        by_fast, by_standard = (_broken(folder / one) for one in CONTENDERS)
         rows.append([name, epsilon, *(100 * one["accuracy"] for one in (standard, fast)),
-                     100 * (fast["accuracy"] - standard["accuracy"]), found["autoattack_alone"], found["fast_alone"],
-                     standard["processor_seconds"], fast["processor_seconds"],
+                     100 * (fast["accuracy"] - standard["accuracy"]), len(by_standard - by_fast),
+                     len(by_fast - by_standard), standard["processor_seconds"], fast["processor_seconds"],
                      fast["processor_seconds"] / standard["processor_seconds"],
                      fast["seconds"] / standard["seconds"]])
-        print(name, json.dumps(found), flush=True)
+        print(f"{name}: fast {fast}, AutoAttack {standard}", flush=True)
     print(tabulate(rows, ["network", "radius", "AutoAttack, %", "fast, %", "points more", "broken by AutoAttack alone",
                           "by fast alone", "AutoAttack, processor s", "fast, processor s", "ratio",
                           "ratio of wall times"],

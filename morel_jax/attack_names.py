@@ -77,8 +77,7 @@ ATTACKS = (
     _member("fabx5", "fab with 5 restarts"),
     _member("fab-t", "targeted FAB, at most 9 target classes"),
     _member("square", "Square, 5000 queries, no gradient"),
-    NamedAttack("square<queries>", "Square with that many queries",
-                lambda attacks, threat, queries: attacks.Square(threat.epsilon, queries, threat.norm)),
+    _member("square-guarded", "Square, 5000 queries; 1000 where gradient steps get as far as it does"),
     _member("pma", "PMA: two ascents of the probability margin, 100 steps each"),
     NamedAttack("malt<targets>", "MALT: Auto-PGD on the targeted DLR loss towards that many classes, those of the "
                 "nearest linearised boundaries", lambda attacks, threat, targets: attacks.MALT(
@@ -108,8 +107,8 @@ GROUPS = {
 ENSEMBLES = {
     "autoattack": ("AutoAttack, standard: apgd-ce, apgd-t, fab-t and square, each on what the ones before it left",
                    "standard"),
-    "fast": ("pma, malt3 and square1000, each on what the ones before it left; for a first verdict at a fraction of "
-             "autoattack's cost", "fast"),
+    "fast": ("pma, malt3 and square-guarded, each on what the ones before it left: a first verdict, for less than "
+             "autoattack takes", "fast"),
     "autoattack-plus": ("AutoAttack, plus: apgd-cex5, apgd-dlrx5, fabx5, square, apgd-t and fab-t", "plus"),
 }
 

@@ -14,6 +14,8 @@ from absl import flags
 from morel_jax import attack_names, checks, command
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from jaxtyping import Float32, Int32
 

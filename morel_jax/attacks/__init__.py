@@ -10,6 +10,7 @@ from morel_jax.attacks.cw_l2 import CWL2
 from morel_jax.attacks.fab import FAB, FABTargeted
 from morel_jax.attacks.fgsm import FGSM
 from morel_jax.attacks.fmn import DDN, FMN, FMNTargeted
+from morel_jax.attacks.guarded_square import GuardedSquare
 from morel_jax.attacks.hopskipjump import HopSkipJump
 from morel_jax.attacks.iterative import IterativeAttack
 from morel_jax.attacks.malt import MALT
@@ -20,4 +21,5 @@ from morel_jax.attacks.square import Square
 from morel_jax.attacks.types import LogitsFn
 
 __all__ = ["APGD", "CWL2", "DDN", "FAB", "FGSM", "FMN", "MALT", "PGD", "PMA", "APGDTargeted", "AutoAttack", "CWLinf",
-           "FABTargeted", "FMNTargeted", "HopSkipJump", "IterativeAttack", "LogitsFn", "NearestAttack", "Square"]
+           "FABTargeted", "FMNTargeted", "GuardedSquare", "HopSkipJump", "IterativeAttack", "LogitsFn", "NearestAttack",
+           "Square"]

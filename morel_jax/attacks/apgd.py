@@ -1,4 +1,6 @@
 """Auto-PGD: projected gradient ascent that chooses its own step size (Croce and Hein, arXiv:2003.01690)."""
+from typing import TypeVar
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -63,6 +65,9 @@ class APGDState(AttackState):
     run: Run
 
 
+State = TypeVar("State", bound=APGDState)
+
+
 class AutoPGD(IterativeAttack[APGDState]):
     """What these attacks and MALT share; they differ in the loss and in the meaning of their ascents."""
     epsilon: jax.typing.ArrayLike
@@ -122,8 +127,8 @@ class AutoPGD(IterativeAttack[APGDState]):
     def step(self, logits_fn: LogitsFn, keys: Keys, x: Images, y: Labels, state: APGDState) -> APGDState:
         return self._climb(keys, x, y, state, *self._evaluate(logits_fn, keys, y, state))
 
-    def _climb(self, keys: Keys, x: Images, y: Labels, state: APGDState, gradient: Images,
-               outputs: tuple[Logits, Values]) -> APGDState:
+    def _climb(self, keys: Keys, x: Images, y: Labels, state: State, gradient: Images,
+               outputs: tuple[Logits, Values]) -> State:
         """The state after the evaluation of an ascent's point."""
         logits, loss = outputs
         runs = self._runs(logits.shape[-1])

@@ -7,6 +7,7 @@ from flax import struct
 
 from morel_jax.attacks.apgd import APGD, APGDTargeted
 from morel_jax.attacks.fab import FAB, FABTargeted
+from morel_jax.attacks.guarded_square import GuardedSquare
 from morel_jax.attacks.iterative import IterativeAttack, select
 from morel_jax.attacks.keys import example_keys, fold_in_name
 from morel_jax.attacks.malt import MALT
@@ -21,7 +22,7 @@ VERSIONS = {
     "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
     "plus": ("apgd-cex5", "apgd-dlrx5", "fabx5", "square", "apgd-t", "fab-t"),
     "rand": ("apgd-ce-eot20", "apgd-dlr-eot20"),
-    "fast": ("pma", "malt3", "square1000"),
+    "fast": ("pma", "malt3", "square-guarded"),
 }
 
 # Every attack of every version, (epsilon, norm) -> attack.
@@ -39,7 +40,7 @@ MEMBERS: dict[str, Callable[[jax.typing.ArrayLike, str], IterativeAttack]] = {
     "square": lambda epsilon, norm: Square(epsilon, norm=norm),
     "pma": lambda epsilon, norm: PMA(epsilon, norm=norm),
     "malt3": lambda epsilon, norm: MALT(epsilon, norm=norm, num_targets=3),
-    "square1000": lambda epsilon, norm: Square(epsilon, 1000, norm),
+    "square-guarded": lambda epsilon, norm: GuardedSquare(epsilon, norm=norm),
 }
 
 
@@ -63,7 +64,7 @@ class AutoAttack:
         version: ``standard`` (APGD-CE, APGD-T, FAB-T, Square), ``plus`` (APGD-CE, APGD-DLR and FAB with five restarts,
             Square, APGD-T, FAB-T), ``rand`` (APGD-CE and APGD-DLR, gradients averaged over 20 draws, for networks that
             answer at random and are called as ``logits_fn(x, keys)``), ``fast`` (not published: PMA, MALT on 3 targets,
-            Square with 1000 queries) or ``custom``; static.
+            :class:`GuardedSquare`) or ``custom``; static.
         norm: ``linf`` or ``l2``; static.
         attacks: names in the order in which they run, for version ``custom`` alone; static.
 

@@ -95,7 +95,7 @@ _RULES = {
 }
 # The least value of each count; counts are static.
 _LEAST = {"num_steps": 0, "num_restarts": 1, "num_targets": 1, "eot": 1, "num_queries": 1, "max_iter": 0,
-          "num_searches": 1, "num_candidates": 1, "initial_probes": 1}
+          "num_searches": 1, "num_candidates": 1, "initial_probes": 1, "fewest_queries": 1, "guard_steps": 0}
 
 
 def check_fields(attack: Any) -> None:

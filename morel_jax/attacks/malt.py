@@ -1,4 +1,6 @@
 """MALT: Auto-PGD on the classes whose boundaries are nearest if the network were linear (arXiv:2407.02240)."""
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -66,7 +68,7 @@ class MALT(AutoPGD):
         return MALTState(**vars(state), scored=jnp.zeros_like(state.number),
                          distances=jnp.full((x.shape[0], count), jnp.inf, x.dtype))
 
-    def _loss(self, logits: Logits, y: Labels, state: MALTState) -> Values:
+    def _loss(self, logits: Logits, y: Labels, state: Any) -> Values:
         # The ascents' targets are first in the order, once all candidates have been scored.
         scoring = state.scored < state.distances.shape[1]
         rank = 1 + jnp.where(scoring, state.scored, state.number)
@@ -74,7 +76,7 @@ class MALT(AutoPGD):
         lead = pick(logits, label_mask(logits, target)) - pick(logits, label_mask(logits, y))
         return jnp.where(scoring, lead, targeted_difference_of_logits_ratio(logits, y, target))
 
-    def step(self, logits_fn: LogitsFn, keys: Keys, x: Images, y: Labels, state: MALTState) -> MALTState:
+    def step(self, logits_fn: LogitsFn, keys: Keys, x: Images, y: Labels, state: Any) -> MALTState:
         scoring = state.scored < state.distances.shape[1]
         point = select(scoring, x, state.run.point)
         gradient, outputs = self._evaluate(logits_fn, keys, y, state.replace(run=state.run.replace(point=point)))

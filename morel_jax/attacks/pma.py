@@ -75,7 +75,7 @@ class PMA(IterativeAttack[PMAState]):
         found = misclassified(logits, y)
         ball = norm(self.norm)
         share = (state.time / max(self.num_steps, 1)).astype(x.dtype)
-        length = self.epsilon * (1 + jnp.cos(math.pi * share))
+        length = jnp.asarray(self.epsilon * (1 + jnp.cos(math.pi * share)))
         point = ball.project(state.point + like(length, x) * ball.direction(gradient), x, self.epsilon)
 
         ended = state.time == self.num_steps

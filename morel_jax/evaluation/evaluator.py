@@ -61,7 +61,7 @@ def _mean_logits(networks: tuple[LogitsFn, ...], x: Images) -> Logits:
     if len({one.shape for one in logits}) > 1:
         raise ValueError("surrogates must have the same classes; got networks with "
                          f"{', '.join(str(one.shape[-1]) for one in logits)}.")
-    return sum(logits) / len(logits)
+    return sum(logits[1:], logits[0]) / len(logits)
 
 
 def block_width(logits_fn: LogitsFn, image_shape: Sequence[int], device: jax.Device | None = None) -> int:

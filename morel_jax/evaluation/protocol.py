@@ -94,12 +94,12 @@ def evaluate(logits_fn: LogitsFn, images: UInt8[np.ndarray, "n h w c"] | Float[n
     seed, folder = checks.seed(seed), local_path(folder, "folder")
     threat = checked_threat(epsilon, step_size, norm, variant, images.shape[1:])
     columns, suite = build_suite(attacks, threat, classes)
-    if isinstance(surrogate, list | tuple):
-        surrogate = mean_logits(surrogate) if surrogate else None
+    surrogates: Any = surrogate if isinstance(surrogate, list | tuple) else [surrogate]
+    crafted_on = None if surrogate is None or not surrogates else mean_logits(surrogates)
     if any(attack.on_surrogate for attack in suite.values()):
-        if surrogate is None:
+        if crafted_on is None:
             raise ValueError("transfer attacks need a surrogate, the network that they are crafted on; got none.")
-        if (others := count_classes(surrogate, images.shape[1:])) != classes:
+        if (others := count_classes(crafted_on, images.shape[1:])) != classes:
             raise ValueError(f"the surrogate must have the network's {classes} classes; got one with {others}.")
     _check_attacks(suite, images.shape[1:], classes)
 
@@ -111,13 +111,12 @@ def evaluate(logits_fn: LogitsFn, images: UInt8[np.ndarray, "n h w c"] | Float[n
     settings = {"epsilon": threat.epsilon, "step_size": threat.step_size, "norm": norm, "variant": variant,
                 "seed": seed, "width": network.width, "platform": jax.default_backend(),
                 "data": fingerprint([images, labels])} | network_record(network)
-    if surrogate is not None:
-        surrogate = as_argument(surrogate)
-        other = dataclasses.replace(network, logits_fn=surrogate)
+    if crafted_on is not None:
+        other = dataclasses.replace(network, logits_fn=crafted_on)
         check_finite(other.logits(index), "surrogate", index)
         settings |= network_record(other, "surrogate")
     saved = SavedImages(folder / "adversarial", images.shape) if save_images else None
-    run = _Evaluation(network, surrogate, index, logits.argmax(-1).astype(np.int32), norm, jax.random.key(seed),
+    run = _Evaluation(network, crafted_on, index, logits.argmax(-1).astype(np.int32), norm, jax.random.key(seed),
                       batch_size, Ledger(folder, settings), saved, progress or AttackProgress(shown=False))
     run.attack_all(columns, suite)
     minimal = {name for name, attack in suite.items() if attack.minimal}

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from morel_jax.attacks import APGD, FAB, MALT, PMA, APGDTargeted, AutoAttack, FABTargeted, Square
+from morel_jax.attacks import APGD, FAB, MALT, PMA, APGDTargeted, AutoAttack, FABTargeted, GuardedSquare, Square
 from tests.attacks.linear import Linear
 from tests.small import mostly_slow
 
@@ -20,7 +20,7 @@ def test_versions_have_the_published_attacks_in_their_order():
     rand = AutoAttack(0.1, version="rand").members()
     assert list(rand.values()) == [APGD(0.1, eot=20), APGD(0.1, loss="dlr", eot=20)]
     fast = AutoAttack(0.1, version="fast").members()
-    assert list(fast.values()) == [PMA(0.1, 100, num_restarts=2), MALT(0.1, num_targets=3), Square(0.1, 1000)]
+    assert list(fast.values()) == [PMA(0.1, 100, num_restarts=2), MALT(0.1, num_targets=3), GuardedSquare(0.1)]
     custom = AutoAttack(0.1, version="custom", attacks=("square", "apgd-dlr")).members()
     assert list(custom) == ["square", "apgd-dlr"]
 
