@@ -77,7 +77,7 @@ ATTACKS = (
     _member("fabx5", "fab with 5 restarts"),
     _member("fab-t", "targeted FAB, at most 9 target classes"),
     _member("square", "Square, 5000 queries, no gradient"),
-    _member("square-guarded", "Square, 5000 queries; 1000 where gradient steps get as far as it does"),
+    _member("square-guarded", "Square, 5000 queries; 500 where gradient steps get as far as it does"),
     _member("pma", "PMA: two ascents of the probability margin, 100 steps each"),
     NamedAttack("malt<targets>", "MALT: Auto-PGD on the targeted DLR loss towards that many classes, those of the "
                 "nearest linearised boundaries", lambda attacks, threat, targets: attacks.MALT(

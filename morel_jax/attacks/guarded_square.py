@@ -36,7 +36,7 @@ class GuardedSquare(Square):
     Raises (when called):
         ValueError: as :class:`Square`.
     """
-    fewest_queries: int = struct.field(pytree_node=False, default=1000)
+    fewest_queries: int = struct.field(pytree_node=False, default=500)
     guard_steps: int = struct.field(pytree_node=False, default=20)
 
     def first(self, logits_fn: LogitsFn, keys: Keys, x: Images, y: Labels) -> GuardedSquareState:

@@ -5,6 +5,7 @@ from types import ModuleType
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jaxtyping import Array
 
 from morel_jax.attacks.descent import like
 from morel_jax.attacks.inputs import misclassified
@@ -19,6 +20,9 @@ _START, _SEARCH, _ESTIMATE, _STEP = range(4)
 # ART's constants: random images tried as a start; probes at most; length of probes, first in pixel units and then as a
 # fraction of the distance; and the search's tolerance over that of the paper, d**-0.5 in L2 and 1 / d in Linf.
 _STARTS, _MOST_PROBES, _FIRST_PROBE, _PROBE, _TOLERANCE = 100, 10_000, 0.1, 0.01, 0.01
+# Random images are of squares with sides 1, 2, 4 and so on in turn, this many sizes: of pixels alone, all may be of one
+# class, whose own images would then have no start.
+_SIZES = 6
 # A step that has been halved this often moves no pixel.
 _HALVINGS = 24
 
@@ -52,9 +56,10 @@ class HopSkipJumpState(NearestState):
 class HopSkipJump(NearestAttack[HopSkipJumpState]):
     """HopSkipJump, for networks of which only the answered class is known.
 
-    From a random image that is misclassified, a binary search leads back towards the image, as far as the boundary.
-    There random probes, on either side of the boundary, estimate its normal; a step along it leads away from the
-    boundary, and the next search begins. Each of these takes queries, and every query that is adversarial counts.
+    From a random image that is misclassified (of pixels, then of larger and larger squares), a binary search leads back
+    towards the image, as far as the boundary. There random probes, on either side of the boundary, estimate its normal;
+    a step along it leads away from the boundary, and the next search begins. Each of these takes queries, and every
+    query that is adversarial counts.
 
     Attributes:
         epsilon: radius, in pixel units of images in [0, 1]; an example is finished once an adversarial image is within
@@ -68,7 +73,7 @@ class HopSkipJump(NearestAttack[HopSkipJumpState]):
         ValueError: an unknown ``norm``.
 
     Reference: Chen, Jordan and Wainwright, arXiv:1904.02144, algorithm 2, with the constants of ART's ``HopSkipJump``.
-        The first search is in the ball's norm, in Linf too.
+        The first search is in the ball's norm, in Linf too; and random images are not of pixels alone.
     """
     epsilon: jax.typing.ArrayLike | None
     num_queries: int = struct.field(pytree_node=False, default=5000)
@@ -101,7 +106,8 @@ class HopSkipJump(NearestAttack[HopSkipJumpState]):
         queried = select(state.phase == _SEARCH, between, select(
             state.phase == _ESTIMATE, self._probe(ball, keys, state), beyond))
         starting = state.phase == _START
-        queried = jax.lax.cond(jnp.any(starting), lambda: select(starting, _uniform(keys, x), queried), lambda: queried)
+        queried = jax.lax.cond(jnp.any(starting), lambda: select(starting, _blocks(keys, x, state.count), queried),
+                               lambda: queried)
         hit = misclassified(logits_fn(queried), y)
         state = self.keep(x, queried, hit, state)
         state = state.replace(count=state.count + 1)
@@ -168,6 +174,16 @@ class HopSkipJump(NearestAttack[HopSkipJumpState]):
         source = select(hit, queried, state.point)
         ahead = self._search_from(ball, x, source, state.replace(turn=state.turn + 1))
         return select(hit | (state.count == _HALVINGS), ahead, state.replace(length=state.length / 2))
+
+
+def _blocks(keys: Keys, x: Images, number: Counts) -> Images:
+    """Images of random squares; ``number`` chooses their size."""
+    h, w = x.shape[1:3]
+
+    def coarse(noise: Array, side: Array) -> Array:
+        return noise[jnp.arange(h) // side * side][:, jnp.arange(w) // side * side]
+
+    return jax.vmap(coarse)(_uniform(keys, x), 2 ** (number % _SIZES))
 
 
 def _uniform(keys: Keys, x: Images) -> Images:

@@ -63,7 +63,7 @@ def test_random_networks_are_called_with_keys():
 
 
 @pytest.mark.parametrize(("attack", "message"), [
-    (AutoAttack(0.1, version="fast"), "version must be one of standard, plus, rand, custom; got 'fast'"),
+    (AutoAttack(0.1, version="quick"), "version must be one of standard, plus, rand, fast, custom; got 'quick'"),
     (AutoAttack(0.1, version="custom"), "attacks must name at least one attack for version 'custom'"),
     (AutoAttack(0.1, attacks=("fab",)), "attacks are for version 'custom' alone"),
     (AutoAttack(0.1, version="custom", attacks=("pgd",)), "AutoAttack's attacks are apgd-ce, .*; got 'pgd'"),

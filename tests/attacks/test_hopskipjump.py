@@ -66,6 +66,18 @@ def test_a_network_that_no_random_image_changes_is_left_after_a_hundred():
     np.testing.assert_array_equal(state.x_adv, MODEL.x)
 
 
+def test_random_pixels_are_not_the_only_start():
+    """A network that goes by the mean: random pixels always have the middle one, large squares do not."""
+    def logits_fn(x):
+        bright = x.mean(axis=(1, 2, 3)) > 0.6
+        return jnp.stack([~bright, bright], axis=-1).astype(jnp.float32)
+
+    x, y = np.full((2, 32, 32, 1), 0.55, np.float32), np.zeros(2, int)
+    state = jax.device_get(run(logits_fn, HopSkipJump(None, 100), x, y, KEYS[:2]))
+    assert state.found.all()
+    assert np.argmax(logits_fn(state.x_adv), -1).all()
+
+
 def test_errors():
     for attack, text in ((HopSkipJump(0.1, norm="l1"), "norm must be one of linf, l2; got 'l1'"),
                          (HopSkipJump(0.1, 0), "num_queries must be at least 1; got 0"),

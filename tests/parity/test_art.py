@@ -113,15 +113,21 @@ def test_cw_linf(network, name):
 
 @pytest.mark.parametrize(("norm", "art_norm"), [("linf", np.inf), ("l2", 2)])
 def test_hopskipjump(network, norm, art_norm):
-    """Distances with the same number of queries, up to the draws, which differ."""
+    """Distances with the same number of queries: ours are no larger, up to the draws, which differ."""
     logits_fn, twin, x, y, right = network
-    x, y = x[right][:20], y[right][:20]
+    noise = np.random.default_rng(0).uniform(size=(1, *x.shape[1:])).astype(np.float32)
+    right = right & (y != predictions(logits_fn, noise))  # ART finds no start for the others.
+    x, y = x[right][:8], y[right][:8]
     asked, predict = [], twin.predict
-    twin.predict = lambda images, *arguments, **options: asked.append(len(images)) or predict(
-        images, *arguments, **options)
+
+    def counted(images, *arguments, **options):
+        asked.append(len(images))
+        return predict(images.astype(np.float32), *arguments, **options)  # ART makes some of them float64.
+
+    twin.predict = counted
     try:
         np.random.seed(0)  # noqa: NPY002 (ART draws from there)
-        attack = HopSkipJump(twin, norm=art_norm, max_iter=8, max_eval=1000, init_eval=100, verbose=False)
+        attack = HopSkipJump(twin, norm=art_norm, max_iter=5, max_eval=1000, init_eval=100, verbose=False)
         theirs = art_images(attack, x, y)
     finally:
         twin.predict = predict
@@ -131,4 +137,4 @@ def test_hopskipjump(network, norm, art_norm):
     theirs = np.asarray(known_norm(norm).distance(theirs, x))
     print(f"{norm}, {queries} queries: median distance, ours {np.median(ours):.4f}, theirs {np.median(theirs):.4f}; "
           f"median ratio {np.median(ours / theirs):.3f}")
-    assert 0.8 < np.median(ours / theirs) < 1.1
+    assert 0.4 < np.median(ours / theirs) < 1.1
