@@ -54,7 +54,7 @@ def test_breaks_what_a_linear_model_allows_and_nothing_else(name, norm):
 
 
 @pytest.mark.parametrize(("loss", "norm"), mostly_slow(
-    itertools.product(("ce", "dlr"), NORMS), ("ce", "l2"), ("dlr", "linf")))
+    itertools.product(("ce", "dlr", "pm"), NORMS), ("ce", "l2"), ("dlr", "linf")))
 def test_reaches_the_optimum_of_a_two_way_race(loss, norm):
     """Where one rival is in reach, the best point is x + epsilon times the dual direction."""
     model = race(8)
@@ -151,7 +151,7 @@ def test_nan_is_no_success():
 def test_errors():
     model = Linear()
     call = lambda attack, logits=model.logits: attack(logits, jax.random.key(0), model.x, model.y % 2)  # noqa: E731
-    with pytest.raises(ValueError, match=r"loss must be one of ce, dlr; got 'kl'"):
+    with pytest.raises(ValueError, match=r"loss must be one of ce, dlr, pm; got 'kl'"):
         call(APGD(0.1, loss="kl"))
     with pytest.raises(ValueError, match=r"norm must be one of linf, l2; got 'l1'"):
         call(APGD(0.1, norm="l1"))
