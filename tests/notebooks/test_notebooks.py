@@ -7,7 +7,7 @@ import pytest
 from tests.small import as_users_compile
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
-NAMES = ("quickstart", "functional_gradients", "pareto_front", "scaling", "own_parts", "own_network")
+NAMES = ("quickstart", "functional_gradients", "pareto_front", "scaling", "own_parts", "own_network", "over_training")
 
 
 def test_every_notebook_is_run_here():
