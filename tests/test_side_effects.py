@@ -2,6 +2,8 @@
 import subprocess
 import sys
 
+import pytest
+
 CODE = """
 import logging, os, signal, warnings
 import jax, matplotlib
@@ -22,6 +24,7 @@ assert (absl.logging.get_verbosity(), logging.getLogger("absl").level) == level
 """
 
 
+@pytest.mark.slow
 def test_importing_it_changes_no_setting():
     outcome = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True)
     assert outcome.returncode == 0, outcome.stderr

@@ -1,10 +1,13 @@
 from pathlib import Path
 
+import pytest
+
 from tests.docs.doctests import run
 
 DOCS = Path(__file__).parents[2] / "docs"
 
 
+@pytest.mark.slow
 def test_examples_of_the_pages():
     failed, attempted = run(sorted(DOCS.rglob("*.md")))
     assert attempted > 50

@@ -31,6 +31,7 @@ def verdict_of(card):
     return {line.name: line.verdict for line in card.lines}
 
 
+@pytest.mark.slow
 def test_a_healthy_network_passes_every_line():
     found = card("healthy", square=True)
     assert verdict_of(found) == dict.fromkeys(NAMES, PASS)

@@ -45,6 +45,7 @@ def small_net():
     return loss, jax.tree.map(jnp.asarray, params)
 
 
+@pytest.mark.slow
 def test_of_a_small_network_as_its_whole_hessian():
     with jax.enable_x64(True):
         loss, params = small_net()

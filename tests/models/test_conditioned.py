@@ -43,8 +43,8 @@ def test_a_new_network_is_the_plain_one():
     assert not is_conditioned(plain)
 
 
-@pytest.mark.parametrize("name", ["convnet_small", pytest.param("resnet8_half", marks=pytest.mark.slow),
-                                  pytest.param("wide_resnet10_1", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["convnet_small", "resnet8_half", "wide_resnet10_1"])
 def test_at_one_preference_it_is_a_plain_network(name):
     model, variables = sloped(models.create(name, 5, batch_norm_condition=0.5))
     each = jnp.array([0.1, 0.9, 0.9, 0.4])

@@ -8,7 +8,6 @@ from morel_jax import models
 from morel_jax.models.folding import fold_batch_norm
 from morel_jax.models.resnet import Bottleneck, ResNet
 from tests.models import quick_jit
-from tests.small import mostly_slow
 
 
 def network(name, **options):
@@ -29,8 +28,9 @@ def variables_of(model, x):
     return {"params": params, "batch_stats": stats}
 
 
-@pytest.mark.parametrize("name", mostly_slow([
-    "convnet_small", "resnet8", "bottleneck", "wide_resnet10_1", "preact_resnet18_silu", "preact_resnet50"], "resnet8"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [
+    "convnet_small", "resnet8", "bottleneck", "wide_resnet10_1", "preact_resnet18_silu", "preact_resnet50"])
 def test_logits_and_input_gradients_stay(name):
     with jax.enable_x64(True):
         x = jnp.asarray(np.random.default_rng(1).uniform(size=(2, 8, 8, 3)))

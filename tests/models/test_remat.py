@@ -39,6 +39,7 @@ def residual_bytes(model, variables, train):
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
 
 
+@pytest.mark.slow
 @each_network
 def test_parameters_losses_and_gradients_stay(options):
     plain, remat = pair(options)

@@ -25,6 +25,7 @@ def plain():
     return dry_run(small_config("standard"))
 
 
+@pytest.mark.slow
 def test_parameters_and_flops_by_hand(found):
     conv1, conv2, hidden, head = 16 * 16, 16 * 16 * 32, 49 * 32 * 128, 128 * 10
     assert found.classifier_parameters == conv1 + conv2 + 2 * (16 + 32) + hidden + 128 + head + 10

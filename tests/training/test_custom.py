@@ -57,6 +57,7 @@ def own_run(tmp_path_factory):
     return folder, parts, training.fit(small_config("trades", epochs=1), folder, progress=False, **parts)
 
 
+@pytest.mark.slow
 def test_a_run_of_ones_own_parts_learns_and_is_judged(own_run, tmp_path):
     folder, parts, (_, history) = own_run
     logits_fn, _ = evaluation.load(folder, "last", model=parts["model"])

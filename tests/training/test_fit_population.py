@@ -13,7 +13,7 @@ import pytest
 
 from morel_jax import builders, evaluation, training
 from morel_jax.training import checkpoint, trainer
-from tests.small import interrupt_after, mostly_slow, tiny_config, tiny_dataset, without_clocks
+from tests.small import interrupt_after, tiny_config, tiny_dataset, without_clocks
 
 pytestmark = pytest.mark.usefixtures("tiny_data")
 
@@ -77,8 +77,8 @@ def test_a_finished_sweep_given_again_is_returned(unbroken):
     assert_same(training.fit_population(tiny_config(), SETTINGS, workdir, progress=False), outcomes)
 
 
-@pytest.mark.parametrize(("method", "calls"), [
-    ("steps", 2), pytest.param("validation", 2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "calls"), [("steps", 2), ("validation", 2)])
 def test_a_signal_saves_and_the_resumed_sweep_is_bitwise_the_same(unbroken, tmp_path, monkeypatch, method, calls):
     with monkeypatch.context() as patch:
         interrupt_after(patch, calls, method)
@@ -116,7 +116,8 @@ def kill_while_saving(monkeypatch, saves):
     monkeypatch.setattr(checkpoint.Checkpoints, "save", killing)
 
 
-@pytest.mark.parametrize("saves", mostly_slow([1, 4], 4))
+@pytest.mark.slow
+@pytest.mark.parametrize("saves", [1, 4])
 def test_members_that_were_saved_at_different_positions_go_on_from_a_common_one(unbroken, tmp_path, monkeypatch, saves):
     with monkeypatch.context() as patch:
         kill_while_saving(patch, saves)
@@ -125,6 +126,7 @@ def test_members_that_were_saved_at_different_positions_go_on_from_a_common_one(
     assert_same(training.fit_population(tiny_config(), SETTINGS, tmp_path, progress=False), unbroken[0])
 
 
+@pytest.mark.slow
 def test_a_members_failed_write_stops_all_at_a_position_that_all_have(unbroken, tmp_path, monkeypatch):
     """The error comes to light at that member's next save; by then no other may have dropped what it still has."""
     commit, written = checkpoint.Checkpoints._commit, []
@@ -166,6 +168,7 @@ def test_nothing_is_told_of_a_member_before_it_is_on_disk(tmp_path, monkeypatch)
     assert len((tmp_path / "seed=1" / "metrics.jsonl").read_text().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_member_that_diverges_leaves_the_others_as_they_are(unbroken, tmp_path, monkeypatch):
     settings = [SETTINGS[0], {"optimizer.drop_epochs": [2], "optimizer.drop_factors": [1e38]}, SETTINGS[1]]
     with monkeypatch.context() as patch:

@@ -17,7 +17,7 @@ from morel_jax.training.epoch import compiler_options
 from morel_jax.training.setup import build_hparams, build_parts
 from morel_jax.training.state import create_state
 from morel_jax.training.step import Batch, train_step
-from tests.small import images_and_labels, mostly_slow, small_config
+from tests.small import images_and_labels, small_config
 
 KEY = jax.random.key(7)
 METHODS = ("standard", "pgd_at", "trades", "mart")
@@ -47,7 +47,8 @@ def setup(method, accumulate=1, model=None, count=8):
     return jax.jit(partial(train_step, parts=parts)), new(jax.random.key(0)), hparams, batch
 
 
-@pytest.mark.parametrize("method", mostly_slow(METHODS, "pgd_at"))
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
 def test_parts_give_the_whole_where_examples_do_not_meet(method):
     step, *arguments = setup(method, model=Smooth())
     whole = step(*arguments, KEY)
@@ -56,7 +57,8 @@ def test_parts_give_the_whole_where_examples_do_not_meet(method):
         chex.assert_trees_all_close(step(*arguments, KEY), whole, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("method", mostly_slow(METHODS, "pgd_at"))
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
 def test_means_of_the_parts(method):
     """Gradients, metrics and BatchNorm's statistics are the means of what each part alone gives; example i is of
     part i % accumulate."""
@@ -75,6 +77,7 @@ def test_means_of_the_parts(method):
         chex.assert_trees_all_close(accumulated.params, other, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_parts_take_less_memory():
     def temporary(accumulate):
         step, *arguments = setup("standard", accumulate, count=64)
@@ -83,7 +86,8 @@ def test_parts_take_less_memory():
     assert temporary(4) < 0.5 * temporary(1)
 
 
-@pytest.mark.parametrize("method", mostly_slow(METHODS, "pgd_at"))
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
 def test_parts_inside_shard_map(method):
     """As the members of a population are trained: everything varies from device to device."""
     step, *arguments = setup(method, accumulate=2)

@@ -22,6 +22,7 @@ def compilations(caplog):
     return [record.getMessage() for record in caplog.records if record.getMessage().startswith("Compiling jit(train")]
 
 
+@pytest.mark.slow
 def test_a_sweep_of_one_member_is_fits_program(tmp_path, caplog):
     """One compilation for both, and the same bits."""
     trainer.programs.cache_clear()

@@ -83,6 +83,7 @@ def record(root):
     return watch
 
 
+@pytest.mark.slow
 def test_a_power_cut_at_any_point_leaves_a_state_to_go_on_from(tmp_path):
     (tmp_path / "disk").mkdir()
     watch = record(tmp_path / "disk")

@@ -133,6 +133,7 @@ def test_perturbed_weights_by_hand():
     chex.assert_trees_all_equal(zero, params)
 
 
+@pytest.mark.slow
 def test_awp_descends_from_the_old_weights_with_the_perturbed_gradient():
     config = still("trades", loss__awp=True, loss__awp_gamma=0.05, optimizer__weight_decay=0.0,
                    optimizer__momentum=0.0)
@@ -154,6 +155,7 @@ def test_awp_descends_from_the_old_weights_with_the_perturbed_gradient():
     chex.assert_trees_all_close(got.params, expected, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_cutmix_reaches_attack_and_update():
     config = still("trades", data__cutmix=True)
     parts, hparams, state, batch = setup(config)
@@ -234,8 +236,8 @@ def test_bfloat16_keeps_parameters_and_statistics_in_float32():
 
 
 # All are the same step but for the function that weighs the two gradients.
-@pytest.mark.parametrize("name", ["mgda", *(pytest.param(name, marks=pytest.mark.slow)
-                                            for name in losses.GRADIENT_METHODS if name != "mgda")])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", losses.GRADIENT_METHODS)
 def test_gradient_methods_combine_the_losses_gradients(name):
     """Against the gradients of both losses taken alone, by weighted sums with preferences (1, 0) and (0, 1)."""
     options = dict(optimizer__weight_decay=0.0, optimizer__momentum=0.0)
@@ -338,7 +340,8 @@ class _InTwoPasses(nn.Module):
         return self.inner(images, train)
 
 
-@pytest.mark.parametrize("method", mostly_slow(["mart", "morel_trades"], "mart"))
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["mart", "morel_trades"])
 def test_both_kinds_in_one_pass_are_as_in_two(method):
     with jax.enable_x64(True):
         parts, hparams, state, batch = setup(still(method, attack__epsilon=1e-5, attack__step_size=1e-5))
