@@ -8,9 +8,9 @@ import jax.numpy as jnp
 
 from morel_jax import builders, gradients, training
 from morel_jax.data.augment import to_float
-from morel_jax.evaluation.trained import load_config
 from morel_jax.methods import Views
 from morel_jax.training.setup import build_hparams, build_parts
+from morel_jax.training.workdir import load_config
 
 TERMS, BATCHES = ("cosine", "contrastive", "classification"), 8
 
