@@ -10,7 +10,7 @@ import pytest
 
 from morel_jax.reproduction.paper import printed
 from tests.commands import call
-from tests.small import COMPILE_QUICKLY
+from tests.small import as_users_compile
 
 CELL = "7/cifar10/resnet18/white-box/morel_loat/pgd20/last"
 
@@ -28,8 +28,8 @@ def report_files(root):
 
 @pytest.fixture
 def cached(monkeypatch, tmp_path_factory):
-    """Compiled programs of one command for the next; quickly, as they run little and their numbers mean nothing."""
-    monkeypatch.setenv("XLA_FLAGS", COMPILE_QUICKLY)
+    """Compiled programs of one command for the next. With little optimisation they would run for longer than that saves."""
+    monkeypatch.setenv("XLA_FLAGS", as_users_compile()["XLA_FLAGS"])
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "reproduced"))
 
 
