@@ -28,7 +28,7 @@ def report_files(root):
 
 @pytest.fixture
 def cached(monkeypatch, tmp_path_factory):
-    """Compiled programs of one command for the next. With little optimisation they would run for longer than that saves."""
+    """Compiled programs of one command for the next; with little optimisation they would run longer than that saves."""
     monkeypatch.setenv("XLA_FLAGS", as_users_compile()["XLA_FLAGS"])
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "reproduced"))
 
