@@ -30,16 +30,16 @@ def pytest_configure(config):
 # with the fast tests too.
 _NUMBERS = ("losses", "attacks", "evaluation/test_judge.py", "evaluation/test_pool.py", "training/test_fit.py",
             "parity/test_autoattack.py")
-
-_REFUSALS = ("attacks/test_checks.py", "attacks/test_inputs.py")  # Of types and of bad input: no numbers.
+# Of types and of bad input: no numbers.
+_REFUSALS = ("attacks/test_checks.py", "attacks/test_inputs.py")
 
 
 def pytest_itemcollected(item):
     path = item.path.relative_to(ROOT / "tests")
     # Different programs that give the same bits do so as users compile them.
     is_run = path.parts[0] == "training" and item.get_closest_marker("slow")
-    guards = is_run or (path.as_posix() in _NUMBERS or path.parts[0] in _NUMBERS) and path.as_posix() not in _REFUSALS
-    if guards and not item.get_closest_marker("gpu"):
+    is_named = (path.as_posix() in _NUMBERS or path.parts[0] in _NUMBERS) and path.as_posix() not in _REFUSALS
+    if (is_run or is_named) and not item.get_closest_marker("gpu"):
         item.add_marker("numbers")
 
 
