@@ -26,7 +26,6 @@ def test_kept_with_the_outputs_of_one_run_from_top_to_bottom(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_runs(name, monkeypatch):
-    if name != "functional_gradients":  # It compiles much and runs little.
-        monkeypatch.setenv("XLA_FLAGS", as_users_compile()["XLA_FLAGS"])
+    monkeypatch.setenv("XLA_FLAGS", as_users_compile()["XLA_FLAGS"])
     notebook = nbformat.read(FOLDER / f"{name}.ipynb", 4)
     nbclient.NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(FOLDER)}}).execute()
