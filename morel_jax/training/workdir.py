@@ -70,11 +70,11 @@ def open_workdir(config: ConfigDict, workdir: str | os.PathLike, write: bool = T
             raise ValueError(f"{workdir} holds a run with another config; give another workdir (there --init_from="
                              f"{workdir} begins with this run's weights), or these values:\n" + "\n".join(refused))
         if is_begun(workdir):
-            say("resumed with " + ", ".join(f"config.{field} {new!r} in place of {old!r}"
-                                            for field, (old, new) in changes.items()))
             if write:
                 content |= {"config": config.to_dict(), "changes": [*content.get("changes", []), changes]}
                 write_atomically(path, json.dumps(content, indent=1))
+            say("resumed with " + ", ".join(f"config.{field} {new!r} in place of {old!r}"
+                                            for field, (old, new) in changes.items()))
             return workdir
     elif any(workdir.glob("checkpoints/*/*[0-9]")):
         raise ValueError(f"{workdir} has checkpoints but no config.json, which says what they were trained with; put "
