@@ -1,0 +1,1 @@
+"""The runs behind ``docs/study.md``: planned there before they were made."""
