@@ -1,6 +1,7 @@
 """What holds for the repository as a whole."""
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,9 @@ def test_tests_mirror_the_package(floor):
 
 def test_no_module_is_long():
     assert [str(module) for module in MODULES if len(module.read_text().splitlines()) > 400] == []
+
+
+def test_the_version_is_the_same_wherever_it_stands():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## {version}" in (ROOT / "CHANGELOG.md").read_text()

@@ -4,27 +4,17 @@ Each group of networks that is done goes into ``benchmarks/results/study/GROUP.j
 ``--workdir`` nothing is trained, and figures and tables are made from the stored results again.
 """
 import argparse
-import base64
-import json
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks.measure import environment
+from benchmarks.study import figures, page, results
 from benchmarks.study.design import GROUPS
-from benchmarks.study.runs import ROOT, run
+from benchmarks.study.runs import run
 from morel_jax import use_compilation_cache
-
-RESULTS = ROOT / "benchmarks" / "results" / "study"
-
-
-def packed(flags):
-    """bool[n] as text."""
-    return base64.b64encode(np.packbits(flags).tobytes()).decode()
 
 
 def main():
-    """Runs groups."""
+    """Runs groups, then writes figures and tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("groups", nargs="*", choices=[[], *(group.name for group in GROUPS)], metavar="GROUP")
     parser.add_argument("--workdir", type=Path)
@@ -33,11 +23,10 @@ def main():
     for group in GROUPS:
         if options.workdir and (not options.groups or group.name in options.groups):
             networks = run(options.workdir, group)
-            for network in networks:
-                network.update(clean=packed(network["clean"]), robust=packed(network["robust"]))
-            RESULTS.mkdir(parents=True, exist_ok=True)
-            content = {"environment": environment("python -m benchmarks.study --workdir=DIR"), "networks": networks}
-            (RESULTS / f"{group.name}.json").write_text(json.dumps(content, indent=1) + "\n")
+            results.write(group.name, networks, environment("python -m benchmarks.study --workdir=DIR"))
+    stored = results.read()
+    page.PAGE.write_text(page.with_tables(page.PAGE.read_text(), stored))
+    figures.draw(stored)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,10 @@ HOLDOUT = 500
 SEEDS = tuple(range(12))
 # Seeds of the screening and of its confirmation, which must not share one.
 SCREENING_SEED, FRESH_SEEDS = 100, tuple(range(200, 212))
+# How the two losses, or three with the cosine and the contrastive apart, become one step.
+JOINED = ("weighted_sum", "smooth_tchebycheff", "mgda", "mgda_normalized", "pcgrad", "cagrad", "nash_mtl", "upgrad",
+          "imtl_g", "famo")
+OF_THREE = ("mgda_normalized", "nash_mtl", "upgrad", "imtl_g", "famo")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,4 +97,8 @@ GROUPS = (
     *(Group(f"morel_mart_{name}", LONG, "morel_mart", _per_seed(SEEDS[:6]), attacks="pgd20",
             changes=(("morel.contrastive_reduction", "mean"), ("morel.contrastive_rows", rows)))
       for name, rows in (("reference", "natural"), ("package", "both"))),
+    *(Group(f"joined_{name}", LONG, "morel_mart", _per_seed(SEEDS[:4]), attacks="pgd20",
+            changes=(("morel.scalarization", name),)) for name in JOINED),
+    *(Group(f"joined_{name}_three", LONG, "morel_mart", _per_seed(SEEDS[:4]), attacks="pgd20",
+            changes=(("morel.scalarization", name), ("morel.objectives", "three"))) for name in OF_THREE),
 )

@@ -1,21 +1,19 @@
 """Training and judging of the networks; what is done is not done again."""
 import csv
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
 
 from benchmarks.study.design import ARCHITECTURE, HOLDOUT
 from benchmarks.study.looks import look
+from benchmarks.study.results import ROOT
 from morel_jax import configuration, training
 from morel_jax.data import embedded
 from morel_jax.data.augment import to_float
 from morel_jax.data.subset import stratified_order
 from morel_jax.evaluation import evaluate
 from morel_jax.evaluation.trained import as_logits_fn, load_variables
-
-ROOT = Path(__file__).parents[2]
 
 
 def group_config(workdir, group, epochs):

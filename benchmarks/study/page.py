@@ -1,0 +1,140 @@
+"""Tables and figures of ``docs/study.md``, from the stored results alone."""
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+from tabulate import tabulate
+
+from benchmarks.study.results import ROOT, verdicts
+from benchmarks.study.statistics import difference
+
+PAGE, IMAGES = ROOT / "docs" / "study.md", ROOT / "docs" / "images" / "study"
+GREY, RED, BLUE = "#7f8c9b", "#c0392b", "#2471a3"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two groups whose networks have the same seeds, one by one."""
+    label: str
+    one: str
+    other: str
+
+
+COMPARISONS = (
+    Comparison("MOREL over MART, 1,000 images", "morel_mart", "mart"),
+    Comparison("MOREL over MART, 9,500 images", "morel_mart_short", "mart_short"),
+    Comparison("MOREL over TRADES, 1,000 images", "morel_trades", "trades"),
+    Comparison("chosen setting against MART", "chosen", "chosen_mart"),
+    Comparison("chosen setting against its terms off", "chosen", "chosen_off"),
+)
+BATCHES = (
+    Comparison("batch 8, as many updates", "morel_mart_batch8_updates", "mart_batch8_updates"),
+    Comparison("batch 8, as many epochs", "morel_mart_batch8_epochs", "mart_batch8_epochs"),
+    Comparison("batch 128, as many updates", "morel_mart_batch128_updates", "mart_batch128_updates"),
+    Comparison("batch 128, as many epochs", "morel_mart_batch128_epochs", "mart_batch128_epochs"),
+)
+SHOWN = {"own": "an attacked image and itself", "same_class": "and others of its class",
+         "other_class": "and other classes"}
+PULLS = {"cosine_share": "{:.3%}".format, "contrastive_share": "{:.3%}".format, "cosine_cosine": "{:+.2f}".format,
+         "contrastive_cosine": "{:+.2f}".format}
+
+
+def there(results, comparisons):
+    """The comparisons whose groups have been run."""
+    return [one for one in comparisons if one.one in results and one.other in results]
+
+
+def _plus_minus(mean, half):
+    return f"{mean:+.2f} ± {half:.2f}"
+
+
+def _compared(results, comparisons):
+    rows = []
+    for pair in there(results, comparisons):
+        one, other = results[pair.one], results[pair.other]
+        found = difference(verdicts(one), verdicts(other))
+        clean = difference(verdicts(one, "clean"), verdicts(other, "clean"))
+        rows.append([pair.label, len(one), *(f"{100 * verdicts(group).mean():.2f}" for group in (other, one)),
+                     _plus_minus(found.mean, found.half), f"± {found.half_same_images:.2f}",
+                     _plus_minus(clean.mean, clean.half)])
+    return _table(["", "seeds", "base, %", "MOREL, %", "difference", "these images", "difference, clean"], rows)
+
+
+def _table(heads, rows):
+    return tabulate(rows, heads, tablefmt="github", disable_numparse=True)
+
+
+def _spreads(results):
+    rows = []
+    for pair in there(results, COMPARISONS):
+        found = difference(verdicts(results[pair.one]), verdicts(results[pair.other]))
+        rows.append([pair.label, *(f"{value:.2f}" for value in (found.by_seed.std(ddof=1), *found.spreads))])
+    return _table(["", "of seeds' means", "seed", "image", "rest"], rows)
+
+
+def _overfitting(results):
+    rows = []
+    for name, label in (("mart", "MART, 1,000 images"), ("morel_mart", "MOREL over MART, 1,000 images"),
+                        ("mart_short", "MART, 9,500 images"), ("morel_mart_short", "MOREL over MART, 9,500 images")):
+        if name not in results:
+            continue
+        networks = results[name]
+        held_out = np.array([[line["robust_accuracy"] for line in network["history"] if "robust_accuracy" in line]
+                             for network in networks])
+        end = [list(network["stages"].values())[-1] for network in networks]
+        rows.append([label, *(f"{np.mean([one[split] for one in end]):.1f}" for split in ("train", "test")),
+                     *(f"{100 * value:.1f}" for value in (held_out.mean(0).max(), held_out[:, -1].mean()))])
+    return _table(["", "training images", "test images", "held-out, best epoch", "held-out, last"], rows)
+
+
+def _mechanism(results):
+    rows = []
+    for name, label in (("mart", "MART"), ("morel_mart", "MOREL over MART")):
+        for epochs in ("10", "40", "60") if name in results else ():
+            looks = [network["stages"][epochs] for network in results[name]]
+            mean = {key: np.mean([look[key] for look in looks]) for key in looks[0]}
+            rows.append([label, epochs, *(f"{mean[key]:.4f}" for key in SHOWN), f"{mean['margin']:.3f}",
+                         *(form(mean[key]) if key in mean else "" for key, form in PULLS.items())])
+    return _table(["", "epoch", *SHOWN.values(), "margin", "cosine term's gradient", "contrastive",
+                   "angle's cosine, cosine term", "contrastive"], rows)
+
+
+def _screening(results):
+    """Least squares of accuracy on the four numbers, k1 with its square."""
+    networks = [one for one in results.get("screening", []) if one["settings"]["morel.cosine_weight"]]
+    if not networks:
+        return ""
+    values, accuracy = screened_values(networks), 100 * verdicts(networks).mean(1)
+    k = values[:, 0] - 0.5
+    design = np.column_stack([np.ones(len(k)), k, k ** 2, values[:, 1:] - values[:, 1:].mean(0)])
+    beta, *_ = np.linalg.lstsq(design, accuracy, rcond=None)
+    freedom = len(k) - design.shape[1]
+    spread = np.sqrt(((accuracy - design @ beta) ** 2).sum() / freedom * np.diag(np.linalg.inv(design.T @ design)))
+    half = stats.t.ppf(0.975, freedom) * spread
+    names = ["at k1 = 0.5, the others in the middle", "k1, from 0 to 1", "(k1 - 0.5)², per unit", "alpha, ten times",
+             "temperature, ten times", "weight of the cosine term, ten times"]
+    return _table(["", "points"], [[name, _plus_minus(*one)] for name, *one in zip(names, beta, half, strict=True)])
+
+
+def screened_values(networks):
+    """float[n, 4]: k1 and the decimal logarithms of alpha (of a mean over rows), temperature and cosine weight."""
+    settings = [one["settings"] for one in networks]
+    logarithms = np.log10([[100 * one["morel.contrastive_weight"], one["morel.temperature"], one["morel.cosine_weight"]]
+                           for one in settings])
+    return np.column_stack([[one["morel.preference"][0] for one in settings], logarithms])
+
+
+def tables(results):
+    """{name: Markdown} of the tables between ``<!-- name -->`` and ``<!-- end -->`` on the page."""
+    return {"compared": _compared(results, COMPARISONS), "spreads": _spreads(results),
+            "overfitting": _overfitting(results), "mechanism": _mechanism(results), "screening": _screening(results),
+            "batches": _compared(results, BATCHES)}
+
+
+def with_tables(text, results):
+    """The page's text with its tables made anew."""
+    for name, table in tables(results).items():
+        before, after = f"<!-- {name} -->\n", "\n<!-- end -->"
+        text = re.sub(f"(?<={before}).*?(?={after})", lambda _, table=table: table, text, flags=re.DOTALL)
+    return text
