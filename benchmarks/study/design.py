@@ -12,9 +12,9 @@ SEEDS = tuple(range(12))
 # Seeds of the screening and of its confirmation, which must not share one.
 SCREENING_SEED, FRESH_SEEDS = 100, tuple(range(200, 212))
 # How the two losses, or three with the cosine and the contrastive apart, become one step.
-JOINED = ("weighted_sum", "smooth_tchebycheff", "mgda", "mgda_normalized", "pcgrad", "cagrad", "nash_mtl", "upgrad",
+JOINED = ("weighted_sum", "smooth_tchebycheff", "mgda", "mgda_normalized", "pcgrad", "cagrad", "nash", "upgrad",
           "imtl_g", "famo")
-OF_THREE = ("mgda_normalized", "nash_mtl", "upgrad", "imtl_g", "famo")
+OF_THREE = ("mgda_normalized", "nash", "upgrad", "imtl_g", "famo")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Group:
         regime: of its training.
         method: of the config.
         settings: for each network its seed and what else it has of its own.
-        attacks: that judge it.
+        is_judged_by_fast: besides by PGD-20.
         stages: whether it is looked at on the way too.
         changes: of the config, for all.
     """
@@ -57,7 +57,7 @@ class Group:
     regime: Regime
     method: str
     settings: tuple[dict[str, Any], ...]
-    attacks: str = "fast"
+    is_judged_by_fast: bool = False
     stages: bool = False
     changes: tuple[tuple[str, Any], ...] = ()
 
@@ -82,23 +82,23 @@ def screened():
 
 
 GROUPS = (
-    Group("mart", LONG, "mart", _per_seed(SEEDS), stages=True),
-    Group("morel_mart", LONG, "morel_mart", _per_seed(SEEDS), stages=True),
-    Group("mart_short", SHORT, "mart", _per_seed(SEEDS), stages=True),
-    Group("morel_mart_short", SHORT, "morel_mart", _per_seed(SEEDS), stages=True),
-    Group("screening", LONG, "morel_mart", screened(), attacks="pgd20"),
-    Group("trades", LONG, "trades", _per_seed(SEEDS)),
-    Group("morel_trades", LONG, "morel_trades", _per_seed(SEEDS)),
-    *(Group(f"{method}_batch{size}_{length}", regime, method, _per_seed(SEEDS[:6]), attacks="pgd20",
+    Group("mart", LONG, "mart", _per_seed(SEEDS), is_judged_by_fast=True, stages=True),
+    Group("morel_mart", LONG, "morel_mart", _per_seed(SEEDS), is_judged_by_fast=True, stages=True),
+    Group("mart_short", SHORT, "mart", _per_seed(SEEDS), is_judged_by_fast=True, stages=True),
+    Group("morel_mart_short", SHORT, "morel_mart", _per_seed(SEEDS), is_judged_by_fast=True, stages=True),
+    Group("screening", LONG, "morel_mart", screened()),
+    Group("trades", LONG, "trades", _per_seed(SEEDS), is_judged_by_fast=True),
+    Group("morel_trades", LONG, "morel_trades", _per_seed(SEEDS), is_judged_by_fast=True),
+    *(Group(f"{method}_batch{size}_{length}", regime, method, _per_seed(SEEDS[:6]),
             changes=(("batch_size", size),))
       for size, length, regime in ((8, "updates", EIGHTS), (128, "epochs", LONG), (8, "epochs", LONG),
                                    (128, "updates", LARGE))
       for method in ("mart", "morel_mart")),
-    *(Group(f"morel_mart_{name}", LONG, "morel_mart", _per_seed(SEEDS[:6]), attacks="pgd20",
+    *(Group(f"morel_mart_{name}", LONG, "morel_mart", _per_seed(SEEDS[:6]),
             changes=(("morel.contrastive_reduction", "mean"), ("morel.contrastive_rows", rows)))
       for name, rows in (("reference", "natural"), ("package", "both"))),
-    *(Group(f"joined_{name}", LONG, "morel_mart", _per_seed(SEEDS[:4]), attacks="pgd20",
+    *(Group(f"joined_{name}", LONG, "morel_mart", _per_seed(SEEDS[:4]),
             changes=(("morel.scalarization", name),)) for name in JOINED),
-    *(Group(f"joined_{name}_three", LONG, "morel_mart", _per_seed(SEEDS[:4]), attacks="pgd20",
+    *(Group(f"joined_{name}_three", LONG, "morel_mart", _per_seed(SEEDS[:4]),
             changes=(("morel.scalarization", name), ("morel.objectives", "three"))) for name in OF_THREE),
 )

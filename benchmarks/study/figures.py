@@ -1,7 +1,7 @@
 """Figures of ``docs/study.md``."""
 import numpy as np
 
-from benchmarks.study.page import BATCHES, BLUE, COMPARISONS, GREY, IMAGES, RED, screened_values, there
+from benchmarks.study.page import BATCHES, BLUE, COMPARISONS, GREY, IMAGES, RED, WAYS, paired, screened_values, there
 from benchmarks.study.results import verdicts
 from benchmarks.study.statistics import difference
 from morel_jax.evaluation.figures import new_figure
@@ -14,6 +14,7 @@ def draw(results):
     IMAGES.mkdir(parents=True, exist_ok=True)
     _differences(results, COMPARISONS, "differences")
     _differences(results, BATCHES, "batches")
+    _differences(results, WAYS, "ways")
     if {"mart", "morel_mart"} <= set(results):
         _over_training(results)
     if "screening" in results:
@@ -32,7 +33,7 @@ def _differences(results, comparisons, name):
     figure = new_figure(7, 1 + 0.45 * len(pairs))
     axis = figure.subplots()
     for place, pair in enumerate(pairs):
-        found = difference(verdicts(results[pair.one]), verdicts(results[pair.other]))
+        found = difference(*(verdicts(networks, pair.under) for networks in paired(results, pair)))
         axis.plot(found.by_seed, np.full(len(found.by_seed), place), "o", ms=4, color=GREY, alpha=0.6)
         axis.errorbar(found.mean, place, xerr=found.half, fmt="|", ms=12, lw=2, color=RED, capsize=4)
     axis.axvline(0, color="black", lw=0.8)
@@ -74,12 +75,12 @@ def _screening(networks):
     figure = new_figure(11, 3)
     on = [one for one in networks if one["settings"]["morel.cosine_weight"]]
     off = [one for one in networks if not one["settings"]["morel.cosine_weight"]]
-    values, accuracy = screened_values(on), 100 * verdicts(on).mean(1)
+    values, accuracy = screened_values(on), 100 * verdicts(on, "pgd20").mean(1)
     for place, axis in enumerate(figure.subplots(1, 4, sharey=True)):
         axis.scatter(values[:, place], accuracy, c=values[:, 0], cmap="viridis", s=24)
         if place == 0:
-            axis.plot([one["settings"]["morel.preference"][0] for one in off], 100 * verdicts(off).mean(1), "x--",
-                      color=RED, label="both terms off")
+            k1 = [one["settings"]["morel.preference"][0] for one in off]
+            axis.plot(k1, 100 * verdicts(off, "pgd20").mean(1), "x--", color=RED, label="both terms off")
             axis.legend(fontsize=8)
             axis.set_ylabel("accuracy under PGD-20, %")
         axis.set_xlabel(FACTORS[place] + (", the colour of the dots" if place == 0 else ""))

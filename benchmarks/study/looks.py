@@ -1,6 +1,5 @@
 """What a network is like at some moment of its training: its features, its margins, and what pulls at its weights."""
 import functools
-import json
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,6 @@ from morel_jax.data.augment import to_float
 from morel_jax.data.subset import stratified_order
 from morel_jax.evaluation.similarity import feature_similarity, mean_similarities
 from morel_jax.evaluation.trained import load_variables
-from morel_jax.files import write_atomically
 from morel_jax.methods import Views
 from morel_jax.training.setup import build_hparams, build_parts
 from morel_jax.training.workdir import load_config
@@ -21,8 +19,8 @@ BATCHES, IMAGES = 4, 500
 TERMS = ("cosine", "contrastive", "classification")
 
 
-def look(folder, epochs):
-    """Measurements of a run that has come to ``epochs``, kept beside it.
+def look(folder):
+    """Measurements of a run's last checkpoint.
 
     Returns:
         Dict of floats: ``own``, ``same_class``, ``other_class``: cosine similarities of the features of attacked test
@@ -31,10 +29,7 @@ def look(folder, epochs):
         and of MOREL ``TERM_share`` and ``TERM_cosine``: of each weighted term's gradient with respect to the
         classifier's weights, its length by that of the classification term's and the cosine between the two.
     """
-    path = folder / f"look-{epochs}.json"
-    if not path.exists():
-        write_atomically(path, json.dumps(_features(folder) | _pulls(folder)))
-    return json.loads(path.read_text())
+    return _features(folder) | _pulls(folder)
 
 
 @functools.partial(jax.jit, static_argnames="model")

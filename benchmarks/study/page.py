@@ -6,6 +6,7 @@ import numpy as np
 from scipy import stats
 from tabulate import tabulate
 
+from benchmarks.study.design import JOINED, OF_THREE
 from benchmarks.study.results import ROOT, verdicts
 from benchmarks.study.statistics import difference
 
@@ -19,6 +20,7 @@ class Comparison:
     label: str
     one: str
     other: str
+    under: str = "fast"
 
 
 COMPARISONS = (
@@ -29,11 +31,15 @@ COMPARISONS = (
     Comparison("chosen setting against its terms off", "chosen", "chosen_off"),
 )
 BATCHES = (
-    Comparison("batch 8, as many updates", "morel_mart_batch8_updates", "mart_batch8_updates"),
-    Comparison("batch 8, as many epochs", "morel_mart_batch8_epochs", "mart_batch8_epochs"),
-    Comparison("batch 128, as many updates", "morel_mart_batch128_updates", "mart_batch128_updates"),
-    Comparison("batch 128, as many epochs", "morel_mart_batch128_epochs", "mart_batch128_epochs"),
+    *(Comparison(f"batch {size}, as many {length}", f"morel_mart_batch{size}_{length}", f"mart_batch{size}_{length}",
+                 "pgd20") for size in (8, 128) for length in ("updates", "epochs")),
 )
+READINGS = (
+    Comparison("`reference`: mean over natural rows", "morel_mart_reference", "morel_mart", "pgd20"),
+    Comparison("the package: mean over all rows", "morel_mart_package", "morel_mart", "pgd20"),
+)
+WAYS = (*(Comparison(name, f"joined_{name}", "morel_mart", "pgd20") for name in JOINED),
+        *(Comparison(f"{name}, three losses", f"joined_{name}_three", "morel_mart", "pgd20") for name in OF_THREE))
 SHOWN = {"own": "an attacked image and itself", "same_class": "and others of its class",
          "other_class": "and other classes"}
 PULLS = {"cosine_share": "{:.3%}".format, "contrastive_share": "{:.3%}".format, "cosine_cosine": "{:+.2f}".format,
@@ -45,6 +51,13 @@ def there(results, comparisons):
     return [one for one in comparisons if one.one in results and one.other in results]
 
 
+def paired(results, pair):
+    """Networks of both groups, those of the seeds that both have, in one order."""
+    by_seed = [{network["settings"]["seed"]: network for network in results[name]} for name in (pair.one, pair.other)]
+    shared = sorted(set(by_seed[0]) & set(by_seed[1]))
+    return [[networks[seed] for seed in shared] for networks in by_seed]
+
+
 def _plus_minus(mean, half):
     return f"{mean:+.2f} ± {half:.2f}"
 
@@ -52,13 +65,11 @@ def _plus_minus(mean, half):
 def _compared(results, comparisons):
     rows = []
     for pair in there(results, comparisons):
-        one, other = results[pair.one], results[pair.other]
-        found = difference(verdicts(one), verdicts(other))
-        clean = difference(verdicts(one, "clean"), verdicts(other, "clean"))
-        rows.append([pair.label, len(one), *(f"{100 * verdicts(group).mean():.2f}" for group in (other, one)),
-                     _plus_minus(found.mean, found.half), f"± {found.half_same_images:.2f}",
-                     _plus_minus(clean.mean, clean.half)])
-    return _table(["", "seeds", "base, %", "MOREL, %", "difference", "these images", "difference, clean"], rows)
+        one, other = paired(results, pair)
+        found, clean = (difference(verdicts(one, under), verdicts(other, under)) for under in (pair.under, "clean"))
+        means = [f"{100 * verdicts(group, pair.under).mean():.2f}" for group in (other, one)]
+        rows.append([pair.label, len(one), *means, _plus_minus(found.mean, found.half), f"± {found.half_same_images:.2f}", _plus_minus(clean.mean, clean.half)])
+    return _table(["", "seeds", "base, %", "other, %", "difference", "these images", "difference, clean"], rows)
 
 
 def _table(heads, rows):
@@ -68,7 +79,7 @@ def _table(heads, rows):
 def _spreads(results):
     rows = []
     for pair in there(results, COMPARISONS):
-        found = difference(verdicts(results[pair.one]), verdicts(results[pair.other]))
+        found = difference(*(verdicts(networks, pair.under) for networks in paired(results, pair)))
         rows.append([pair.label, *(f"{value:.2f}" for value in (found.by_seed.std(ddof=1), *found.spreads))])
     return _table(["", "of seeds' means", "seed", "image", "rest"], rows)
 
@@ -80,8 +91,7 @@ def _overfitting(results):
         if name not in results:
             continue
         networks = results[name]
-        held_out = np.array([[line["robust_accuracy"] for line in network["history"] if "robust_accuracy" in line]
-                             for network in networks])
+        held_out = np.array([[line["robust_accuracy"] for line in network["validated"]] for network in networks])
         end = [list(network["stages"].values())[-1] for network in networks]
         rows.append([label, *(f"{np.mean([one[split] for one in end]):.1f}" for split in ("train", "test")),
                      *(f"{100 * value:.1f}" for value in (held_out.mean(0).max(), held_out[:, -1].mean()))])
@@ -105,7 +115,7 @@ def _screening(results):
     networks = [one for one in results.get("screening", []) if one["settings"]["morel.cosine_weight"]]
     if not networks:
         return ""
-    values, accuracy = screened_values(networks), 100 * verdicts(networks).mean(1)
+    values, accuracy = screened_values(networks), 100 * verdicts(networks, "pgd20").mean(1)
     k = values[:, 0] - 0.5
     design = np.column_stack([np.ones(len(k)), k, k ** 2, values[:, 1:] - values[:, 1:].mean(0)])
     beta, *_ = np.linalg.lstsq(design, accuracy, rcond=None)
@@ -129,7 +139,7 @@ def tables(results):
     """{name: Markdown} of the tables between ``<!-- name -->`` and ``<!-- end -->`` on the page."""
     return {"compared": _compared(results, COMPARISONS), "spreads": _spreads(results),
             "overfitting": _overfitting(results), "mechanism": _mechanism(results), "screening": _screening(results),
-            "batches": _compared(results, BATCHES)}
+            "batches": _compared(results, BATCHES), "readings": _compared(results, READINGS), "ways": _compared(results, WAYS)}
 
 
 def with_tables(text, results):

@@ -12,8 +12,8 @@ TEST_IMAGES = 2000
 
 def write(name, networks, environment):
     """Stores a group's networks, their verdicts as bits in base 64."""
-    packed = [network | {what: base64.b64encode(np.packbits(network[what]).tobytes()).decode()
-                         for what in ("clean", "robust")} for network in networks]
+    packed = [network | {"right": {under: base64.b64encode(np.packbits(flags).tobytes()).decode()
+                                   for under, flags in network["right"].items()}} for network in networks]
     RESULTS.mkdir(parents=True, exist_ok=True)
     content = {"environment": environment, "networks": packed}
     (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
@@ -25,13 +25,13 @@ def read():
     for path in sorted(RESULTS.glob("*.json")):
         networks = json.loads(path.read_text())["networks"]
         for network in networks:
-            for what in ("clean", "robust"):
-                bits = np.frombuffer(base64.b64decode(network[what]), np.uint8)
-                network[what] = np.unpackbits(bits)[:TEST_IMAGES].astype(bool)
+            for under, text in network["right"].items():
+                bits = np.frombuffer(base64.b64decode(text), np.uint8)
+                network["right"][under] = np.unpackbits(bits)[:TEST_IMAGES].astype(bool)
         found[path.stem] = networks
     return found
 
 
-def verdicts(networks, what="robust"):
-    """bool[networks, images]."""
-    return np.stack([network[what] for network in networks])
+def verdicts(networks, under):
+    """bool[networks, images], whether a network is right: ``clean``, or under an attack."""
+    return np.stack([network["right"][under] for network in networks])

@@ -1,5 +1,6 @@
 """Training and judging of the networks; what is done is not done again."""
 import csv
+import json
 import time
 
 import jax
@@ -14,6 +15,10 @@ from morel_jax.data.augment import to_float
 from morel_jax.data.subset import stratified_order
 from morel_jax.evaluation import evaluate
 from morel_jax.evaluation.trained import as_logits_fn, load_variables
+from morel_jax.files import write_atomically
+
+# Of an epoch that was validated.
+KEPT = ("epoch", "loss", "clean_accuracy", "robust_accuracy")
 
 
 def group_config(workdir, group, epochs):
@@ -49,39 +54,44 @@ def run(workdir, group):
     """Trains a group's networks, looks at them at each stage, and judges the last.
 
     Returns:
-        A list, for each network {"settings", "clean" and "robust": bool[n] of the test images, "history", "stages":
-        {epochs: what :func:`~benchmarks.study.looks.look` returns}}, "seconds": of training}.
+        A list, for each network {"settings", "right": {"clean", "pgd20" and, on demand, "fast": bool[n] of the test
+        images, right under this attack}, "validated": [{"epoch" and what of it is KEPT}], "stages": {epochs: what
+        :func:`~benchmarks.study.looks.look` returns}}, "seconds": of training}.
     """
-    stages = group.regime.stages if group.stages else group.regime.stages[-1:]
-    looks = [{} for _ in group.settings]
-    for epochs in stages:
-        outcomes = training.fit_population(group_config(workdir, group, epochs), list(group.settings),
-                                           workdir / group.name, progress="epochs")
-        folders = [workdir / group.name / outcome.member.name for outcome in outcomes]
-        if group.stages:
-            for seen, folder in zip(looks, folders, strict=True):
-                seen[str(epochs)] = look(folder, epochs)
-    found = []
-    for outcome, folder, seen, settings in zip(outcomes, folders, looks, group.settings, strict=True):
-        clean, robust = judge(folder, group.attacks)
-        found.append({"settings": settings, "clean": clean, "robust": robust, "history": outcome.history,
-                      "stages": seen, "seconds": sum(line["seconds"] for line in outcome.history) / len(outcomes)})
-    return found
+    seen = {}
+    for epochs in group.regime.stages if group.stages else group.regime.stages[-1:]:
+        path = workdir / f"{group.name}-{epochs}.json"
+        # A run that has gone on does not go back.
+        if not path.exists() or epochs == group.regime.stages[-1]:
+            outcomes = training.fit_population(group_config(workdir, group, epochs), list(group.settings),
+                                               workdir / group.name, progress="epochs")
+            folders = [workdir / group.name / outcome.member.name for outcome in outcomes]
+            write_atomically(path, json.dumps([look(folder) for folder in folders] if group.stages else []))
+        for place, found in enumerate(json.loads(path.read_text())):
+            seen.setdefault(place, {})[str(epochs)] = found
+    attacks = ["pgd20", "fast"] if group.is_judged_by_fast else ["pgd20"]
+    return [{"settings": settings, "right": judge(folder, attacks), "stages": seen.get(place, {}),
+             "validated": [{name: round(line[name], 5) for name in KEPT}
+                           for line in outcome.history if KEPT[-1] in line],
+             "seconds": round(sum(line["seconds"] for line in outcome.history) / len(outcomes), 2)}
+            for place, (settings, outcome, folder) in enumerate(zip(group.settings, outcomes, folders, strict=True))]
 
 
 def judge(folder, attacks):
-    """(clean, robust): of each test image whether the last network is right, and right under all attacks."""
+    """{"clean" or an attack: bool[n], of each test image whether the last network is right under it}."""
     model, variables, config, dataset = load_variables(folder, "last")
-    began, place = time.monotonic(), folder / f"judged-{attacks}"
-    evaluate(as_logits_fn(model, variables), dataset.test.images, dataset.test.labels, [attacks], place,
-             epsilon=config.attack.epsilon)
-    print(f"{folder.parent.name}/{folder.name} judged in {time.monotonic() - began:.0f} s", flush=True)
     clean = predicted(model, variables, dataset.test.images) == dataset.test.labels
-    with (place / "ledger.csv").open() as file:
-        broken = {int(row["index"]) for row in csv.DictReader(file) if row["broken"] == "1"}
-    robust = clean.copy()
-    robust[list(broken)] = False
-    return clean, robust
+    right, began = {"clean": clean}, time.monotonic()
+    for attack in attacks:
+        place = folder / f"judged-{attack}"
+        evaluate(as_logits_fn(model, variables), dataset.test.images, dataset.test.labels, [attack], place,
+                 epsilon=config.attack.epsilon)
+        with (place / "ledger.csv").open() as file:
+            broken = [int(row["index"]) for row in csv.DictReader(file) if row["broken"] == "1"]
+        right[attack] = clean.copy()
+        right[attack][broken] = False
+    print(f"{folder.parent.name}/{folder.name} judged in {time.monotonic() - began:.0f} s", flush=True)
+    return right
 
 
 def predicted(model, variables, images):
