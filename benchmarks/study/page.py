@@ -68,7 +68,8 @@ def _compared(results, comparisons):
         one, other = paired(results, pair)
         found, clean = (difference(verdicts(one, under), verdicts(other, under)) for under in (pair.under, "clean"))
         means = [f"{100 * verdicts(group, pair.under).mean():.2f}" for group in (other, one)]
-        rows.append([pair.label, len(one), *means, _plus_minus(found.mean, found.half), f"± {found.half_same_images:.2f}", _plus_minus(clean.mean, clean.half)])
+        rows.append([pair.label, len(one), *means, _plus_minus(found.mean, found.half),
+                     f"± {found.half_same_images:.2f}", _plus_minus(clean.mean, clean.half)])
     return _table(["", "seeds", "base, %", "other, %", "difference", "these images", "difference, clean"], rows)
 
 
@@ -139,7 +140,8 @@ def tables(results):
     """{name: Markdown} of the tables between ``<!-- name -->`` and ``<!-- end -->`` on the page."""
     return {"compared": _compared(results, COMPARISONS), "spreads": _spreads(results),
             "overfitting": _overfitting(results), "mechanism": _mechanism(results), "screening": _screening(results),
-            "batches": _compared(results, BATCHES), "readings": _compared(results, READINGS), "ways": _compared(results, WAYS)}
+            "batches": _compared(results, BATCHES), "readings": _compared(results, READINGS),
+            "ways": _compared(results, WAYS)}
 
 
 def with_tables(text, results):
