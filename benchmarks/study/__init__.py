@@ -1,1 +1,1 @@
-"""The runs behind ``docs/study.md``: planned there before they were made."""
+"""The runs behind ``docs/study.md``: planned in ``docs/study_plan.md`` before they were made."""

@@ -1,4 +1,4 @@
-"""What is compared: networks, data, seeds and settings, as ``docs/study.md`` registers them."""
+"""What is compared: networks, data, seeds and settings, as ``docs/study_plan.md`` registers them."""
 import dataclasses
 from typing import Any
 

@@ -74,7 +74,7 @@ def _compared(results, comparisons):
 
 
 def _table(heads, rows):
-    return tabulate(rows, heads, tablefmt="github", disable_numparse=True)
+    return tabulate(rows, heads, tablefmt="github", disable_numparse=True) if rows else ""
 
 
 def _spreads(results):
@@ -147,6 +147,7 @@ def tables(results):
 def with_tables(text, results):
     """The page's text with its tables made anew."""
     for name, table in tables(results).items():
-        before, after = f"<!-- {name} -->\n", "\n<!-- end -->"
-        text = re.sub(f"(?<={before}).*?(?={after})", lambda _, table=table: table, text, flags=re.DOTALL)
+        before, after = f"<!-- {name} -->\n", "<!-- end -->"
+        lines = f"\n{table}\n\n" if table else ""
+        text = re.sub(f"(?<={before}).*?(?={after})", lambda _, lines=lines: lines, text, flags=re.DOTALL)
     return text

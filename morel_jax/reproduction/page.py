@@ -170,6 +170,17 @@ def _cell_text(cell: Plain) -> str:
     return f"{_with_interval(cell['ours']) or missing} ({paper}{difference})"
 
 
+def chance_text(table: Plain) -> str:
+    """Which of a table's differences between MOREL and its baseline are beyond chance; empty without any."""
+    measured = [one for one in table["differences"] if one["half"] is not None]
+    if not measured:
+        return ""
+    beyond = [f"{one['method']} {one['attack']}, {one['checkpoint']}: {_with_interval(one, '+.2f')}"
+              for one in measured if one["beyond_chance"]]
+    return (f"MOREL minus its baseline, paired by seed: {len(beyond)} of {len(measured)} differences exclude zero at "
+            f"95 % (by chance about {0.05 * len(measured):.1f} would){': ' + '; '.join(beyond) if beyond else ''}.")
+
+
 STUDY_HEADS = ("clean, %", "AutoAttack, %", "difference under AutoAttack, points", "against",
                *(name.replace("_", " ") for name in STUDY_LOSSES))
 
@@ -204,6 +215,7 @@ def to_markdown(report: Plain) -> str:
         lines += ["", f"## Table {table['table']}: {table['title']}. {table['architecture']}, {table['dataset']}"]
         heads = [f"{attack}, {which}" for attack in table["attacks"] for which in table["checkpoints"]]
         lines += _table(["method", *heads], [(row["method"], *map(_cell_text, row["cells"])) for row in table["rows"]])
+        lines += ["", text] if (text := chance_text(table)) else []
     for number, text in _captions(report["figures"]).items():
         lines += ["", f"## Figure {number}", "", f"![Figure {number}](figure_{number}.png)", "", text]
     for question, rows in report["study"].items():
@@ -225,7 +237,8 @@ def to_html(report: Plain, images: Mapping[str, bytes]) -> str:
     environment.filters["interval"] = _with_interval
     return environment.get_template("page.html.j2").render(
         report=report, images={number: base64.b64encode(content).decode() for number, content in images.items()},
-        captions=_captions(report["figures"]), questions=QUESTIONS, study_heads=STUDY_HEADS, study_texts=study_texts)
+        captions=_captions(report["figures"]), questions=QUESTIONS, study_heads=STUDY_HEADS, study_texts=study_texts,
+        chance_text=chance_text)
 
 
 def write(report: Plain, folder: Path) -> None:

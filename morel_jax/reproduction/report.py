@@ -88,8 +88,23 @@ def _tables(number: int, reproduction: Reproduction) -> list[dict[str, Any]]:
         tables.append({
             "table": number, "title": paper.TITLES[number], "dataset": DATASET_NAMES[dataset],
             "architecture": ARCHITECTURE_NAMES[architecture], "attacks": [ATTACK_NAMES[attack] for attack in attacks],
-            "checkpoints": checkpoints, "rows": rows})
+            "checkpoints": checkpoints, "rows": rows, "differences": _differences(by_key, reproduction)})
     return tables
+
+
+def _differences(by_key: Mapping[tuple[str, str, str], Cell], reproduction: Reproduction) -> list[dict[str, Any]]:
+    """MOREL minus its baseline wherever a table has both and ours are there, paired by seed: Estimates with
+    ``method``, ``attack``, ``checkpoint`` and ``beyond_chance``."""
+    found = []
+    for (method, attack, checkpoint), cell in by_key.items():
+        other = by_key.get((method.removeprefix("morel_"), attack, checkpoint))
+        if other is None or other is cell:
+            continue
+        difference = paired_difference(reproduction.values(cell), reproduction.values(other))
+        if difference is not None:
+            found.append({"method": METHOD_NAMES[method], "attack": ATTACK_NAMES[attack], "checkpoint": checkpoint,
+                          **dataclasses.asdict(difference), "beyond_chance": difference.beyond_chance})
+    return found
 
 
 def _cell(cell: Cell, reproduction: Reproduction) -> dict[str, Any]:

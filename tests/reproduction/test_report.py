@@ -143,3 +143,30 @@ def test_explain(filled):
                      "configs/smoke.py:convnet_small,trades,paper", "optimizer.learning_rate = 0.05",
                      "40 test images", "'pgd20' of summary.json", "not run yet"):
         assert expected in text
+
+
+def test_a_table_says_which_differences_are_beyond_chance(filled):
+    reproduction, built, folder = filled
+    numbers = {network.name: number for number, family in enumerate(reproduction.families)
+               for network in family.networks}
+    table = next(table for table in built["tables"]
+                 if table["rows"][0]["cells"][0]["name"].startswith("1/cifar10/resnet18/"))
+    (found,) = [one for one in table["differences"]
+                if (one["method"], one["attack"], one["checkpoint"]) == ("MOREL(←MART)", "PGD-20", "best")]
+    networks = [reproduction.grid.network(parse(f"1/cifar10/resnet18/white-box/{method}/pgd20/best")).name
+                for method in ("morel_mart", "mart")]
+    assert found["mean"] == pytest.approx(numbers[networks[0]] - numbers[networks[1]])
+    assert found["half"] == pytest.approx(0, abs=1e-9)  # Made up: the same for both seeds.
+    assert page.chance_text(table) in (folder / "report.md").read_text()
+    assert "MOREL minus its baseline" in (folder / "report.html").read_text()
+
+
+def test_what_is_beyond_chance_by_hand():
+    one = dict(method="MOREL(←MART)", attack="PGD-20", checkpoint="last", mean=1.5, half=1.0, count=3,
+               beyond_chance=True)
+    other = one | dict(attack="clean", mean=-0.5, beyond_chance=False)
+    alone = one | dict(half=None, count=1, beyond_chance=False)
+    text = page.chance_text({"differences": [one, other, alone]})
+    assert text == ("MOREL minus its baseline, paired by seed: 1 of 2 differences exclude zero at 95 % (by chance about "
+                    "0.1 would): MOREL(←MART) PGD-20, last: +1.50 ± 1.00.")
+    assert page.chance_text({"differences": [alone]}) == ""
