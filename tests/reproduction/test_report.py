@@ -167,6 +167,6 @@ def test_what_is_beyond_chance_by_hand():
     other = one | dict(attack="clean", mean=-0.5, beyond_chance=False)
     alone = one | dict(half=None, count=1, beyond_chance=False)
     text = page.chance_text({"differences": [one, other, alone]})
-    assert text == ("MOREL minus its baseline, paired by seed: 1 of 2 differences exclude zero at 95 % (by chance about "
-                    "0.1 would): MOREL(←MART) PGD-20, last: +1.50 ± 1.00.")
+    assert text == ("MOREL minus its baseline, paired by seed: 1 of 2 differences exclude zero at 95 % (by chance "
+                    "about 0.1 would): MOREL(←MART) PGD-20, last: +1.50 ± 1.00.")
     assert page.chance_text({"differences": [alone]}) == ""
