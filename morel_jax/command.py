@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from morel_jax.files import local_path
+
 if TYPE_CHECKING:
     from morel_jax.evaluation.dry_run import EvaluationDryRun
     from morel_jax.targets import DryRun
@@ -83,6 +85,22 @@ def define_compilation_cache() -> None:
     """The flag ``--compilation_cache``, which :func:`exit_status` reads."""
     flags.DEFINE_string("compilation_cache", None, "Folder where compiled programs are kept for the next start, by "
                         "default one in the user's cache folder; off: none. JAX_COMPILATION_CACHE_DIR goes before.")
+
+
+class BeginningFlags:
+    """The flags ``--init_from`` and ``--init_which``, of the command that makes one of these."""
+
+    def __init__(self) -> None:
+        self._workdir = flags.DEFINE_string(
+            "init_from", None, "Folder of a trained run of the same architecture, with whose weights a new one begins, "
+            "where names and shapes are equal.")
+        self._which = flags.DEFINE_enum("init_which", "best", ["best", "last"], "The checkpoint of --init_from.")
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What ``fit`` and ``fit_population`` take of them."""
+        workdir = None if self._workdir.value is None else local_path(self._workdir.value, "--init_from")
+        return {"init_from": workdir, "init_which": self._which.value}
 
 
 class PreferenceFlag:

@@ -3,6 +3,7 @@
 Examples:
     morel sweep --config=quickstart --sweep=preference:0.1..0.9:9 --workdir=runs/front
     morel sweep --config=cifar10:resnet18,trades --sweep=seed:0,1,2 --sweep=loss.beta:1,6 --workdir=runs/beta
+    morel sweep --config=cifar100:resnet18,trades --init_from=runs/cifar10 --sweep=seed:0..4:5 --workdir=runs/seeds
 """
 import sys
 from typing import Any
@@ -17,6 +18,7 @@ _SWEEP = flags.DEFINE_multi_string(
     "every combination. `preference` takes k1, and k2 is 1 - k1.")
 _SWEEP_FILE = flags.DEFINE_string("sweep_file", None, 'In place of --sweep: JSON, a list of {"section.field": value}.')
 _WORKDIR = flags.DEFINE_string("workdir", None, "The sweep's folder. An existing sweep in it is resumed.")
+_BEGINNING = command.BeginningFlags()
 _MODE = flags.DEFINE_enum("mode", None, ["sequential", "vmapped"],
                           "How one device works on its members; by default sequential on a CPU, else vmapped.")
 _DRY_RUN = command.DryRunFlags("the members' step")
@@ -42,7 +44,7 @@ def _main() -> int:
         return 0
     workdir = local_path(_WORKDIR.value, "--workdir")
     outcomes = fit_population(_CONFIG.value, _settings(), workdir, _PROGRESS.value or "epochs", _MODE.value,
-                              profile=_PROFILE.value)
+                              profile=_PROFILE.value, **_BEGINNING.arguments)
     rows = table_rows(outcomes)
     text = to_markdown(rows, workdir)
     for name, content in (("sweep.md", text), ("sweep.csv", to_csv(rows))):

@@ -16,9 +16,7 @@ from morel_jax.files import local_path
 
 _CONFIG = command.define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder. An existing run in it is resumed.")
-_INIT_FROM = flags.DEFINE_string("init_from", None, "Folder of a trained run of the same architecture, with whose "
-                                 "weights a new run begins; its head, data and method may be others.")
-_INIT_WHICH = flags.DEFINE_enum("init_which", "best", ["best", "last"], "The checkpoint of --init_from.")
+_BEGINNING = command.BeginningFlags()
 _DRY_RUN = command.DryRunFlags("the run's step")
 _PROGRESS = flags.DEFINE_bool("progress", True, "Show how far the epoch is; each epoch's line is shown anyway.")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join other processes, as SLURM, Kubernetes or a TPU pod tell.")
@@ -45,9 +43,7 @@ def _main() -> None:
     if _DRY_RUN.run(lambda target: dry_run(_CONFIG.value, target)):
         return
     workdir = local_path(_WORKDIR.value, "--workdir")
-    init_from = None if _INIT_FROM.value is None else local_path(_INIT_FROM.value, "--init_from")
-    fit(_CONFIG.value, workdir, progress=_PROGRESS.value or "epochs", profile=_PROFILE.value, init_from=init_from,
-        init_which=_INIT_WHICH.value)
+    fit(_CONFIG.value, workdir, progress=_PROGRESS.value or "epochs", profile=_PROFILE.value, **_BEGINNING.arguments)
     if sharding.is_first_process():
         print(f"done: {workdir}", file=sys.stderr)
 

@@ -91,7 +91,7 @@ class Beginning:
         """A new run's state with the weights and statistics of equal names and shapes.
 
         Args:
-            state: of the new run.
+            state: of the new run, on its devices or, of a population's member, in NumPy arrays.
             config, model: as in :meth:`check`, whose errors it has.
 
         Returns:
@@ -113,7 +113,7 @@ class Beginning:
             if old is None or not fits:
                 fresh.append(jax.tree_util.keystr(path[1:], simple=True, separator="/"))
                 return leaf
-            return sharding.put(np.asarray(old), leaf.sharding)
+            return sharding.put(np.asarray(old), leaf.sharding) if isinstance(leaf, jax.Array) else np.asarray(old)
 
         variables = jax.tree_util.tree_map_with_path(
             chosen, {"params": state.params["classifier"], "batch_stats": state.batch_stats})
@@ -123,7 +123,7 @@ class Beginning:
         state = state.replace(params=state.params | {"classifier": variables["params"]},
                               batch_stats=variables["batch_stats"])
         if state.average is not None:  # A copy: the step donates its state.
-            state = state.replace(average=jax.tree.map(jnp.copy, variables))
+            state = state.replace(average=jax.tree.map(lambda leaf: leaf.copy(), variables))
         fresh += ["the embedding space"] if "embedding" in state.params else []
         step = load_record(self.workdir, self.which)["step"]
         return state, (f"begins with {self.workdir} ({self.which}, step {step}): {count[0]} of {sum(count)} "

@@ -77,6 +77,17 @@ def _train(members: Sequence[Member], placement: Placement, workdir: Path, custo
     return trainer
 
 
+def _beginning(init_from: str | os.PathLike | None, which: str, folder: Path, config: ConfigDict,
+               model: Any) -> Beginning | None:
+    """What a run in ``folder`` begins with; checked before anything is written, unless it has begun."""
+    if init_from is None:
+        return None
+    beginning = Beginning(local_path(init_from, "init_from").absolute(), which)
+    if not is_begun(folder):
+        beginning.check(config, model)
+    return beginning
+
+
 def fit(config: ConfigDict, workdir: str | os.PathLike, progress: bool | str = True, *, dataset: Dataset | None = None,
         model: Any = None, features: str | None = None, loss: Loss | None = None, attack: Any = None,
         validation_attack: Any = None, optimizer: optax.GradientTransformation | None = None, profile: int = 0,
@@ -118,11 +129,7 @@ def fit(config: ConfigDict, workdir: str | os.PathLike, progress: bool | str = T
     custom = CustomParts(dataset, model, features, loss, attack, validation_attack, optimizer)
     builders.check_images(config, custom.dataset)
     alone = Member(name="", changes={}, config=config)
-    beginning = None
-    if init_from is not None:
-        beginning = Beginning(local_path(init_from, "init_from").absolute(), init_which)
-        if not is_begun(workdir):
-            beginning.check(config, custom.model)  # Before anything is written.
+    beginning = _beginning(init_from, init_which, workdir, config, custom.model)
     trainer = _train([alone], Sharded(build_layout(config)), workdir, custom, progress, profile, is_sweep=False,
                      beginning=beginning)
     (run,) = trainer.runs
@@ -164,7 +171,8 @@ def fit_population(config: ConfigDict, settings: Sequence[dict[str, Any]], workd
                    progress: bool | str = True, mode: str | None = None, *, dataset: Dataset | None = None,
                    model: Any = None, features: str | None = None, loss: Loss | None = None, attack: Any = None,
                    validation_attack: Any = None, optimizer: optax.GradientTransformation | None = None,
-                   profile: int = 0) -> list[Outcome]:
+                   profile: int = 0, init_from: str | os.PathLike | None = None,
+                   init_which: str = "best") -> list[Outcome]:
     """Trains a member for each of ``settings``, or resumes the sweep in ``workdir``.
 
     One program trains all of them, cut over this process's devices (``config.mesh.data`` is not looked at); other
@@ -183,14 +191,15 @@ def fit_population(config: ConfigDict, settings: Sequence[dict[str, Any]], workd
         dataset, model, features, loss, attack, validation_attack, optimizer: one's own, for every member, as in
             :func:`fit`.
         profile: as in :func:`fit`.
+        init_from, init_which: as in :func:`fit`; every member begins with the weights of this one run.
 
     Returns:
         In the order of ``settings``. In a member's history ``seconds`` and ``images_per_second`` are its own images in
         the time of the whole population.
 
     Raises:
-        ValueError: a config, setting or mode that cannot work, not the ones that the workdir's sweep has, or a workdir
-            that another run is using.
+        ValueError: a config, setting or mode that cannot work, not the ones that the workdir's sweep has, a workdir
+            that another run is using, or an ``init_from`` that does not fit.
         Interrupted: SIGINT or SIGTERM came, and the members were saved.
     """
     custom = CustomParts(dataset, model, features, loss, attack, validation_attack, optimizer)
@@ -198,6 +207,7 @@ def fit_population(config: ConfigDict, settings: Sequence[dict[str, Any]], workd
     placement = placement_of(members, mode, custom)
     builders.check_images(config, custom.dataset)
     workdir = local_path(workdir, "workdir")
-    trainer = _train(members, placement, workdir, custom, progress, profile, is_sweep=True)
+    beginning = _beginning(init_from, init_which, workdir / members[0].name, config, custom.model)
+    trainer = _train(members, placement, workdir, custom, progress, profile, is_sweep=True, beginning=beginning)
     return [Outcome(member, None if diverged else jax.device_get(run.state), run.history, diverged)
             for member, run, diverged in zip(members, trainer.runs, trainer.diverged, strict=True)]

@@ -119,7 +119,7 @@ class Trainer:
         progress: shows how far they are.
         profile: of their steps.
         stack: closes what is opened here: the checkpoints are on disk before the metrics are closed.
-        beginning: what a new run alone begins with, or None.
+        beginning: what new runs begin with, or None.
     """
 
     def __init__(self, setup: Setup, members: Sequence[Member], placement: Placement, workdir: Path,
@@ -141,9 +141,10 @@ class Trainer:
         self.step_keys, self.validation_keys = (placement.keys(seeds, purpose) for purpose in (STEP, VALIDATION))
         self.no_totals = setup.no_totals(placement.layout)
         states = placement.new_states(setup, seeds, INITIAL)
-        if beginning is not None and not self.checkpoints[0].positions():
-            states[0], text = beginning.apply(states[0], setup.config, setup.custom.model)
-            progress.say(text)
+        if beginning is not None and not all(kept.positions() for kept in self.checkpoints):
+            begun = [beginning.apply(state, setup.config, setup.custom.model) for state in states]
+            states = [state for state, _ in begun]
+            progress.say(begun[0][1])  # What is taken and what is fresh is the same for all.
         self.runs = self._start(states)
         for run, writer in zip(self.runs, self.metrics, strict=True):
             if writer and run.history:

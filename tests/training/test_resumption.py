@@ -5,7 +5,7 @@ import chex
 import pytest
 
 from morel_jax import data
-from morel_jax.training import fit
+from morel_jax.training import fit, fit_population
 from morel_jax.training.beginning import read_network
 from morel_jax.training.workdir import load_content
 from tests.small import tiny_config, tiny_dataset, without_clocks
@@ -55,6 +55,21 @@ def test_a_run_begins_with_anothers_weights(trained, tmp_path, capsys):
     assert begin(progress=False)[1] == history
     with pytest.raises(ValueError, match=r"init_from: \{'workdir': .*, 'which': 'last'\} there, None"):
         fit(config, tmp_path / "run", progress=False, dataset=dataset)
+
+
+def test_the_members_of_a_sweep_begin_with_anothers_weights(trained, tmp_path, capsys):
+    """As each does alone; a resumption reads their own checkpoints, and its folder may hold no other beginning."""
+    config = light_config(epochs=1)
+    begin = functools.partial(fit_population, config, [{"seed": 3}, {"seed": 4}], tmp_path / "sweep", progress="epochs",
+                              init_from=trained)
+    members = begin()
+    assert capsys.readouterr().err.count("begins with") == 1
+    state, _ = fit(light_config(epochs=1, seed=4), tmp_path / "alone", progress=False, init_from=trained)
+    chex.assert_trees_all_equal(members[1].state.params, state.params)
+    assert load_content(tmp_path / "sweep" / "seed=3")["init_from"] == {"workdir": str(trained), "which": "best"}
+    assert [one.history for one in begin()] == [one.history for one in members]
+    with pytest.raises(ValueError, match=r"init_from: \{'workdir': .*, 'which': 'best'\} there, None"):
+        fit_population(config, [{"seed": 3}, {"seed": 4}], tmp_path / "sweep", progress=False)
 
 
 def test_a_beginning_that_does_not_fit_is_refused_before_anything_is_written(trained, tmp_path):
