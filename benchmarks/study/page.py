@@ -148,6 +148,6 @@ def with_tables(text, results):
     """The page's text with its tables made anew."""
     for name, table in tables(results).items():
         before, after = f"<!-- {name} -->\n", "<!-- end -->"
-        lines = f"\n{table}\n\n" if table else ""
-        text = re.sub(f"(?<={before}).*?(?={after})", lambda _, lines=lines: lines, text, flags=re.DOTALL)
+        made = f"{before}\n{table}\n\n{after}" if table else before + after
+        text = re.sub(f"{before}.*?{after}", lambda _, made=made: made, text, flags=re.DOTALL)
     return text
