@@ -12,8 +12,8 @@ SEEDS = tuple(range(12))
 # Seeds of the screening and of its confirmation, which must not share one.
 SCREENING_SEED, FRESH_SEEDS = 100, tuple(range(200, 212))
 # How the two losses, or three with the cosine and the contrastive apart, become one step.
-JOINED = ("weighted_sum", "smooth_tchebycheff", "mgda", "mgda_normalized", "pcgrad", "cagrad", "nash", "upgrad",
-          "imtl_g", "famo")
+JOINED = ("conic", "weighted_sum", "smooth_tchebycheff", "mgda", "mgda_normalized", "pcgrad", "cagrad", "nash",
+          "upgrad", "imtl_g", "famo")
 OF_THREE = ("mgda_normalized", "nash", "upgrad", "imtl_g", "famo")
 
 
@@ -36,6 +36,11 @@ class Regime:
 # As many updates and as much work: 1,140 and 1,200 steps of 50 images.
 SHORT = Regime("short", 9500, (2, 4, 6), (5, 6))
 LONG = Regime("long", 1000, (10, 20, 30, 40, 50, 60), (41, 51))
+# Fewer images, neither cropped nor flipped: networks fit them, and lose on others.
+OVERFIT = Regime("overfit", 300, (40, 80, 120, 160, 200), (134, 168))
+AS_THEY_ARE = (("data.crop_padding", 0), ("data.flip", False))
+# A third of LONG, for one network after another.
+BRIEF = Regime("brief", 1000, (20,), (14, 17))
 # As many updates as LONG has at batch 50, at other batch sizes.
 EIGHTS, LARGE = Regime("8 for 10 epochs", 1000, (10,), (8, 9)), Regime("128 for 150 epochs", 1000, (150,), (101, 126))
 
@@ -84,9 +89,12 @@ def screened():
 GROUPS = (
     Group("mart", LONG, "mart", _per_seed(SEEDS), is_judged_by_fast=True, stages=True),
     Group("morel_mart", LONG, "morel_mart", _per_seed(SEEDS), is_judged_by_fast=True, stages=True),
+    Group("mart_overfit", OVERFIT, "mart", _per_seed(SEEDS), is_judged_by_fast=True, stages=True, changes=AS_THEY_ARE),
+    Group("morel_mart_overfit", OVERFIT, "morel_mart", _per_seed(SEEDS), is_judged_by_fast=True, stages=True,
+          changes=AS_THEY_ARE),
+    Group("screening", OVERFIT, "morel_mart", screened(), changes=AS_THEY_ARE),
     Group("mart_short", SHORT, "mart", _per_seed(SEEDS), is_judged_by_fast=True, stages=True),
     Group("morel_mart_short", SHORT, "morel_mart", _per_seed(SEEDS), is_judged_by_fast=True, stages=True),
-    Group("screening", LONG, "morel_mart", screened()),
     Group("trades", LONG, "trades", _per_seed(SEEDS), is_judged_by_fast=True),
     Group("morel_trades", LONG, "morel_trades", _per_seed(SEEDS), is_judged_by_fast=True),
     *(Group(f"{method}_batch{size}_{length}", regime, method, _per_seed(SEEDS[:6]),
@@ -97,8 +105,8 @@ GROUPS = (
     *(Group(f"morel_mart_{name}", LONG, "morel_mart", _per_seed(SEEDS[:6]),
             changes=(("morel.contrastive_reduction", "mean"), ("morel.contrastive_rows", rows)))
       for name, rows in (("reference", "natural"), ("package", "both"))),
-    *(Group(f"joined_{name}", LONG, "morel_mart", _per_seed(SEEDS[:4]),
+    *(Group(f"joined_{name}", BRIEF, "morel_mart", _per_seed(SEEDS[:4]),
             changes=(("morel.scalarization", name),)) for name in JOINED),
-    *(Group(f"joined_{name}_three", LONG, "morel_mart", _per_seed(SEEDS[:4]),
+    *(Group(f"joined_{name}_three", BRIEF, "morel_mart", _per_seed(SEEDS[:4]),
             changes=(("morel.scalarization", name), ("morel.objectives", "three"))) for name in OF_THREE),
 )

@@ -53,15 +53,17 @@ def _over_training(results):
         epochs = [int(epoch) for epoch in networks[0]["stages"]]
         means = {key: np.mean([[look[key] for look in network["stages"].values()] for network in networks], 0)
                  for key in networks[0]["stages"][str(epochs[0])]}
-        accuracy.plot(epochs, means["train"], "--", color=color, label=f"{label}, training images")
-        accuracy.plot(epochs, means["test"], "-", color=color, label=f"{label}, test images")
+        validated = np.mean([[[line[key] for key in ("epoch", "adversarial_accuracy", "robust_accuracy")]
+                              for line in network["validated"]] for network in networks], axis=0)
+        accuracy.plot(validated[:, 0], 100 * validated[:, 1], "--", color=color, label=f"{label}, in training")
+        accuracy.plot(validated[:, 0], 100 * validated[:, 2], "-", color=color, label=f"{label}, held out")
         for key, style in (("own", "-"), ("same_class", "--"), ("other_class", ":")):
             features.plot(epochs, means[key], style, color=color, label=f"{label}, {key.replace('_', ' ')}")
         if "cosine_share" in means:
             shares.plot(epochs, 100 * means["cosine_share"], "o-", color=BLUE, label="cosine term")
             shares.plot(epochs, 100 * means["contrastive_share"], "o-", color=RED, label="contrastive term")
     shares.set_yscale("log")
-    for axis, title in ((accuracy, "accuracy under PGD-20, %"), (features, "cosine of features, attacked to natural"),
+    for axis, title in ((accuracy, "accuracy under PGD, %"), (features, "cosine of features, attacked to natural"),
                         (shares, "a term's gradient, % of classification's")):
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("epoch")

@@ -25,9 +25,9 @@ def look(folder):
     Returns:
         Dict of floats: ``own``, ``same_class``, ``other_class``: cosine similarities of the features of attacked test
         images with natural ones; ``margin`` and ``margin_spread``: mean and standard deviation over attacked test
-        images of the true class's logit minus the largest other one; ``test`` and ``train``: accuracy under PGD-20, %;
-        and of MOREL ``TERM_share`` and ``TERM_cosine``: of each weighted term's gradient with respect to the
-        classifier's weights, its length by that of the classification term's and the cosine between the two.
+        images of the true class's logit minus the largest other one; ``test``: accuracy under PGD-20, %; and of MOREL
+        ``TERM_share`` and ``TERM_cosine``: of each weighted term's gradient with respect to the classifier's weights,
+        its length by that of the classification term's and the cosine between the two.
     """
     return _features(folder) | _pulls(folder)
 
@@ -43,14 +43,24 @@ def _outputs(model, variables, x, y, epsilon):
 
 def _features(folder):
     model, variables, config, dataset = load_variables(folder, "last")
-    found = {}
-    for name, split in (("train", dataset.train), ("test", dataset.test)):
-        rows = stratified_order(split.labels)[:IMAGES]
-        x, y = to_float(split.images[rows]), split.labels[rows]
-        x_adv, margins = _outputs(model, variables, x, y, config.attack.epsilon)
-        found[name] = 100 * float((margins > 0).mean())
-    return found | mean_similarities(feature_similarity(model, variables, x, x_adv), y) | {
-        "margin": float(margins.mean()), "margin_spread": float(margins.std())}
+    x, y, x_adv, margins = _under_attack(model, variables, dataset.test, config)
+    return mean_similarities(feature_similarity(model, variables, x, x_adv), y) | {
+        "test": 100 * float((margins > 0).mean()), "margin": float(margins.mean()),
+        "margin_spread": float(margins.std())}
+
+
+def accuracy_on_own(folder):
+    """Accuracy of a run's last network under PGD-20 on images that it was trained on, %."""
+    model, variables, config, dataset = load_variables(folder, "last")
+    own, _ = builders.splits(config, dataset)
+    return 100 * float((_under_attack(model, variables, own, config)[3] > 0).mean())
+
+
+def _under_attack(model, variables, split, config):
+    """(images, labels, attacked images, margins) of the first IMAGES of a split's order."""
+    rows = stratified_order(split.labels)[:IMAGES]
+    x, y = to_float(split.images[rows]), split.labels[rows]
+    return x, y, *_outputs(model, variables, x, y, config.attack.epsilon)
 
 
 @functools.lru_cache(maxsize=1)
@@ -81,13 +91,14 @@ def _pulls(folder):
         return {}
     state, _ = training.fit(config, folder, progress=False)  # The run is over: this is its end.
     dataset = builders.dataset(config)
+    own, _ = builders.splits(config, dataset)
     parts, hparams = build_parts(config, dataset.num_classes), build_hparams(config, config.epochs)
     first, second = config.morel.preference
     weights = jnp.array([first * config.morel.cosine_weight, first * config.morel.contrastive_weight, second])
     count = config.batch_size
     found = [_compared(parts)(state.params, state.batch_stats, hparams, weights, jax.random.key(number),
-                              to_float(dataset.train.images[number * count:][:count]),
-                              dataset.train.labels[number * count:][:count]) for number in range(BATCHES)]
+                              to_float(own.images[number * count:][:count]), own.labels[number * count:][:count])
+             for number in range(BATCHES)]
     return {f"{term}_{name}": float(sum(value[place] for value in values) / BATCHES)
             for name, values in (("share", [one.norms / one.norms[2] for one in found]),
                                  ("cosine", [one.cosine[2] for one in found]))

@@ -25,6 +25,7 @@ class Comparison:
 
 COMPARISONS = (
     Comparison("MOREL over MART, 1,000 images", "morel_mart", "mart"),
+    Comparison("MOREL over MART, 300 images", "morel_mart_overfit", "mart_overfit"),
     Comparison("MOREL over MART, 9,500 images", "morel_mart_short", "mart_short"),
     Comparison("MOREL over TRADES, 1,000 images", "morel_trades", "trades"),
     Comparison("chosen setting against MART", "chosen", "chosen_mart"),
@@ -38,8 +39,11 @@ READINGS = (
     Comparison("`reference`: mean over natural rows", "morel_mart_reference", "morel_mart", "pgd20"),
     Comparison("the package: mean over all rows", "morel_mart_package", "morel_mart", "pgd20"),
 )
-WAYS = (*(Comparison(name, f"joined_{name}", "morel_mart", "pgd20") for name in JOINED),
-        *(Comparison(f"{name}, three losses", f"joined_{name}_three", "morel_mart", "pgd20") for name in OF_THREE))
+WAYS = (*(Comparison(name, f"joined_{name}", "joined_conic", "pgd20") for name in JOINED[1:]),
+        *(Comparison(f"{name}, three losses", f"joined_{name}_three", "joined_conic", "pgd20") for name in OF_THREE))
+REGIMES = {"mart_short": "MART, 9,500 images", "morel_mart_short": "MOREL over MART, 9,500 images",
+           "mart": "MART, 1,000 images", "morel_mart": "MOREL over MART, 1,000 images",
+           "mart_overfit": "MART, 300 images", "morel_mart_overfit": "MOREL over MART, 300 images"}
 SHOWN = {"own": "an attacked image and itself", "same_class": "and others of its class",
          "other_class": "and other classes"}
 PULLS = {"cosine_share": "{:.3%}".format, "contrastive_share": "{:.3%}".format, "cosine_cosine": "{:+.2f}".format,
@@ -87,14 +91,13 @@ def _spreads(results):
 
 def _overfitting(results):
     rows = []
-    for name, label in (("mart", "MART, 1,000 images"), ("morel_mart", "MOREL over MART, 1,000 images"),
-                        ("mart_short", "MART, 9,500 images"), ("morel_mart_short", "MOREL over MART, 9,500 images")):
+    for name, label in REGIMES.items():
         if name not in results:
             continue
         networks = results[name]
         held_out = np.array([[line["robust_accuracy"] for line in network["validated"]] for network in networks])
-        end = [list(network["stages"].values())[-1] for network in networks]
-        rows.append([label, *(f"{np.mean([one[split] for one in end]):.1f}" for split in ("train", "test")),
+        rows.append([label, f"{np.mean([network['own_images'] for network in networks]):.1f}",
+                     f"{100 * verdicts(networks, 'pgd20').mean():.1f}",
                      *(f"{100 * value:.1f}" for value in (held_out.mean(0).max(), held_out[:, -1].mean()))])
     return _table(["", "training images", "test images", "held-out, best epoch", "held-out, last"], rows)
 

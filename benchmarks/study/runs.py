@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from benchmarks.study.design import ARCHITECTURE, HOLDOUT
-from benchmarks.study.looks import look
+from benchmarks.study.looks import accuracy_on_own, look
 from benchmarks.study.results import ROOT
 from morel_jax import configuration, training
 from morel_jax.data import embedded
@@ -18,7 +18,7 @@ from morel_jax.evaluation.trained import as_logits_fn, load_variables
 from morel_jax.files import write_atomically
 
 # Of an epoch that was validated.
-KEPT = ("epoch", "loss", "clean_accuracy", "robust_accuracy")
+KEPT = ("epoch", "loss", "adversarial_accuracy", "clean_accuracy", "robust_accuracy")
 
 
 def group_config(workdir, group, epochs):
@@ -54,9 +54,10 @@ def run(workdir, group):
     """Trains a group's networks, looks at them at each stage, and judges the last.
 
     Returns:
-        A list, for each network {"settings", "right": {"clean", "pgd20" and, on demand, "fast": bool[n] of the test
-        images, right under this attack}, "validated": [{"epoch" and what of it is KEPT}], "stages": {epochs: what
-        :func:`~benchmarks.study.looks.look` returns}}, "seconds": of training}.
+        A list, for each network {"settings"; "right": {"clean", "pgd20" and, on demand, "fast": bool[n] of the test
+        images, right under this attack}; "own_images": accuracy under PGD-20 on images that it was trained on, %;
+        "validated": [{"epoch" and what of it is KEPT}]; "stages": {epochs: what
+        :func:`~benchmarks.study.looks.look` returns}; "seconds": of training, shared by the group}.
     """
     seen = {}
     for epochs in group.regime.stages if group.stages else group.regime.stages[-1:]:
@@ -71,6 +72,7 @@ def run(workdir, group):
             seen.setdefault(place, {})[str(epochs)] = found
     attacks = ["pgd20", "fast"] if group.is_judged_by_fast else ["pgd20"]
     return [{"settings": settings, "right": judge(folder, attacks), "stages": seen.get(place, {}),
+             "own_images": accuracy_on_own(folder),
              "validated": [{name: round(line[name], 5) for name in KEPT}
                            for line in outcome.history if KEPT[-1] in line],
              "seconds": round(sum(line["seconds"] for line in outcome.history) / len(outcomes), 2)}
