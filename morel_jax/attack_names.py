@@ -14,6 +14,8 @@ from typing import Any
 _MOST_PASSES = 2**31 - 1
 # Before a name: the attack is crafted on the surrogate.
 TRANSFER = "transfer-"
+# After a name: its gradients are averaged over that many draws, two or more, of a network that answers at random.
+_EOT = re.compile(r"(.+)-eot([1-9]\d+|[2-9])")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +44,15 @@ def _cw(attacks: ModuleType, threat: Any) -> Any:
     return attacks.CWLinf(confidence=1.0, initial_const=15.0, epsilon=threat.epsilon)
 
 
-def _pgd(attacks: ModuleType, threat: Any, steps: int, restarts: int | None = None) -> Any:
+def _pgd(attacks: ModuleType, threat: Any, steps: int, restarts: int | None = None, loss: Any = "ce") -> Any:
     return attacks.PGD(threat.epsilon, threat.step_size, num_steps=steps, num_restarts=restarts or 1,
-                       start="uniform" if restarts else "clean", norm=threat.norm)
+                       start="uniform" if restarts else "clean", norm=threat.norm, loss=loss)
+
+
+def _own(threat: Any) -> Callable:
+    if threat.loss is None:
+        raise ValueError("attacks of a name with -loss climb a loss of your own, --loss (from Python loss=); got none.")
+    return threat.loss
 
 
 def _fmn(kind: str, steps: int) -> Callable:
@@ -65,6 +73,12 @@ ATTACKS = (
     NamedAttack("pgd<steps>", "from the clean image, in steps of epsilon / 10 (the command: of the config's "
                 "validation.step_size); its last point counts", _pgd),
     NamedAttack("pgd<steps>x<restarts>", "PGD from that many random points", _pgd),
+    NamedAttack("pgd<steps>-loss", "pgd<steps> on the loss in --loss", lambda attacks, threat, steps: _pgd(
+        attacks, threat, steps, loss=_own(threat))),
+    NamedAttack("pgd<steps>x<restarts>-loss", "pgd<steps>x<restarts> on the loss in --loss",
+                lambda attacks, threat, steps, restarts: _pgd(attacks, threat, steps, restarts, _own(threat))),
+    NamedAttack("apgd-loss", "Auto-PGD on the loss in --loss, 100 steps", lambda attacks, threat: attacks.APGD(
+        threat.epsilon, loss=_own(threat), norm=threat.norm)),
     NamedAttack("cw", "CW-Linf as ART has it, 10 iterations, constant 15; variant paper: confidence 1, projected into "
                 "the ball; variant reference: confidence 0, no ball", _cw, ("linf",),
                 radius=lambda threat: math.inf if threat.variant == "reference" else threat.epsilon),
@@ -109,6 +123,8 @@ ENSEMBLES = {
                    "standard"),
     "fast": ("pma, malt3 and square-guarded, each on what the ones before it left: a first verdict, for less than "
              "autoattack takes", "fast"),
+    "autoattack-rand": ("AutoAttack, rand, of networks that answer at random: apgd-ce-eot20 and apgd-dlr-eot20",
+                        "rand"),
     "autoattack-plus": ("AutoAttack, plus: apgd-cex5, apgd-dlrx5, fabx5, square, apgd-t and fab-t", "plus"),
 }
 
@@ -117,19 +133,37 @@ def find(name: str) -> tuple[NamedAttack, list[int]] | None:
     """(entry, list of the numbers in ``name``), or None if no entry has the name.
 
     Raises:
-        ValueError: the numbers' product, the passes through the network, cannot be counted.
+        ValueError: the product of the numbers and draws, the passes through the network, cannot be counted.
     """
+    averaged = _EOT.fullmatch(name)
+    plain, *draws = averaged.groups() if averaged else (name,)
     for entry in ATTACKS:
-        if found := re.fullmatch(re.sub(r"<\w+>", r"([1-9]\\d*)", entry.name), name):
-            numbers = [int(digits[:11]) for digits in found.groups()]  # Python refuses to read thousands of digits.
-            if math.prod(numbers) > _MOST_PASSES:
-                raise ValueError(f"an attack's steps times restarts must be at most {_MOST_PASSES}; got {name[:40]}.")
-            return entry, numbers
+        if found := re.fullmatch(re.sub(r"<\w+>", r"([1-9]\\d*)", entry.name), plain):
+            # Python refuses to read thousands of digits.
+            *numbers, eot = [int(digits[:11]) for digits in (*found.groups(), *(draws or ["1"]))]
+            if math.prod(numbers) * eot > _MOST_PASSES:
+                raise ValueError(f"an attack's steps times restarts{' times draws' if draws else ''} must be at most "
+                                 f"{_MOST_PASSES}; got {name[:40]}.")
+            return (_averaging(entry, eot) if draws else entry), numbers
     return None
+
+
+def _averaging(entry: NamedAttack, eot: int) -> NamedAttack:
+    """``entry`` with its gradients averaged over ``eot`` draws."""
+    def build(attacks: ModuleType, threat: Any, *numbers: int) -> Any:
+        attack = entry.build(attacks, threat, *numbers)
+        if not hasattr(attack, "eot"):
+            raise ValueError(f"-eot{eot} must follow the name of an attack that averages gradients, fgsm, pgd, apgd or "
+                             f"malt; got {entry.name}.")
+        return dataclasses.replace(attack, eot=eot)
+
+    return dataclasses.replace(entry, build=build)
 
 
 def known() -> dict[str, str]:
     """{name: one line of help} of all names that an evaluation takes."""
     return ({name: text for name, (text, _) in (GROUPS | ENSEMBLES).items()}
             | {entry.name: entry.help for entry in ATTACKS}
-            | {f"{TRANSFER}<name>": "any of these attacks, crafted on the surrogate"})
+            | {f"{TRANSFER}<name>": "any of these attacks, crafted on the surrogate",
+               "<name>-eot<draws>": "fgsm, pgd, apgd or malt on a network that answers at random: each gradient is "
+                                    "the mean over that many draws, two or more"})

@@ -81,6 +81,33 @@ def define_config(default: str | None = None,
     return holder
 
 
+class _FunctionParser(flags.ArgumentParser):
+    """FILE.py:FUNCTION as the function."""
+
+    def flag_type(self) -> str:
+        return "function"
+
+    def parse(self, text: Any) -> Callable:
+        from morel_jax.files import load_module  # Here: --help and a wrong flag answer at once.
+        if callable(text):  # absl parses a default, too.
+            return text
+        file, _, name = text.rpartition(":")
+        if not os.path.isfile(file) or not name:
+            raise flags.Error(f"must be FILE.py:FUNCTION, of a file that is there; got {text!r}")
+        try:
+            function = getattr(load_module(file), name, None)
+        except Exception as error:
+            raise flags.Error(_of_config_file(file, error)) from error
+        if not callable(function):
+            raise flags.Error(f"must be FILE.py:FUNCTION; {file} has no function {name!r}")
+        return function
+
+
+def define_function(name: str, help_text: str) -> flags.FlagHolder:
+    """A flag ``--<name>=FILE.py:FUNCTION``; a holder of the function, or of None."""
+    return flags.DEFINE(_FunctionParser(), name, None, help_text)
+
+
 def define_compilation_cache() -> None:
     """The flag ``--compilation_cache``, which :func:`exit_status` reads."""
     flags.DEFINE_string("compilation_cache", None, "Folder where compiled programs are kept for the next start, by "

@@ -4,8 +4,6 @@ Files in ``configs/`` start from :func:`recipe` and add what belongs to their da
 only.
 """
 import difflib
-import importlib.machinery
-import importlib.util
 import os
 import textwrap
 import types
@@ -21,7 +19,7 @@ from morel_jax.attacks.norms import NORMS
 from morel_jax.attacks.pgd import FROM_CLEAN, LOSSES
 from morel_jax.attacks.starts import STARTS
 from morel_jax.data.sources import own_place
-from morel_jax.files import local_path
+from morel_jax.files import load_module, local_path
 from morel_jax.methods import KINDS, METHODS
 from morel_jax.methods.types import Rates
 from morel_jax.models.precision import PRECISIONS
@@ -219,11 +217,7 @@ def config_file(name: str) -> str:
 
 def load_file(path: str | os.PathLike, *spec: str) -> Any:
     """What ``get_config(*spec)`` of a Python file returns; whatever the file raises comes through."""
-    loader = importlib.machinery.SourceFileLoader("morel_jax_config", str(path))
-    spec_of_file = importlib.util.spec_from_loader(loader.name, loader)
-    assert spec_of_file is not None  # It is where there is a loader.
-    module = importlib.util.module_from_spec(spec_of_file)
-    loader.exec_module(module)
+    module = load_module(path)
     if not hasattr(module, "get_config"):
         raise ValueError(f"{path} must have a function get_config(spec=''); it has none.")
     return module.get_config(*spec)

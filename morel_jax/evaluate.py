@@ -4,6 +4,7 @@ Examples:
     morel evaluate --workdir=runs/cifar10
     morel evaluate --workdir=runs/cifar10 --which=best --attacks=autoattack --examples=1000
     morel evaluate --workdir=runs/cifar10 --norm=linf,l2 --epsilon=0.031,0.5 --attacks=pgd20,autoattack
+    morel evaluate --workdir=runs/cifar10 --noise=0.1 --attacks=autoattack-rand,pgd20-eot20
 """
 import json
 from pathlib import Path
@@ -71,6 +72,15 @@ _SURROGATE = flags.DEFINE_list("surrogate", None, "Workdir of the network that t
                                "several, A,B,C, they are crafted on the mean of the logits.")
 flags.register_validator("surrogate", lambda workdirs: workdirs is None or workdirs, "must name a workdir")
 _SURROGATE_WHICH = flags.DEFINE_enum("surrogate_which", "last", _CHECKPOINTS, "Its checkpoint.")
+_LOSS = command.define_function("loss", "Your own loss, which attacks of a name with -loss climb: a function (logits, "
+                                "labels) that returns one value per example.")
+_NOISE = flags.DEFINE_float("noise", None, "Judge the network with Gaussian noise of this standard deviation on its "
+                            "images, drawn anew at each answer.", lower_bound=0)
+flags.register_validator("noise", lambda sigma: sigma is None or sigma > 0, "must be above 0")
+_DEFENCE = command.define_function("defence", "Judge the network behind your own defence that answers at random: a "
+                                   "function (logits_fn, images, keys) that returns logits, with a key per image.")
+_DRAWS = flags.DEFINE_integer("draws", 100, "With --noise or --defence: the answers that vote on each verdict.",
+                              lower_bound=1)
 _PREFERENCE = command.PreferenceFlag()
 _SAVE_IMAGES = flags.DEFINE_bool("save_images", False, "Keep adversarial images, float32 and uint8.")
 _REPORT_CARD = flags.DEFINE_integer(
@@ -144,6 +154,22 @@ def _threats(config: Any) -> dict[str, float]:
     return dict(zip(norms, epsilons, strict=True))
 
 
+def _randomisation() -> list[str]:
+    """What makes the network answer at random, as flag and value; also the name of a folder."""
+    return ([f"noise={_NOISE.value:g}"] if _NOISE.value else []) + (
+        [f"defence={getattr(_DEFENCE.value, '__name__', 'own')}"] if _DEFENCE.value else [])
+
+
+def _randomised(logits_fn: "LogitsFn") -> "LogitsFn":
+    """The network as it is judged."""
+    from jax.tree_util import Partial
+
+    from morel_jax.evaluation import with_noise
+    if _NOISE.value:
+        return with_noise(logits_fn, _NOISE.value)
+    return Partial(_DEFENCE.value, logits_fn) if _DEFENCE.value else logits_fn
+
+
 def _evaluate_corruptions(which: str, network: tuple[Any, ...], folder: Path, images: Path) -> None:
     """Evaluates one checkpoint on the corrupted ``images``; arguments as for :func:`_evaluate_attacks`."""
     from morel_jax.evaluation import corruptions, figures
@@ -178,14 +204,15 @@ def _evaluate_attacks(which: str, network: tuple[Any, ...], names: list[str], fo
     from morel_jax.progress import AttackProgress
 
     model, variables, config, dataset = network
-    logits_fn, test, section = as_logits_fn(model, variables), dataset.test, config.validation
+    logits_fn, test, section = _randomised(as_logits_fn(model, variables)), dataset.test, config.validation
     threats = _threats(config)
     # The config's step, for a radius of its own length.
     step_sizes = {norm: section.step_size * epsilon / section.epsilon for norm, epsilon in threats.items()}
     options: dict[str, Any] = dict(
         variant=config.variant, seed=_SEED.value, examples=_EXAMPLES.value, surrogate=surrogate,
-        batch_size=_BATCH_SIZE.value, save_images=_SAVE_IMAGES.value, progress=AttackProgress(_PROGRESS.value))
-    title = f"{_WORKDIR.value}, {which}"
+        batch_size=_BATCH_SIZE.value, save_images=_SAVE_IMAGES.value, progress=AttackProgress(_PROGRESS.value),
+        draws=_DRAWS.value if _randomisation() else 0, loss=_LOSS.value)
+    title = ", ".join([f"{_WORKDIR.value}", which, *_randomisation()])
     if len(threats) == 1:
         ((norm, epsilon),) = threats.items()
         summary = evaluate(logits_fn, test.images, test.labels, names, folder, epsilon=epsilon,
@@ -217,7 +244,7 @@ def _report(title: str, summary: dict[str, Any], folder: Path, logits_fn: "Logit
         figure = figures.new_figure(5, 3.5)
         figures.distance_curves(figure, summary)
         figures.save(figure, folder / "distances.png")
-    if _REPORT_CARD.value:
+    if _REPORT_CARD.value and not _randomisation():  # Its checks take an answer for a function of the image.
         x, y = _sample(dataset.test, _REPORT_CARD.value)
         settings = summary["settings"]
         card = report_card(logits_fn, jax.random.key(_SEED.value), x, y, settings["epsilon"], norm=settings["norm"])
@@ -248,6 +275,10 @@ def _dry_run(target: str | None) -> "EvaluationDryRun":
 
 
 def _main() -> None:
+    if _NOISE.value and _DEFENCE.value:
+        raise ValueError("--noise and --defence must not be given together; a defence can add the noise itself.")
+    if _randomisation() and (_CORRUPTIONS in _ATTACKS.value or flags.FLAGS.dry_run):
+        raise ValueError("--noise and --defence must come with attacks alone, without corruptions or --dry_run.")
     if _DRY_RUN.run(_dry_run):
         return
     if _CONFIG.value is not None:
@@ -279,7 +310,7 @@ def _main() -> None:
         write_corruptions(test.images, test.labels, corrupted, seed=_SEED.value,
                           on_written=lambda path: print(f"corrupted images: {path}"))
     for which, network in networks.items():
-        folder = _PREFERENCE.folder(output / which)
+        folder = _PREFERENCE.folder(output / which).joinpath(*_randomisation())
         if corrupted is not None:
             _evaluate_corruptions(which, network, folder, corrupted)
         if attacks:

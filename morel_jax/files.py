@@ -1,9 +1,12 @@
 """Paths as a user gives them, files written whole and durably, and JSON read with one clear error."""
 import contextlib
 import errno
+import importlib.machinery
+import importlib.util
 import json
 import os
 import re
+import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -166,3 +169,13 @@ def read_json(path: str | os.PathLike, remedy: str, fields: Fields | None = None
         OSError: it cannot be read.
     """
     return parse_json(Path(path).read_bytes(), path, remedy, fields)
+
+
+def load_module(path: str | os.PathLike) -> types.ModuleType:
+    """A Python file as a module; whatever the file raises comes through."""
+    loader = importlib.machinery.SourceFileLoader("morel_jax_config", str(path))
+    spec_of_file = importlib.util.spec_from_loader(loader.name, loader)
+    assert spec_of_file is not None  # It is where there is a loader.
+    module = importlib.util.module_from_spec(spec_of_file)
+    loader.exec_module(module)
+    return module

@@ -30,7 +30,7 @@ class _Written(SphinxDirective):
         return self.parse_text_to_nodes(self.text(), allow_section_headings=True)
 
 
-_KINDS = {"config object": "FILE[:NAMES]", "comma separated list of strings": "A,B,..."}
+_KINDS = {"config object": "FILE[:NAMES]", "function": "FILE.py:FUNCTION", "comma separated list of strings": "A,B,..."}
 
 
 def _option(flag):

@@ -6,11 +6,12 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Int
 
-from morel_jax.attacks.inputs import misclassified
+from morel_jax.attacks.draws import mean_over_draws
+from morel_jax.attacks.inputs import checked_loss, misclassified
 from morel_jax.attacks.iterative import AttackState, IterativeAttack, begin, select
-from morel_jax.attacks.keys import fold_in_rows
+from morel_jax.attacks.keys import fold_in_name, fold_in_rows
 from morel_jax.attacks.norms import norm
-from morel_jax.attacks.types import Counts, Images, Keys, Labels, Logits, LogitsFn, Mask, Values
+from morel_jax.attacks.types import Counts, Images, Keys, Labels, Logits, LogitsFn, Mask, OwnLoss, Values
 from morel_jax.losses.classification import (
     cross_entropy,
     difference_of_logits_ratio,
@@ -58,10 +59,13 @@ class APGDState(AttackState):
     Attributes:
         number: which ascent is under way.
         order: classes by falling logit on the clean image.
+        wrong: share of the draws that are misclassified at ``x_adv``; 0 or 1 of a network that answers the same each
+            time.
         run: the ascent.
     """
     number: Counts
     order: Int[Array, "n classes"]
+    wrong: Values
     run: Run
 
 
@@ -81,8 +85,13 @@ class AutoPGD(IterativeAttack[APGDState]):
     def _runs(self, num_classes: int) -> int:
         raise NotImplementedError
 
+    @property
+    def passes(self) -> int:  # type: ignore[override]
+        return self.eot
+
     def clean_logits(self, logits_fn: LogitsFn, keys: Keys, x: Images) -> Logits:
-        return logits_fn(x) if self.eot == 1 else logits_fn(x, keys)
+        drawn = None if self.eot == 1 else fold_in_name(keys, "clean")
+        return mean_over_draws(lambda network: network(x), logits_fn, drawn, self.eot)
 
     def _new_run(self, keys: Keys, x: Images, number: Counts) -> Run:
         point = norm(self.norm).random_boundary(fold_in_rows(keys, 2 * number), x, self.epsilon)
@@ -97,50 +106,42 @@ class AutoPGD(IterativeAttack[APGDState]):
 
     def start(self, keys: Keys, x: Images, y: Labels, clean_logits: Logits) -> APGDState:
         number = jnp.zeros(x.shape[0], jnp.int32)
-        return APGDState(**begin(x, clean_logits, y), number=number, run=self._new_run(keys, x, number),
+        first = begin(x, clean_logits, y)
+        if self.eot > 1:  # Whether an image is misclassified is the verdict's to say, not a few draws'.
+            first |= {"done": number > 0, "found": number > 0}
+        return APGDState(**first, number=number, wrong=jnp.zeros(x.shape[0], x.dtype),
+                         run=self._new_run(keys, x, number),
                          order=jnp.argsort(-clean_logits, axis=-1).astype(jnp.int32))
 
     def _evaluate(self, logits_fn: LogitsFn, keys: Keys, y: Labels, state: APGDState,
-                  ) -> tuple[Images, tuple[Logits, Values]]:
-        """Gradient at the point, logits and loss there; the gradient averaged over random networks on demand."""
-        def objective(point: Images, logits_fn: LogitsFn) -> tuple[Array, tuple[Logits, Values]]:
-            logits = logits_fn(point)
+                  ) -> tuple[Images, tuple[Values, Values]]:
+        """Gradient at the point, share of wrong answers and loss there, all averaged over random networks on demand."""
+        def objective(point: Images, network: LogitsFn) -> tuple[Array, tuple[Values, Values]]:
+            logits = network(point)
             loss = self._loss(logits, y, state)
-            return loss.sum(), (logits, loss)
+            return loss.sum(), (misclassified(logits, y).astype(point.dtype), loss)
 
+        drawn = None if self.eot == 1 else fold_in_rows(fold_in_rows(keys, 2 * state.number + 1), state.run.time)
         gradient = jax.grad(objective, has_aux=True)
-        if self.eot == 1:
-            return gradient(state.run.point, logits_fn)
-        keys = fold_in_rows(fold_in_rows(keys, 2 * state.number + 1), state.run.time)
-
-        def sample(number: int | Array, carry: tuple) -> tuple:
-            total, _ = carry
-            drawn = fold_in_rows(keys, jnp.broadcast_to(number, y.shape))
-            found, outputs = gradient(state.run.point, lambda point: logits_fn(point, drawn))
-            return total + found, outputs
-
-        zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(
-            lambda: sample(0, (jnp.zeros_like(state.run.point), None))))
-        total, outputs = jax.lax.fori_loop(0, self.eot, sample, zero)
-        return total / self.eot, outputs
+        return mean_over_draws(lambda network: gradient(state.run.point, network), logits_fn, drawn, self.eot)
 
     def step(self, logits_fn: LogitsFn, keys: Keys, x: Images, y: Labels, state: APGDState) -> APGDState:
-        return self._climb(keys, x, y, state, *self._evaluate(logits_fn, keys, y, state))
+        return self._climb(keys, x, state, *self._evaluate(logits_fn, keys, y, state))
 
-    def _climb(self, keys: Keys, x: Images, y: Labels, state: State, gradient: Images,
-               outputs: tuple[Logits, Values]) -> State:
+    def _climb(self, keys: Keys, x: Images, state: State, gradient: Images, outputs: tuple[Values, Values]) -> State:
         """The state after the evaluation of an ascent's point."""
-        logits, loss = outputs
-        runs = self._runs(logits.shape[-1])
-        found = misclassified(logits, y)
+        here, loss = outputs
+        runs = self._runs(state.order.shape[-1])
+        better = (here > 0) & (here >= state.wrong)
+        x_adv, wrong = select(better, (state.run.point, here), (state.x_adv, state.wrong))
         run = self._ascend(x, state.run, gradient, loss.astype(x.dtype))
         ended = state.run.time == self.num_steps
         number = state.number + ended
         more = ended & (number < runs)
-        run = jax.lax.cond(jnp.any(more & ~found), lambda: select(more, self._new_run(keys, x, number), run),
+        run = jax.lax.cond(jnp.any(more & (wrong < 1)), lambda: select(more, self._new_run(keys, x, number), run),
                            lambda: run)
         return state.replace(
-            done=found | (number == runs), found=found, x_adv=select(found, state.run.point, x),
+            done=(wrong == 1) | (number == runs), found=wrong > 0.5, x_adv=x_adv, wrong=wrong,
             number=jnp.minimum(number, runs - 1), run=run,
         )
 
@@ -190,21 +191,22 @@ class APGD(AutoPGD):
     Attributes:
         epsilon: radius, in pixel units of images in [0, 1].
         num_steps: steps of one ascent; static.
-        loss: what is climbed: ``ce`` cross-entropy, ``dlr`` (Eq. 6; three classes or more) or ``pm``, the probability
-            margin of arXiv:2411.15210; static.
+        loss: what is climbed: ``ce`` cross-entropy, ``dlr`` (Eq. 6; three classes or more), ``pm``, the probability
+            margin of arXiv:2411.15210, or a function (logits, labels) -> float[n]; static.
         norm: ``linf`` or ``l2``; static.
         num_restarts: maximum number of ascents, each from its own start; static.
         eot: gradients averaged per step, for networks that answer at random; above 1 the network is called as
-            ``logits_fn(x, keys)`` with keys[n]; static.
+            ``logits_fn(x, keys)`` with keys[n]; static. The result then is the point at which most of the draws are
+            misclassified, and an example is finished early only where all are.
 
     Raises (when called):
-        ValueError: an unknown ``loss`` or ``norm``, or too few classes for it.
+        ValueError: an unknown ``loss`` or ``norm``, too few classes for it, or an own loss that is not float[n].
 
     Reference: Croce and Hein, arXiv:2003.01690, Algorithm 1, with the constants of their code.
     """
     epsilon: jax.typing.ArrayLike
     num_steps: int = struct.field(pytree_node=False, default=100)
-    loss: str = struct.field(pytree_node=False, default="ce")
+    loss: str | OwnLoss = struct.field(pytree_node=False, default="ce")
     norm: str = struct.field(pytree_node=False, default="linf")
     num_restarts: int = struct.field(pytree_node=False, default=1)
     eot: int = struct.field(pytree_node=False, default=1)
@@ -215,6 +217,8 @@ class APGD(AutoPGD):
 
     def _loss(self, logits: Logits, y: Labels, state: APGDState) -> Values:
         del state
+        if callable(self.loss):
+            return checked_loss(self.loss, logits, y)
         losses = {"ce": cross_entropy, "dlr": difference_of_logits_ratio, "pm": probability_margin}
         if self.loss not in losses:
             raise ValueError(f"loss must be one of {', '.join(losses)}; got {self.loss!r}.")

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from morel_jax.attacks.types import Images, Labels, Logits, LogitsFn, Mask, Points
+from morel_jax.attacks.types import Images, Labels, Logits, LogitsFn, Mask, OwnLoss, Points, Values
 
 Attack = TypeVar("Attack", bound=PyTree)
 
@@ -74,6 +74,15 @@ def check_finite(logits: Float[Array | np.ndarray, "n classes"], name: str = "lo
             raise ValueError(f"{name} must give finite logits on the clean images; got NaN or infinity on {len(bad)} "
                              f"of {len(logits)} images, the first of them image "
                              f"{bad[0] if index is None else index[bad[0]]}.")
+
+
+def checked_loss(loss: OwnLoss, logits: Logits, y: Labels) -> Values:
+    """``loss(logits, y)`` of a caller's own loss; ValueError unless it is float[n]."""
+    values = loss(logits, y)
+    if not hasattr(values, "dtype") or values.shape != y.shape or not jnp.issubdtype(values.dtype, jnp.floating):
+        got = f"{values.dtype}{list(values.shape)}" if hasattr(values, "dtype") else type(values).__name__
+        raise ValueError(f"loss must return floats of shape [{len(y)}], one value per example; got {got}.")
+    return values
 
 
 def misclassified(logits: Logits, y: Labels) -> Mask:

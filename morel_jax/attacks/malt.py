@@ -80,7 +80,7 @@ class MALT(AutoPGD):
         scoring = state.scored < state.distances.shape[1]
         point = select(scoring, x, state.run.point)
         gradient, outputs = self._evaluate(logits_fn, keys, y, state.replace(run=state.run.replace(point=point)))
-        climbed = self._climb(keys, x, y, state, gradient, outputs)
+        climbed = self._climb(keys, x, state, gradient, outputs)
         return select(scoring, self._score(state, gradient, outputs[1].astype(x.dtype)), climbed)
 
     def _score(self, state: MALTState, gradient: Images, lead: Values) -> MALTState:

@@ -6,12 +6,13 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array
 
-from morel_jax.attacks.inputs import misclassified, prepare
+from morel_jax.attacks.draws import draw_keys, mean_over_draws
+from morel_jax.attacks.inputs import checked_loss, misclassified, prepare
 from morel_jax.attacks.iterative import select
 from morel_jax.attacks.keys import example_keys, fold_in_rows
 from morel_jax.attacks.norms import norm as known_norm
 from morel_jax.attacks.starts import start_point
-from morel_jax.attacks.types import Images, KeyOrKeys, Keys, Labels, Logits, LogitsFn, Mask, Values
+from morel_jax.attacks.types import Images, KeyOrKeys, Keys, Labels, Logits, LogitsFn, Mask, OwnLoss, Values
 from morel_jax.losses.classification import cross_entropy, difference_of_logits_ratio, kl_divergence, margin
 
 # A loss of logits; and a function that makes one for a batch, from the network, images and labels.
@@ -44,6 +45,11 @@ LOSSES: dict[str, LossOfBatch] = {
 }
 
 
+def _of_step(keys: Keys | None, number: int) -> Keys | None:
+    """The keys of a network's draws in one step; None as it is."""
+    return None if keys is None else fold_in_rows(keys, jnp.broadcast_to(number, keys.shape))
+
+
 @struct.dataclass
 class PGD:
     """Projected gradient ascent (Madry et al., arXiv:1706.06083; MOREL's Eqs. 2 and 3).
@@ -59,62 +65,78 @@ class PGD:
         start: ``uniform`` in the ball, ``normal`` (x + 0.001 N(0, 1)) or ``clean``; static.
         loss: what is climbed: ``ce`` cross-entropy, ``dlr`` difference of logits ratio (three classes or more), ``kl``
             KL(clean || adversarial) as in TRADES, ``squared_error`` ``|softmax(adversarial) - softmax(clean)|^2`` as in
-            SCORE, or ``margin`` (largest other logit minus the label's); static.
+            SCORE, ``margin`` (largest other logit minus the label's), or a function (logits, labels) -> float[n];
+            static.
         num_restarts: climbs, each from its own random start, the first that of a single run; static. The result is the
             end of the first climb that ends misclassified, or else of the one that ends with the highest loss.
         norm: of the ball, ``linf`` or ``l2``; static.
+        eot: gradients averaged per step, for networks that answer at random; above 1 the network is called as
+            ``logits_fn(x, keys)`` with keys[n]; static. A climb then ends misclassified if most of its last draws do.
     """
     epsilon: jax.typing.ArrayLike
     step_size: jax.typing.ArrayLike
     num_steps: int = struct.field(pytree_node=False, default=10)
     start: str = struct.field(pytree_node=False, default="uniform")
-    loss: str = struct.field(pytree_node=False, default="ce")
+    loss: str | OwnLoss = struct.field(pytree_node=False, default="ce")
     num_restarts: int = struct.field(pytree_node=False, default=1)
     norm: str = struct.field(pytree_node=False, default="linf")
+    eot: int = struct.field(pytree_node=False, default=1)
 
     def __call__(self, logits_fn: LogitsFn, key: KeyOrKeys, x: Images, y: Labels) -> Images:
         """Images in the ball and in [0, 1], through which no gradient flows; ``key`` is one key, or one per example.
 
         Raises:
             ValueError: unknown ``start``, ``loss`` or ``norm``; ``kl`` or ``squared_error`` from a ``clean`` start,
-                where the gradient is zero; too few classes for the loss; no restarts, or several from a ``clean``
-                start, which would all be the same; images, labels, logits or numbers that make no sense, where their
-                values are known.
+                where the gradient is zero, or with ``eot``; an own loss that is not float[n]; too few classes for the
+                loss; no restarts, or several from a ``clean`` start, which would all be the same; images, labels,
+                logits or numbers that make no sense, where their values are known.
         """
-        if self.loss not in LOSSES:
+        if not callable(self.loss) and self.loss not in LOSSES:
             raise ValueError(f"loss must be one of {sorted(LOSSES)}; got {self.loss!r}.")
         if self.loss in FROM_CLEAN and self.start == "clean":
             raise ValueError(f"loss {self.loss!r} needs a random start: its gradient is zero at the clean image; "
                              "got start 'clean'.")
+        if self.loss in FROM_CLEAN and self.eot > 1:
+            raise ValueError(f"eot must be 1 for loss {self.loss!r}, which compares with one clean answer; "
+                             f"got {self.eot}.")
         if self.num_restarts > 1 and self.start == "clean":
             raise ValueError("num_restarts must be 1 for start 'clean', from where all climbs are the same; "
                              f"got {self.num_restarts}.")
         attack, logits_fn, x, y, finish = prepare(self, logits_fn, x, y)
-        loss = LOSSES[self.loss](logits_fn, x, y)
+        loss = self._loss(logits_fn, x, y)
         if self.num_restarts == 1:
             return jax.lax.stop_gradient(finish(attack._climb(logits_fn, loss, key, x)))
         found = attack._best_climb(logits_fn, loss, example_keys(key, x.shape[0]), x, y)
         return jax.lax.stop_gradient(finish(found))
 
+    def _loss(self, logits_fn: LogitsFn, x: Images, y: Labels) -> Loss:
+        own = self.loss
+        return (lambda logits: checked_loss(own, logits, y)) if callable(own) else LOSSES[own](logits_fn, x, y)
+
     def _climb(self, logits_fn: LogitsFn, loss: Loss, key: KeyOrKeys, x: Images) -> Images:
-        # A sum, as a mean would divide each gradient by the batch size.
-        gradient = jax.grad(lambda x_adv: loss(logits_fn(x_adv)).sum())
+        keys, geometry = draw_keys(self.eot, key, x.shape[0]), known_norm(self.norm)
 
-        geometry = known_norm(self.norm)
+        def gradient(x_adv: Images, number: int) -> Images:
+            # A sum, as a mean would divide each gradient by the batch size.
+            return mean_over_draws(lambda network: jax.grad(lambda x_adv: loss(network(x_adv)).sum())(x_adv),
+                                   logits_fn, _of_step(keys, number), self.eot)
 
-        def step(_: int, x_adv: Images) -> Images:
-            moved = x_adv + self.step_size * geometry.direction(gradient(x_adv))
+        def step(number: int, x_adv: Images) -> Images:
+            moved = x_adv + self.step_size * geometry.direction(gradient(x_adv, number))
             return geometry.project_from_box(moved, x, self.epsilon)
 
         start = start_point(self.start, key, x, self.epsilon, self.norm)
         return jax.lax.fori_loop(0, self.num_steps, step, start)
 
     def _best_climb(self, logits_fn: LogitsFn, loss: Loss, keys: Keys, x: Images, y: Labels) -> Images:
+        def outcome(logits: Logits) -> tuple[Values, Values]:
+            return loss(logits), misclassified(logits, y).astype(x.dtype)
+
         def judged(keys: Keys) -> tuple[Images, Values, Mask]:
             x_adv = self._climb(logits_fn, loss, keys, x)
-            logits = logits_fn(x_adv)
-            reached = loss(logits)
-            return x_adv, jnp.where(jnp.isnan(reached), -jnp.inf, reached), misclassified(logits, y)
+            drawn = _of_step(draw_keys(self.eot, keys, x.shape[0]), self.num_steps)
+            reached, wrong = mean_over_draws(lambda network: outcome(network(x_adv)), logits_fn, drawn, self.eot)
+            return x_adv, jnp.where(jnp.isnan(reached), -jnp.inf, reached), wrong > 0.5
 
         def again(carry: tuple) -> tuple:
             number, best = carry

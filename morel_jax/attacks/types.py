@@ -1,4 +1,5 @@
 """Types of what attacks take and return, with shapes by jaxtyping; nothing checks them at run time."""
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from jaxtyping import Array, Bool, Float, Int, Key
@@ -12,6 +13,10 @@ Counts = Int[Array, " n"]
 Mask = Bool[Array, " n"]
 Keys = Key[Array, " n"]
 KeyOrKeys = Key[Array, "..."]     # One key for all examples, or one per example.
+
+
+# What an attack of one's own climbs: (logits, labels) -> one value per example.
+OwnLoss = Callable[[Logits, Labels], Values]
 
 
 class LogitsFn(Protocol):

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from morel_jax import builders
 from morel_jax.evaluation.evaluator import as_argument, block_width
 from morel_jax.evaluation.pool import OneCall, lower_block
-from morel_jax.evaluation.suite import build_suite, checked_threat
+from morel_jax.evaluation.suite import build_suite, check_attacks, checked_threat
 from morel_jax.evaluation.trained import as_logits_fn
 from morel_jax.targets.devices import open_target
 from morel_jax.targets.dry_run import count_parameters, measure
@@ -88,6 +88,7 @@ def dry_run_evaluation(config: ConfigDict, attacks: Sequence[str], data: Mapping
     if crafted := [name for name, attack in suite.items() if attack.on_surrogate]:
         raise ValueError("--dry_run must be given attacks that are crafted on the network itself; got "
                          f"{', '.join(crafted)}.")
+    check_attacks(suite, shape, data["num_classes"])
     model = builders.model(config, data["num_classes"])
     variables = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *shape), np.float32))
     logits_fn = as_argument(as_logits_fn(model, variables))

@@ -6,10 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int, Int32, UInt8
+from jaxtyping import Array, Bool, Float, Float32, Int, Int32, UInt8
 
+from morel_jax.attacks.draws import mean_over_draws
 from morel_jax.attacks.inputs import check_logits
-from morel_jax.attacks.types import Images, Logits, LogitsFn
+from morel_jax.attacks.keys import fold_in_each
+from morel_jax.attacks.types import Images, KeyOrKeys, Logits, LogitsFn
 from morel_jax.data.augment import to_float
 from morel_jax.models.precision import PRECISIONS
 from morel_jax.targets.flops import count_flops
@@ -64,6 +66,33 @@ def _mean_logits(networks: tuple[LogitsFn, ...], x: Images) -> Logits:
     return sum(logits[1:], logits[0]) / len(logits)
 
 
+def majority(logits_fn: LogitsFn, key: KeyOrKeys, index: Int[Array | np.ndarray, " n"],
+             draws: int) -> jax.tree_util.Partial:
+    """The verdict of a network that answers at random on the examples ``index``, as a function of their images.
+
+    Args:
+        logits_fn: called as ``logits_fn(x, keys)``.
+        key: example i is asked with keys that depend on it and on i alone, the same for each of its images.
+        index: the rows' places in the data set.
+        draws: answers for each image.
+
+    Returns:
+        images of those examples -> float[n, classes], the share of the draws in which each class leads; NaN for an
+        example if a logit of any draw is NaN or infinite. Of classes with the same share argmax takes the first.
+    """
+    return jax.tree_util.Partial(_shares, draws, logits_fn, key, index)
+
+
+def _shares(draws: int, logits_fn: LogitsFn, key: KeyOrKeys, index: Int[Array, " n"],
+            x: Images) -> Float[Array, "n classes"]:
+    def vote(network: LogitsFn) -> Float[Array, "n classes"]:
+        logits = network(x)
+        chosen = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1])
+        return jnp.where(jnp.all(jnp.isfinite(logits), axis=-1, keepdims=True), chosen, jnp.nan)
+
+    return mean_over_draws(vote, logits_fn, fold_in_each(key, index), draws)
+
+
 def block_width(logits_fn: LogitsFn, image_shape: Sequence[int], device: jax.Device | None = None) -> int:
     """Rows of a block on ``device`` (None: the first at hand), for a network on images of shape (h, w, c)."""
     if (device or jax.local_devices()[0]).platform != "cpu":
@@ -92,11 +121,25 @@ class Evaluator:
         logits_fn: a ``jax.tree_util.Partial``.
         images: uint8, or floats in [0, 1].
         width: rows of a block; another width may round differently.
+        draws: of a network that is called as ``logits_fn(x, keys)``, whose verdicts are by :func:`majority`; 0: the
+            network takes images alone.
+        key: of the draws.
     """
     logits_fn: Any
     images: UInt8[np.ndarray, "n h w c"] | Float[np.ndarray, "n h w c"]
     labels: Int32[np.ndarray, " n"]
     width: int
+    draws: int = 0
+    key: Any = None
+
+    def verdict(self, index: Index, logits_fn: Any = None) -> jax.tree_util.Partial:
+        """The network that judges the examples ``index``, a function of their images: itself, or its majority.
+
+        Args:
+            logits_fn: the network on a device; None: as it is.
+        """
+        logits_fn = self.logits_fn if logits_fn is None else logits_fn
+        return majority(logits_fn, self.key, index, self.draws) if self.draws else logits_fn
 
     def x(self, index: Index) -> Float32[np.ndarray, "m h w c"]:
         """The images ``index``, in [0, 1]."""
@@ -120,6 +163,10 @@ class Evaluator:
         return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:len(index)], *parts)
 
     def logits(self, index: Index, compiled: bool = True) -> Float[np.ndarray, "m classes"]:
-        """Logits on the images ``index``; ``compiled`` is False for a network that JAX cannot trace."""
-        call = jax.tree_util.Partial(_logits, self.logits_fn) if compiled else self.logits_fn
-        return self.map(lambda rows: call(self.x(rows)), index)
+        """Logits on the images ``index``, or the shares of :func:`majority`.
+
+        Args:
+            compiled: False for a network that JAX cannot trace.
+        """
+        call = _logits if compiled else lambda network, x: network(x)
+        return self.map(lambda rows: call(self.verdict(rows), self.x(rows)), index)

@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from morel_jax.attacks.types import Images, Logits, LogitsFn
+from morel_jax.attacks.inputs import checked_loss
+from morel_jax.attacks.types import Images, Labels, Logits, LogitsFn, OwnLoss, Values
 from morel_jax.data.subset import stratified_order
 from morel_jax.evaluation.evaluator import Evaluator, as_argument
+from morel_jax.evaluation.randomised import one_draw
 
 # A memory address does not identify an object.
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
@@ -39,6 +41,8 @@ def network_record(evaluator: Evaluator, prefix: str = "network") -> dict[str, A
         each of a few images, compared up to rounding; ``<prefix>_program_jax_<version>``, the hash of the traced
         computation and its gradient with their constants, comparable within one version of JAX.
     """
+    if evaluator.draws:  # Votes would turn a rounding into another answer.
+        evaluator = dataclasses.replace(evaluator, logits_fn=one_draw(evaluator.logits_fn), draws=0)
     return (network_digests(evaluator.logits_fn, evaluator.images.shape[1:], prefix)
             | {f"{prefix}_answers": _answers(evaluator)})
 
@@ -50,6 +54,26 @@ def network_digests(logits_fn: LogitsFn, image_shape: Sequence[int], prefix: str
     digest.update(fingerprint(logits_fn).encode())
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     return {prefix: digest.hexdigest(), f"{prefix}_program_jax_{jax.__version__}": _program(logits_fn, image)}
+
+
+def loss_record(loss: OwnLoss, classes: int) -> dict[str, Any]:
+    """An attack's own loss in plain values, as :func:`network_record` describes a network.
+
+    Returns:
+        ``loss``, its name; ``loss_answers``, values and gradients on a few logits, compared up to rounding;
+        ``loss_program_jax_<version>``, the hash of the traced computation and its gradient with their constants.
+    """
+    logits = np.asarray(jax.random.normal(jax.random.key(0), (_PROBES, classes)))
+    labels = np.arange(_PROBES, dtype=np.int32) % classes
+
+    def with_gradient(logits: Logits, labels: Labels) -> tuple[Values, Logits]:
+        values, pull_back = jax.vjp(lambda logits: checked_loss(loss, logits, labels), logits)
+        return values, pull_back(jnp.ones_like(values))[0]
+
+    values, gradient = map(np.asarray, with_gradient(jnp.asarray(logits), jnp.asarray(labels)))
+    return {"loss": _ADDRESS.sub("", repr(loss)),
+            "loss_answers": np.concatenate([values, gradient.ravel()]).astype(np.float64).tolist(),
+            f"loss_program_jax_{jax.__version__}": _digest(jax.make_jaxpr(with_gradient)(logits, labels))}
 
 
 def _answers(evaluator: Evaluator) -> list[float]:
@@ -70,6 +94,10 @@ def _program(logits_fn: jax.tree_util.Partial, image: jax.ShapeDtypeStruct) -> s
         traced = jax.make_jaxpr(with_gradient)(logits_fn, image)
     except (TypeError, ValueError, NotImplementedError):  # A network without a gradient can be evaluated too.
         traced = jax.make_jaxpr(lambda logits_fn, x: logits_fn(x))(logits_fn, image)
+    return _digest(traced)
+
+
+def _digest(traced: Any) -> str:
     digest = hashlib.sha256(_ADDRESS.sub("", str(traced.jaxpr)).encode())
     digest.update(fingerprint(traced.consts).encode())
     return digest.hexdigest()

@@ -65,7 +65,7 @@ _HEADER = ",".join([*_FIELDS, "check"])
 
 def _may_come_later(setting: str) -> bool:
     """Whether a later evaluation in the same folder may add the setting, or leave it out."""
-    return setting.startswith("surrogate") or "_program_" in setting
+    return setting.startswith(("surrogate", "loss")) or "_program_" in setting
 
 
 def _shown(value: Any) -> str:

@@ -19,9 +19,9 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Int
 
-from morel_jax.attacks.iterative import AttackState, IterativeAttack, begin, select
+from morel_jax.attacks.iterative import AttackState, IterativeAttack, select
 from morel_jax.attacks.keys import fold_in_each
-from morel_jax.attacks.types import Images, KeyOrKeys, Keys, Labels, Logits, LogitsFn
+from morel_jax.attacks.types import Images, KeyOrKeys, Keys, Labels, LogitsFn
 from morel_jax.evaluation.evaluator import Evaluator, Index
 from morel_jax.evaluation.recheck import recheck_jit
 from morel_jax.evaluation.scheduler import Scheduler
@@ -43,9 +43,11 @@ class OneCall(IterativeAttack):
     attack: Any
     passes: int = struct.field(pytree_node=False, default=1)
 
-    def start(self, keys: Keys, x: Images, y: Labels, clean_logits: Logits) -> AttackState:
-        """See :class:`IterativeAttack`."""
-        return AttackState(**begin(x, clean_logits, y))
+    def first(self, logits_fn: LogitsFn, keys: Keys, x: Images, y: Labels) -> AttackState:
+        """See :class:`IterativeAttack`; no pass on the clean images, which tells nothing of a network that answers at
+        random. An evaluation attacks those that are classified correctly."""
+        nothing = jnp.zeros(y.shape, bool)
+        return AttackState(done=nothing, found=nothing, x_adv=x, steps=jnp.zeros(y.shape, jnp.int32))
 
     def step(self, logits_fn: LogitsFn, keys: Keys, x: Images, y: Labels, state: AttackState) -> AttackState:
         """See :class:`IterativeAttack`."""
@@ -261,7 +263,8 @@ class _Worker:
         rows = np.flatnonzero(np.asarray(state.done) & (self._index >= 0))
         if len(rows) == 0:
             return
-        rechecked = jax.device_get(recheck_jit(self._network, self._block.x, state.x_adv, self._block.y,
+        network = self._evaluator.verdict(self._index, self._network)
+        rechecked = jax.device_get(recheck_jit(network, self._block.x, state.x_adv, self._block.y,
                                                np.float32(self._pool.radius), norm_name=self._pool.norm,
                                                minimal=self._pool.minimal))
         steps = np.asarray(getattr(state, "queries", state.steps)) * self._attack.passes

@@ -6,49 +6,36 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from morel_jax import checks
 from morel_jax.attacks.inputs import check_finite, check_images, check_labels
 from morel_jax.attacks.keys import fold_in_name
-from morel_jax.attacks.types import Images, Logits, LogitsFn
+from morel_jax.attacks.types import LogitsFn, OwnLoss
 from morel_jax.data.dataset import check_arrays
 from morel_jax.data.subset import stratified_rows
 from morel_jax.evaluation.evaluator import Evaluator, Flags, Index, as_argument, block_width, count_classes, mean_logits
-from morel_jax.evaluation.identity import fingerprint, network_record
+from morel_jax.evaluation.identity import fingerprint, loss_record, network_record
 from morel_jax.evaluation.ledger import Ledger, Row
 from morel_jax.evaluation.pool import Finished, Pool
+from morel_jax.evaluation.randomised import check_call, one_draw
 from morel_jax.evaluation.saved_images import SavedImages
-from morel_jax.evaluation.suite import SuiteAttack, build_suite, checked_threat
+from morel_jax.evaluation.suite import SuiteAttack, build_suite, check_attacks, checked_threat
 from morel_jax.evaluation.summary import summarise
 from morel_jax.files import local_path, write_atomically
 from morel_jax.progress import AttackProgress
 
-
-def _check_attacks(suite: Mapping[str, SuiteAttack], image_shape: Sequence[int], classes: int) -> None:
-    """Raises ValueError, naming the attack, if one cannot work on such a network; found by tracing a step of each."""
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
-    image, label = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
-
-    def logits_fn(x: Images) -> Logits:
-        return jnp.zeros((x.shape[0], classes), x.dtype)
-
-    for one in suite.values():
-        try:
-            jax.eval_shape(lambda keys, x, y, attack=one.attack: attack.advance(
-                logits_fn, keys, x, y, attack.first(logits_fn, keys, x, y)), keys, image, label)
-        except ValueError as error:
-            raise ValueError(f"attack {one.name}, on {classes} classes: {error}") from error
+# Of the key by which random networks are judged; no attack's name.
+_VERDICT = "the verdict"
 
 
 def evaluate(logits_fn: LogitsFn, images: UInt8[np.ndarray, "n h w c"] | Float[np.ndarray, "n h w c"],
              labels: Int[np.ndarray, " n"], attacks: Sequence[str | tuple[str, Callable]], folder: str | os.PathLike, *,
              epsilon: float, step_size: float | None = None, norm: str = "linf", variant: str = "paper", seed: int = 0,
              examples: int = 0, surrogate: LogitsFn | Sequence[LogitsFn] | None = None, batch_size: int | None = None,
-             width: int | None = None, save_images: bool = False,
-             progress: AttackProgress | None = None) -> dict[str, Any]:
+             width: int | None = None, save_images: bool = False, progress: AttackProgress | None = None,
+             draws: int = 0, loss: OwnLoss | None = None) -> dict[str, Any]:
     """Runs attacks on a network and sums up its robust accuracy.
 
     Everything goes into ``folder``: ``settings.json``, ``ledger.csv`` (one row per example and attack) and
@@ -74,25 +61,33 @@ def evaluate(logits_fn: LogitsFn, images: UInt8[np.ndarray, "n h w c"] | Float[n
             changes rounding.
         save_images: keep the adversarial images under ``folder/adversarial``.
         progress: None shows nothing.
+        draws: of a network that answers at random and is called as ``logits_fn(x, keys)``, with keys[n], one per
+            example: how many draws vote on each verdict. They depend on ``seed`` and the example's index alone. 0: the
+            network answers the same each time and takes images alone.
+        loss: a function of logits and labels -> float[n], which attacks of a name with ``-loss`` climb.
 
     Returns:
         The content of ``summary.json``: what :func:`~morel_jax.evaluation.summary.summarise` returns, and ``settings``.
 
     Raises:
-        ValueError: images, labels, names, numbers or surrogate that cannot be used, an attack that needs more classes,
+        ValueError: images, labels, names, numbers, surrogate or loss that cannot be used, an attack that needs more
+            classes, or averages over draws where there are none, or the reverse, ``draws`` that do not fit the network,
             clean images whose logits are not finite, or a folder of another evaluation. Nothing is written then.
         DamagedFileError: a file in the folder is not as it was written.
     """
     images, labels = np.asarray(images), np.asarray(labels)
     check_arrays(images, labels)
     check_images(images, "images", allow_uint8=True)
-    classes = count_classes(logits_fn, images.shape[1:])
+    draws = checks.whole_number("draws", draws, 0)
+    check_call(logits_fn, images, draws)
+    of_images = one_draw(logits_fn) if draws else logits_fn
+    classes = count_classes(of_images, images.shape[1:])
     check_labels(labels, len(images), classes, "labels")
     examples = checks.whole_number("examples", examples, 0, len(images))
     batch_size, width = (None if number is None else checks.whole_number(name, number, 1)
                          for name, number in (("batch_size", batch_size), ("width", width)))
     seed, folder = checks.seed(seed), local_path(folder, "folder")
-    threat = checked_threat(epsilon, step_size, norm, variant, images.shape[1:])
+    threat = checked_threat(epsilon, step_size, norm, variant, images.shape[1:], loss)
     columns, suite = build_suite(attacks, threat, classes)
     surrogates: Any = surrogate if isinstance(surrogate, list | tuple) else [surrogate]
     crafted_on = None if surrogate is None or not surrogates else mean_logits(surrogates)
@@ -101,18 +96,23 @@ def evaluate(logits_fn: LogitsFn, images: UInt8[np.ndarray, "n h w c"] | Float[n
             raise ValueError("transfer attacks need a surrogate, the network that they are crafted on; got none.")
         if (others := count_classes(crafted_on, images.shape[1:])) != classes:
             raise ValueError(f"the surrogate must have the network's {classes} classes; got one with {others}.")
-    _check_attacks(suite, images.shape[1:], classes)
+    check_attacks(suite, images.shape[1:], classes, draws > 0)
 
     index = stratified_rows(labels, examples)
     network = Evaluator(as_argument(logits_fn), images, labels.astype(np.int32),
-                        width or block_width(logits_fn, images.shape[1:]))
+                        width or block_width(of_images, images.shape[1:]), draws,
+                        fold_in_name(jax.random.key(seed), _VERDICT))
     logits = network.logits(index)
     check_finite(logits, index=index)
     settings = {"epsilon": threat.epsilon, "step_size": threat.step_size, "norm": norm, "variant": variant,
                 "seed": seed, "width": network.width, "platform": jax.default_backend(),
                 "data": fingerprint([images, labels])} | network_record(network)
+    if draws:
+        settings["draws"] = draws
+    if loss is not None:
+        settings |= loss_record(loss, classes)
     if crafted_on is not None:
-        other = dataclasses.replace(network, logits_fn=crafted_on)
+        other = dataclasses.replace(network, logits_fn=crafted_on, draws=0)
         check_finite(other.logits(index), "surrogate", index)
         settings |= network_record(other, "surrogate")
     saved = SavedImages(folder / "adversarial", images.shape) if save_images else None

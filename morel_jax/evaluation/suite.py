@@ -1,9 +1,12 @@
 """What an evaluation runs: the attacks that the caller named, built for one threat model."""
 import dataclasses
+import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from morel_jax import attacks, checks
@@ -14,6 +17,7 @@ from morel_jax.attacks.nearest import NearestAttack
 from morel_jax.attacks.norms import largest_radius
 from morel_jax.attacks.norms import norm as known_norm
 from morel_jax.attacks.pytree import as_pytree
+from morel_jax.attacks.types import Images, Logits, OwnLoss
 from morel_jax.configuration import VARIANTS
 from morel_jax.evaluation.pool import OneCall
 
@@ -31,19 +35,22 @@ class Threat:
         norm: ``linf`` or ``l2``.
         variant: of CW-Linf, ``paper`` (confidence 1, projected into the ball) or ``reference`` (confidence 0, not
             bounded).
+        loss: the caller's own, which attacks of a name with ``-loss`` climb; None: there is none.
     """
     epsilon: float
     step_size: float
     norm: str = "linf"
     variant: str = "paper"
+    loss: OwnLoss | None = None
 
 
-def checked_threat(epsilon: float, step_size: float | None, norm: str, variant: str,
-                   image_shape: Sequence[int]) -> Threat:
+def checked_threat(epsilon: float, step_size: float | None, norm: str, variant: str, image_shape: Sequence[int],
+                   loss: OwnLoss | None = None) -> Threat:
     """A :class:`Threat` for images of shape (h, w, c); a step of None is epsilon / 10, as in the paper.
 
     Raises:
-        ValueError: an unknown norm or variant, or a radius or step that is not in [1e-6, what the box allows].
+        ValueError: an unknown norm or variant, a loss that is no function, or a radius or step that is not in
+            [1e-6, what the box allows].
     """
     known_norm(norm)
     if variant not in VARIANTS:
@@ -51,7 +58,9 @@ def checked_threat(epsilon: float, step_size: float | None, norm: str, variant: 
     largest, why = largest_radius(norm, image_shape), f", the whole box in {norm}"
     epsilon = checks.radius("epsilon", epsilon, largest, why)
     step_size = epsilon / 10 if step_size is None else checks.radius("step_size", step_size, largest, why)
-    return Threat(epsilon, step_size, norm, variant)
+    if loss is not None and not callable(loss):
+        raise ValueError(f"loss must be a function of logits and labels; got {loss!r}.")
+    return Threat(epsilon, step_size, norm, variant, loss)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +126,7 @@ def _custom(pair: Any) -> tuple[str, Callable]:
     name, attack = pair
     if not _CUSTOM_NAME.fullmatch(name):
         raise ValueError(f"an attack's name must consist of letters, digits and . _ + -; got {name!r}.")
-    if name.startswith(TRANSFER) or name in (*GROUPS, *ENSEMBLES, *VERSIONS["rand"]) or find(name):
+    if name.startswith(TRANSFER) or name in (*GROUPS, *ENSEMBLES) or find(name):
         raise ValueError(f"a custom attack needs a name of its own; got {name!r}, which means another.")
     return name, as_pytree(attack)
 
@@ -129,16 +138,13 @@ def _build(name: str, threat: Threat, classes: float, custom: Callable | None) -
     else:
         attack, radius = custom, threat.epsilon
     if not isinstance(attack, IterativeAttack):
-        attack = OneCall(attack, getattr(attack, "num_steps", 1) * getattr(attack, "num_restarts", 1))
+        attack = OneCall(attack, math.prod(getattr(attack, name, 1) for name in ("num_steps", "num_restarts", "eot")))
     minimal = isinstance(attack, NearestAttack) and not attack.bounded
     return SuiteAttack(name, attack, radius, name.startswith(TRANSFER), minimal)
 
 
 def _named(name: str, threat: Threat, classes: float) -> tuple[Any, float]:
     """(attack, radius of the ball that its images must stay in)."""
-    if name in VERSIONS["rand"]:
-        raise ValueError(f"attack {name} is for networks that answer at random; "
-                         "call AutoAttack(version='rand') on those.")
     if (found := find(name)) is None:
         raise ValueError(f"attacks must be among {', '.join(known())}; got {name!r}.")
     entry, numbers = found
@@ -147,3 +153,38 @@ def _named(name: str, threat: Threat, classes: float) -> tuple[Any, float]:
     if classes < entry.fewest_classes:
         raise ValueError(f"attack {name} needs a network with at least {entry.fewest_classes} classes; got {classes}.")
     return entry.build(attacks, threat, *numbers), entry.radius(threat)
+
+
+def check_attacks(suite: Mapping[str, SuiteAttack], image_shape: Sequence[int], classes: int,
+                  is_random: bool = False) -> None:
+    """Checks that attacks can work on a network; found by tracing a step of each.
+
+    Args:
+        image_shape: (h, w, c).
+        is_random: whether the network answers at random, and is called as ``logits_fn(x, keys)``.
+
+    Raises:
+        ValueError: one cannot; the message names it.
+    """
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+    image, label = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
+
+    def step(keys: Any, x: Images, y: Any, one: SuiteAttack) -> Any:
+        expects_keys = is_random and not one.on_surrogate
+
+        def logits_fn(x: Images, *keys: Any) -> Logits:
+            if expects_keys and not keys:
+                raise ValueError("it asks the network once for each gradient, and this one answers at random; use "
+                                 "autoattack-rand, or attacks that average over draws, such as pgd20-eot20.")
+            if keys and not expects_keys:
+                raise ValueError("it averages over draws, and the network that it asks answers the same each time; use "
+                                 "it without -eot and a number.")
+            return jnp.zeros((x.shape[0], classes), x.dtype)
+
+        return one.attack.advance(logits_fn, keys, x, y, one.attack.first(logits_fn, keys, x, y))
+
+    for one in suite.values():
+        try:
+            jax.eval_shape(lambda keys, x, y, one=one: step(keys, x, y, one), keys, image, label)
+        except ValueError as error:
+            raise ValueError(f"attack {one.name}, on {classes} classes: {error}") from error

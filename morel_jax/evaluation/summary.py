@@ -155,6 +155,7 @@ def to_markdown(summary: Mapping[str, Any], title: str) -> str:
         ("average", "Avg-Robust (FGSM, PGD-20, PGD-100, CW)"), ("transfer_average", "Avg-Robust, transfer"),
         ("worst_case", "worst case over attacks")) if key in summary]
     table = tabulate(rows, ("attack", "accuracy, %", "95 % interval", ""), tablefmt="github", disable_numparse=True)
+    verdict = f", each verdict the majority of {settings['draws']} draws" if "draws" in settings else ""
     return (f"## {title}\n\n{summary['examples']} images, {settings['norm']}, epsilon {settings['epsilon']:.5g}, seed "
-            f"{settings['seed']}. Accuracy with its 95 % confidence interval; an image that is misclassified without "
-            f"an attack counts as broken.\n\n{table}\n")
+            f"{settings['seed']}{verdict}. Accuracy with its 95 % confidence interval; an image that is misclassified "
+            f"without an attack counts as broken.\n\n{table}\n")

@@ -46,7 +46,7 @@ def evaluate_union(logits_fn: LogitsFn, images: UInt8[np.ndarray, "n h w c"] | F
     result: dict[str, Any] = {"norms": {}}
     for norm, epsilon in epsilons.items():
         step_size = step_sizes[norm] if step_sizes else None
-        columns, _ = build_suite(attacks, Threat(epsilon, epsilon, norm))
+        columns, _ = build_suite(attacks, Threat(epsilon, epsilon, norm, loss=options.get("loss")))
         names = [name for column, names in columns.items() if not column.startswith(TRANSFER) for name in names]
         if not names:
             raise ValueError("attacks must name one that is crafted on the network itself, for a union; got "

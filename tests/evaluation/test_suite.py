@@ -39,6 +39,19 @@ def test_restarts_begin_at_random_points():
     assert attack.passes == 500
 
 
+def test_draws_and_an_own_loss_are_in_the_names():
+    columns, attacks = build_suite(["autoattack-rand", "pgd20x2-eot5", "fgsm-eot3", "malt3-eot4"], THREAT)
+    assert columns["autoattack-rand"] == ("apgd-ce-eot20", "apgd-dlr-eot20")
+    assert attacks["apgd-dlr-eot20"].attack == APGD(8 / 255, loss="dlr", eot=20)
+    assert (attacks["pgd20x2-eot5"].attack.attack.eot, attacks["pgd20x2-eot5"].attack.passes) == (5, 200)
+    assert (attacks["fgsm-eot3"].attack.attack.eot, attacks["malt3-eot4"].attack.passes) == (3, 4)
+    threat = Threat(8 / 255, 0.8 / 255, loss=max)
+    _, own = build_suite(["pgd20-loss", "pgd5x2-loss", "apgd-loss-eot3"], threat)
+    assert own["pgd20-loss"].attack.attack == PGD(8 / 255, 0.8 / 255, 20, "clean", loss=max)
+    assert own["pgd5x2-loss"].attack.attack == PGD(8 / 255, 0.8 / 255, 5, loss=max, num_restarts=2)
+    assert own["apgd-loss-eot3"].attack == APGD(8 / 255, loss=max, eot=3)
+
+
 def test_transfer_is_the_papers_four_on_the_surrogate():
     _, attacks = build_suite(["transfer", "transfer-square"], THREAT)
     assert list(attacks) == ["transfer-fgsm", "transfer-pgd20", "transfer-pgd100", "transfer-cw", "transfer-square"]
@@ -70,7 +83,11 @@ def test_minimum_norm_attacks_have_no_ball():
     (["transfer-pgd100000x100000"], "got pgd100000x100000"),
     (["pgd" + "9" * 5000], "got pgd9{37}[.]"),
     (["transfer-bim"], "got 'bim'"),
-    (["apgd-ce-eot20"], r"networks that answer at random; call AutoAttack\(version='rand'\)"),
+    (["pgd20-eot1"], "got 'pgd20-eot1'"),
+    (["pgd100000x1000-eot100"], "times restarts times draws must be at most 2147483647; got pgd100000x1000-eot100"),
+    (["square-eot5"], "-eot5 must follow the name of an attack that averages gradients, fgsm, pgd, .*; got square"),
+    ([("pgd9-eot2", max)], "a custom attack needs a name of its own; got 'pgd9-eot2'"),
+    (["pgd20-loss"], "attacks of a name with -loss climb a loss of your own, --loss .*; got none"),
 ])
 def test_errors_name_the_attack(names, message):
     with pytest.raises(ValueError, match=message):
