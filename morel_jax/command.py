@@ -48,7 +48,7 @@ class _ConfigParser(flags.ArgumentParser):
             file = config_file(file)
             config = load_file(file, *spec)
         except Exception as error:
-            raise flags.Error(_of_config_file(file, error)) from error
+            raise flags.Error(_of_file(file, error)) from error
         if not hasattr(config, "lock"):
             raise flags.Error(f"get_config() in {file} must return a ConfigDict; got {type(config).__name__}.")
         return config.lock()
@@ -59,7 +59,7 @@ def _refuse(error: Exception | str) -> NoReturn:
     sys.exit(2)
 
 
-def _of_config_file(file: str, error: Exception) -> str:
+def _of_file(file: str, error: Exception) -> str:
     """One line: this library's own message as it is, any other error with the place in the file that led to it."""
     frames = traceback.extract_tb(error.__traceback__)
     if isinstance(error, ValueError) and frames[-1].filename.startswith(_PACKAGE):
@@ -82,7 +82,15 @@ def define_config(default: str | None = None,
 
 
 class _FunctionParser(flags.ArgumentParser):
-    """FILE.py:FUNCTION as the function."""
+    """FILE.py:FUNCTION as the function.
+
+    Args:
+        name: of the flag.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._name = name
 
     def flag_type(self) -> str:
         return "function"
@@ -92,20 +100,20 @@ class _FunctionParser(flags.ArgumentParser):
         if callable(text):  # absl parses a default, too.
             return text
         file, _, name = text.rpartition(":")
-        if not os.path.isfile(file) or not name:
-            raise flags.Error(f"must be FILE.py:FUNCTION, of a file that is there; got {text!r}")
+        if not os.path.isfile(file):
+            raise flags.Error(f"--{self._name} must be FILE.py:FUNCTION, of a file that is there; got {text!r}.")
         try:
             function = getattr(load_module(file), name, None)
         except Exception as error:
-            raise flags.Error(_of_config_file(file, error)) from error
+            raise flags.Error(_of_file(file, error)) from error
         if not callable(function):
-            raise flags.Error(f"must be FILE.py:FUNCTION; {file} has no function {name!r}")
+            raise flags.Error(f"--{self._name} must be FILE.py:FUNCTION; {file} has no function {name!r}.")
         return function
 
 
 def define_function(name: str, help_text: str) -> flags.FlagHolder:
     """A flag ``--<name>=FILE.py:FUNCTION``; a holder of the function, or of None."""
-    return flags.DEFINE(_FunctionParser(), name, None, help_text)
+    return flags.DEFINE(_FunctionParser(name), name, None, help_text)
 
 
 def define_compilation_cache() -> None:

@@ -4,6 +4,8 @@ import shutil
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from morel_jax import data, training
@@ -62,6 +64,34 @@ def test_transfer_and_another_radius_from_the_command_line(workdir, tmp_path):
     assert outcome.stderr == ""
 
 
+def shifted(logits_fn, images, keys):
+    """A defence: images moved sideways at random."""
+    return logits_fn(jax.vmap(lambda image, key: jnp.roll(image, jax.random.randint(key, (), -1, 2), 1))(images, keys))
+
+
+def negative_logit(logits, labels):
+    """A loss."""
+    return -jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
+
+
+@pytest.mark.slow
+def test_random_networks_and_own_losses_from_the_command_line(monkeypatch, workdir, tmp_path):
+    common = [f"--workdir={workdir}", "--which=last", "--examples=8", "--draws=5", f"--output={tmp_path}",
+              f"--loss={__file__}:negative_logit", "--noprogress"]
+    for flag, name in (("--noise=0.2", "noise=0.2"), (f"--defence={__file__}:shifted", "defence=shifted")):
+        status, out, error = call(monkeypatch, "evaluate", *common, flag, "--attacks=fgsm-eot3,pgd2-loss-eot3")
+        assert (status, error) == (0, "")
+        assert f"{workdir}, last, {name}" in out
+        assert "each verdict the majority of 5 draws" in out
+        summary = json.loads((tmp_path / "last" / name / "summary.json").read_text())
+        assert list(summary["attacks"]) == ["fgsm-eot3", "pgd2-loss-eot3"]
+        assert summary["settings"]["loss"] == "<function negative_logit>"
+        assert not (tmp_path / "last" / name / "report_card.json").exists()
+    status, _, error = call(monkeypatch, "evaluate", *common, "--noise=0.2", "--attacks=fgsm")
+    assert (status, error.count("\n")) == (2, 1)
+    assert "error: attack fgsm, on 10 classes: it asks the network once for each gradient" in error
+
+
 @pytest.mark.slow
 def test_corruptions_from_the_command_line(workdir, tmp_path):
     test = data.load("fashion_mnist_small").test
@@ -101,6 +131,14 @@ def test_corruptions_from_the_command_line(workdir, tmp_path):
     (["--workdir=x", "--surrogate_which=first"], "surrogate_which"),
     (["--workdir=x", "--surrogate="], "surrogate"),
     (["--workdir=x", "--seed=4294967296"], "seed"),
+    (["--workdir=x", "--loss=mine.py:margin"], "--loss must be FILE.py:FUNCTION, of a file that is there; got 'm"),
+    (["--workdir=x", "--defence=setup.cfg"], "--defence must be FILE.py:FUNCTION, of a file that is there"),
+    (["--workdir=x", f"--loss={__file__}:nothing"], "test_evaluate.py has no function 'nothing'."),
+    (["--workdir=x", "--noise=0"], "flag --noise=0.0: must be above 0"),
+    (["--workdir=x", "--draws=0"], "draws"),
+    (["--workdir=x", "--noise=1", f"--defence={__file__}:evaluate"], "--noise and --defence must not be given"),
+    (["--config=configs/smoke.py", "--dry_run", "--noise=1"], "--noise and --defence must come with attacks alone"),
+    (["--config=configs/smoke.py", "--dry_run", "--attacks=pgd2-eot2"], "attack pgd2-eot2, on 10 classes: it averages"),
     (["--workdir="], "workdir must name a path; got an empty string"),
     (["--workdir=x", "--output=gs://a"], "output must be a path on a mounted file system, not a URL; got 'gs://a'"),
 ])

@@ -1,5 +1,6 @@
 """Networks that answer at random: how they are called, and one to try."""
 import dataclasses
+import inspect
 import math
 from typing import Any
 
@@ -70,30 +71,31 @@ def check_call(logits_fn: LogitsFn, images: UInt8[np.ndarray, "n h w c"] | Float
     Raises:
         ValueError: it is the other kind of network.
     """
-    logits_fn = as_argument(logits_fn)
-    x = np.asarray(to_float(images[:_PROBES]) if images.dtype == np.uint8 else images[:_PROBES], np.float32)
-    keys = example_keys(jax.random.key(0), len(x))
-    try:
-        jax.eval_shape(logits_fn, x, *([keys] if draws else []))
-    except TypeError:
-        if not _can_be_called(logits_fn, x, *([] if draws else [keys])):
-            raise
-        if draws:
-            raise ValueError("draws must be 0 for a network that takes images alone; one that answers at random is "
-                             f"called as logits_fn(x, keys), and got {draws}.") from None
-        raise ValueError("draws must be at least 1 for a network that takes keys, whose answers are random; got 0.",
-                         ) from None
+    if draws and not _takes(logits_fn, 2):
+        raise ValueError(f"draws must be 0 for a network that takes {inspect.signature(logits_fn)}; one that answers "
+                         f"at random takes (x, keys), a key for each image, and got {draws}.")
+    if not draws and not _takes(logits_fn, 1) and _takes(logits_fn, 2):
+        raise ValueError("draws must be at least 1 for a network that takes keys, whose answers are random; got 0.")
     if draws:
-        asked = jax.jit(lambda logits_fn, keys: logits_fn(x, keys))
-        one, other = (np.asarray(asked(logits_fn, example_keys(jax.random.key(seed), len(x)))) for seed in (0, 1))
+        x = np.asarray(to_float(images[:_PROBES]) if images.dtype == np.uint8 else images[:_PROBES], np.float32)
+        one, other = (np.asarray(_asked(as_argument(logits_fn), x, example_keys(jax.random.key(seed), len(x))))
+                      for seed in (0, 1))
         if np.array_equal(one, other, equal_nan=True):
             raise ValueError("draws must be 0 for a network that answers the same each time; this one gives the same "
                              f"logits for different keys, and got {draws}.")
 
 
-def _can_be_called(logits_fn: LogitsFn, *arguments: Any) -> bool:
+def _takes(logits_fn: LogitsFn, count: int) -> bool:
+    """Whether a function can be called with so many arguments, as far as that can be known."""
     try:
-        jax.eval_shape(logits_fn, *arguments)
-    except Exception:  # Whatever it is, the first error is the one to see.
+        inspect.signature(logits_fn).bind(*range(count))
+    except TypeError:
         return False
+    except ValueError:  # Some compiled functions have no signature.
+        return True
     return True
+
+
+@jax.jit
+def _asked(logits_fn: LogitsFn, x: Images, keys: Keys) -> Logits:
+    return logits_fn(x, keys)
