@@ -8,7 +8,7 @@ import pytest
 
 from morel_jax.attacks import APGD, FGSM
 from morel_jax.attacks.keys import fold_in_each
-from morel_jax.evaluation import evaluate, with_noise
+from morel_jax.evaluation import evaluate, evaluate_union, with_noise
 from morel_jax.evaluation.evaluator import Evaluator, as_argument
 from morel_jax.evaluation.randomised import check_call, one_draw
 from tests.attacks.linear import Linear
@@ -191,3 +191,12 @@ def test_an_own_loss_is_climbed_and_recognised(tmp_path):
     with pytest.raises(ValueError, match="loss_answers"):
         run(tmp_path, names, loss=lambda logits, labels: 2 * margin_loss(logits, labels), **options)
     run(tmp_path, names, loss=margin_loss, **options)
+
+
+@pytest.mark.slow
+def test_a_union_of_norms_knows_draws_and_loss(tmp_path):
+    union = evaluate_union(with_noise(MODEL.logits, SIGMA), MODEL.x, MODEL.y, ["pgd2-loss-eot2"], tmp_path, width=4,
+                           epsilons={"linf": RADIUS, "l2": 3 * RADIUS}, draws=DRAWS, loss=margin_loss)
+    assert union["union"]["correct"] <= min(entry["correct"] for entry in union["norms"].values())
+    settings = json.loads((tmp_path / "l2" / "settings.json").read_text())
+    assert (settings["draws"], settings["loss"]) == (DRAWS, "<function margin_loss>")
