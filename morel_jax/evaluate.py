@@ -271,7 +271,8 @@ def _dry_run(target: str | None) -> "EvaluationDryRun":
     if len(threats) > 1:
         raise ValueError(f"--dry_run must be given one norm; got {', '.join(threats)}.")
     ((norm, epsilon),) = threats.items()
-    return dry_run_evaluation(config, _ATTACKS.value, data, epsilon=epsilon, norm=norm, target=target)
+    return dry_run_evaluation(config, _ATTACKS.value, data, epsilon=epsilon, norm=norm, target=target,
+                              loss=_LOSS.value)
 
 
 def _main() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from morel_jax import builders
+from morel_jax.attacks.types import OwnLoss
 from morel_jax.evaluation.evaluator import as_argument, block_width
 from morel_jax.evaluation.pool import OneCall, lower_block
 from morel_jax.evaluation.suite import build_suite, check_attacks, checked_threat
@@ -59,7 +60,7 @@ class EvaluationDryRun:
 
 def dry_run_evaluation(config: ConfigDict, attacks: Sequence[str], data: Mapping[str, Any] | None = None, *,
                        epsilon: float | None = None, norm: str | None = None,
-                       target: str | None = None) -> EvaluationDryRun:
+                       target: str | None = None, loss: OwnLoss | None = None) -> EvaluationDryRun:
     """Compiles the programs that an evaluation spends its time in, without a data set and without writing anything.
 
     Each device works on blocks of its own, so that several need what one needs.
@@ -71,19 +72,21 @@ def dry_run_evaluation(config: ConfigDict, attacks: Sequence[str], data: Mapping
         epsilon: radius; None: ``config.validation.epsilon``. PGD's step is scaled with it.
         norm: ``linf`` or ``l2``; None: ``config.validation.norm``.
         target: what to compile for, see :func:`~morel_jax.targets.devices.open_target`; None: the devices at hand.
+        loss: as of :func:`~morel_jax.evaluation.evaluate`.
 
     Returns:
         :class:`EvaluationDryRun`.
 
     Raises:
-        ValueError: an unknown attack or target, one that does not fit norm or classes, or one crafted on a surrogate.
+        ValueError: an unknown attack or target, one that does not fit norm or classes, or one crafted on a surrogate or
+            for networks that answer at random.
         ImportError: the target's compiler is not installed.
     """
     devices = open_target(target) if target else jax.local_devices()
     data, section = data or builders.blank_dataset(config).record(), config.validation
     shape, epsilon = tuple(data["image_shape"]), section.epsilon if epsilon is None else epsilon
     threat = checked_threat(epsilon, section.step_size * epsilon / section.epsilon, norm or section.norm,
-                            config.variant, shape)
+                            config.variant, shape, loss)
     _, suite = build_suite(attacks, threat, data["num_classes"])
     if crafted := [name for name, attack in suite.items() if attack.on_surrogate]:
         raise ValueError("--dry_run must be given attacks that are crafted on the network itself; got "

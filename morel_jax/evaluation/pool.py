@@ -19,9 +19,9 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Int
 
-from morel_jax.attacks.iterative import AttackState, IterativeAttack, select
+from morel_jax.attacks.iterative import AttackState, IterativeAttack, begin, select
 from morel_jax.attacks.keys import fold_in_each
-from morel_jax.attacks.types import Images, KeyOrKeys, Keys, Labels, LogitsFn
+from morel_jax.attacks.types import Images, KeyOrKeys, Keys, Labels, Logits, LogitsFn
 from morel_jax.evaluation.evaluator import Evaluator, Index
 from morel_jax.evaluation.recheck import recheck_jit
 from morel_jax.evaluation.scheduler import Scheduler
@@ -39,13 +39,21 @@ class OneCall(IterativeAttack):
     Attributes:
         attack: called as ``attack(logits_fn, keys, x, y)``.
         passes: through the network in its one step; static.
+        at_random: whether the network that it attacks answers at random, so that one answer on the clean image does not
+            say whether it needs an attack; static.
     """
     attack: Any
     passes: int = struct.field(pytree_node=False, default=1)
+    at_random: bool = struct.field(pytree_node=False, default=False)
+
+    def start(self, keys: Keys, x: Images, y: Labels, clean_logits: Logits) -> AttackState:
+        """See :class:`IterativeAttack`."""
+        return AttackState(**begin(x, clean_logits, y))
 
     def first(self, logits_fn: LogitsFn, keys: Keys, x: Images, y: Labels) -> AttackState:
-        """See :class:`IterativeAttack`; no pass on the clean images, which tells nothing of a network that answers at
-        random. An evaluation attacks those that are classified correctly."""
+        """See :class:`IterativeAttack`."""
+        if not self.at_random:
+            return super().first(logits_fn, keys, x, y)
         nothing = jnp.zeros(y.shape, bool)
         return AttackState(done=nothing, found=nothing, x_adv=x, steps=jnp.zeros(y.shape, jnp.int32))
 

@@ -88,7 +88,7 @@ def evaluate(logits_fn: LogitsFn, images: UInt8[np.ndarray, "n h w c"] | Float[n
                          for name, number in (("batch_size", batch_size), ("width", width)))
     seed, folder = checks.seed(seed), local_path(folder, "folder")
     threat = checked_threat(epsilon, step_size, norm, variant, images.shape[1:], loss)
-    columns, suite = build_suite(attacks, threat, classes)
+    columns, suite = build_suite(attacks, threat, classes, draws > 0)
     surrogates: Any = surrogate if isinstance(surrogate, list | tuple) else [surrogate]
     crafted_on = None if surrogate is None or not surrogates else mean_logits(surrogates)
     if any(attack.on_surrogate for attack in suite.values()):

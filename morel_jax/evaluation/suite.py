@@ -83,13 +83,15 @@ class SuiteAttack:
 
 
 def build_suite(names: Sequence[str | tuple[str, Callable]], threat: Threat,
-                classes: float = np.inf) -> tuple[dict[str, tuple[str, ...]], dict[str, SuiteAttack]]:
+                classes: float = np.inf, at_random: bool = False,
+                ) -> tuple[dict[str, tuple[str, ...]], dict[str, SuiteAttack]]:
     """The attacks that ``names`` stand for.
 
     Args:
         names: names, which :func:`morel_jax.attack_names.known` explains, or pairs of a name and a custom attack,
             called as ``attack(logits_fn, keys, x, y)`` -> ``x_adv``.
         classes: of the network.
+        at_random: whether it answers at random, and is called as ``logits_fn(x, keys)``.
 
     Returns:
         (columns, attacks): {column of the result: names of its attacks}, several for an ensemble; and
@@ -116,7 +118,7 @@ def build_suite(names: Sequence[str | tuple[str, Callable]], threat: Threat,
             columns |= {one: (one,) for one in (GROUPS[name][1] if name in GROUPS else [name])}
     # Ensembles last: they reuse rows of members that ran on their own.
     order = [one for members in sorted(columns.values(), key=len) for one in members]
-    return columns, {name: _build(name, threat, classes, custom.get(name)) for name in order}
+    return columns, {name: _build(name, threat, classes, at_random, custom.get(name)) for name in order}
 
 
 def _custom(pair: Any) -> tuple[str, Callable]:
@@ -131,14 +133,15 @@ def _custom(pair: Any) -> tuple[str, Callable]:
     return name, as_pytree(attack)
 
 
-def _build(name: str, threat: Threat, classes: float, custom: Callable | None) -> SuiteAttack:
+def _build(name: str, threat: Threat, classes: float, at_random: bool, custom: Callable | None) -> SuiteAttack:
     """The :class:`SuiteAttack` of a name, or of the caller's own attack ``custom``."""
     if custom is None:
         attack, radius = _named(name.removeprefix(TRANSFER), threat, classes)
     else:
         attack, radius = custom, threat.epsilon
     if not isinstance(attack, IterativeAttack):
-        attack = OneCall(attack, math.prod(getattr(attack, name, 1) for name in ("num_steps", "num_restarts", "eot")))
+        passes = math.prod(getattr(attack, name, 1) for name in ("num_steps", "num_restarts", "eot"))
+        attack = OneCall(attack, passes, at_random and not name.startswith(TRANSFER))
     minimal = isinstance(attack, NearestAttack) and not attack.bounded
     return SuiteAttack(name, attack, radius, name.startswith(TRANSFER), minimal)
 
@@ -156,12 +159,12 @@ def _named(name: str, threat: Threat, classes: float) -> tuple[Any, float]:
 
 
 def check_attacks(suite: Mapping[str, SuiteAttack], image_shape: Sequence[int], classes: int,
-                  is_random: bool = False) -> None:
+                  at_random: bool = False) -> None:
     """Checks that attacks can work on a network; found by tracing a step of each.
 
     Args:
         image_shape: (h, w, c).
-        is_random: whether the network answers at random, and is called as ``logits_fn(x, keys)``.
+        at_random: as for :func:`build_suite`.
 
     Raises:
         ValueError: one cannot; the message names it.
@@ -170,7 +173,7 @@ def check_attacks(suite: Mapping[str, SuiteAttack], image_shape: Sequence[int], 
     image, label = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
 
     def step(keys: Any, x: Images, y: Any, one: SuiteAttack) -> Any:
-        expects_keys = is_random and not one.on_surrogate
+        expects_keys = at_random and not one.on_surrogate
 
         def logits_fn(x: Images, *keys: Any) -> Logits:
             if expects_keys and not keys:

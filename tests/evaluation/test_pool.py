@@ -150,6 +150,17 @@ def test_other_attacks_take_one_step_with_their_passes():
         np.testing.assert_allclose(row.rechecked["projected"], model.x[index] + 0.05, rtol=1e-6)
 
 
+def test_what_the_attacked_network_gets_wrong_stays_unless_it_answers_at_random():
+    model = Linear(count=4)
+    model.y[1] = (model.y[1] + 1) % 5
+    shift = jax.tree_util.Partial(lambda logits_fn, keys, x, y: x + 0.05)
+    for at_random in (False, True):
+        attack = OneCall(shift, at_random=at_random)
+        first = attack.first(model.logits, None, model.x, model.y)
+        moved = attack.advance(model.logits, None, model.x, model.y, first).x_adv - model.x
+        np.testing.assert_allclose(moved[:, 0, 0, 0], [0.05, 0.05 * at_random, 0.05, 0.05], atol=1e-6)
+
+
 def test_an_error_while_reporting_ends_the_run():
     model = Linear(count=40)
     made = pool_of(Noise(), model)
