@@ -39,7 +39,8 @@ def flipping(model):
     return logits_fn
 
 
-@pytest.mark.parametrize("attack", [FGSM(0.5, eot=16), PGD(0.5, 0.1, 8, loss="margin", num_restarts=2, eot=16)])
+@pytest.mark.parametrize("attack", mostly_slow(
+    [FGSM(0.5, eot=16), PGD(0.5, 0.1, 8, loss="margin", num_restarts=2, eot=16)], FGSM(0.5, eot=16)))
 def test_gradients_of_random_networks_are_averaged(attack):
     model = Linear(count=12)
     x_adv = np.asarray(jax.jit(lambda x: attack(flipping(model), KEY, x, model.y))(model.x))
@@ -48,7 +49,7 @@ def test_gradients_of_random_networks_are_averaged(attack):
 
 @pytest.mark.parametrize("attack", mostly_slow(
     [PGD(0.05, 0.02, 3, num_restarts=2, eot=4), FGSM(0.05, eot=4), APGD(0.05, 4, eot=4), APGDTargeted(0.05, 3, eot=4),
-     MALT(0.05, 3, num_targets=2, eot=4)], FGSM(0.05, eot=4), APGD(0.05, 4, eot=4)))
+     MALT(0.05, 3, num_targets=2, eot=4)], FGSM(0.05, eot=4)))
 def test_an_example_does_not_depend_on_its_neighbours(attack):
     model, keys, order = Linear(count=8), example_keys(KEY, 8), np.random.default_rng(0).permutation(8)
 
@@ -87,7 +88,7 @@ def test_losses_that_compare_with_one_clean_answer_are_refused():
         FGSM(0.1, eot=0)(model.logits, KEY, model.x, model.y)
 
 
-@pytest.mark.parametrize("attack", [PGD(0.05, 0.02, 3), APGD(0.05, 4)])
+@pytest.mark.parametrize("attack", mostly_slow([PGD(0.05, 0.02, 3), APGD(0.05, 4)], PGD(0.05, 0.02, 3)))
 def test_an_own_loss_is_climbed_as_a_named_one(attack):
     def own(logits, y):
         return -jax.nn.log_softmax(logits)[jnp.arange(len(y)), y]

@@ -12,6 +12,7 @@ from morel_jax.evaluation import evaluate, evaluate_union, with_noise
 from morel_jax.evaluation.evaluator import Evaluator, as_argument
 from morel_jax.evaluation.randomised import check_call, one_draw
 from tests.attacks.linear import Linear
+from tests.small import mostly_slow
 
 MODEL = Linear(classes=4, count=20)
 SIGMA, DRAWS = 0.15, 15
@@ -96,7 +97,7 @@ def test_the_verdict_is_by_majority_of_fresh_noise(whole):
     assert 0 < summary["attacks"]["apgd-short"]["correct"] < summary["clean"]["correct"] == 16
 
 
-@pytest.mark.parametrize("batch_size", [1, 7])
+@pytest.mark.parametrize("batch_size", mostly_slow([1, 7], 7))
 def test_results_do_not_depend_on_the_batch_size(whole, tmp_path, batch_size):
     run(tmp_path, batch_size=batch_size)
     assert files(tmp_path) == files(whole[0])
@@ -181,7 +182,7 @@ def margin_loss(logits, labels):
 
 def test_an_own_loss_is_climbed_and_recognised(tmp_path):
     """It may come later than other attacks, but not be replaced by another function."""
-    names = ["pgd4-loss", "pgd4x2-loss"]
+    names = ["pgd4-loss"]
     options = dict(network=MODEL.logits, draws=0, step_size=RADIUS / 2)
     run(tmp_path, ["fgsm"], **options)
     summary = run(tmp_path, names, loss=margin_loss, **options)
