@@ -113,7 +113,8 @@ class Beginning:
             if old is None or not fits:
                 fresh.append(jax.tree_util.keystr(path[1:], simple=True, separator="/"))
                 return leaf
-            return sharding.put(np.asarray(old), leaf.sharding) if isinstance(leaf, jax.Array) else np.asarray(old)
+            new = np.asarray(old)
+            return new if isinstance(leaf, np.ndarray) else sharding.put(new, leaf.sharding)
 
         variables = jax.tree_util.tree_map_with_path(
             chosen, {"params": state.params["classifier"], "batch_stats": state.batch_stats})
