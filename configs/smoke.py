@@ -17,5 +17,5 @@ def get_config(spec: str = "") -> ConfigDict:
     config.validation.update(dict(epsilon=0.1, step_size=0.01, batch_size=100, examples=100))
     config.loss.loat_last_epoch = 2
     # All but these many images are kept out of the training.
-    config.validation.split, config.validation.holdout = "holdout", 9000
+    config.validation.split, config.validation.holdout = "holdout", 9800
     return config

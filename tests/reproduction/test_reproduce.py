@@ -10,7 +10,7 @@ import pytest
 
 from morel_jax.reproduction.paper import printed
 from tests.commands import call
-from tests.small import as_users_compile
+from tests.small import COMPILE_QUICKLY
 
 CELL = "7/cifar10/resnet18/white-box/morel_loat/pgd20/last"
 
@@ -28,8 +28,8 @@ def report_files(root):
 
 @pytest.fixture
 def cached(monkeypatch, tmp_path_factory):
-    """Compiled programs of one command for the next; with little optimisation they would run longer than that saves."""
-    monkeypatch.setenv("XLA_FLAGS", as_users_compile()["XLA_FLAGS"])
+    """Compiled programs of one command for the next; with some optimisation, which AutoAttack runs long enough for."""
+    monkeypatch.setenv("XLA_FLAGS", f"{COMPILE_QUICKLY} --xla_backend_optimization_level=1")
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "reproduced"))
 
 
@@ -65,7 +65,7 @@ def test_shards_and_kills_end_in_the_report_of_one_run(tmp_path, cached):
         command = [sys.executable, "-m", "morel_jax.reproduce", "--noprogress", "--scale=smoke", *request,
                    f"--root={tmp_path / f'part{number}'}", f"--shard={number}/2"]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(moment.uniform(10, 30))
+        time.sleep(moment.uniform(5, 15))
         process.kill()
         process.wait()
         reproduce(*request, f"--root={tmp_path / f'part{number}'}", f"--shard={number}/2")

@@ -13,7 +13,8 @@ from tests.reproduction.made import fill
 def test_what_is_left(reproduction):
     before = work.remaining(reproduction, reproduction.families[1])
     config = reproduction.grid.base(reproduction.families[1])
-    steps = 1000 // config.batch_size * config.epochs * len(reproduction.trials(reproduction.families[1]))
+    images = 10_000 - config.validation.holdout
+    steps = images // config.batch_size * config.epochs * len(reproduction.trials(reproduction.families[1]))
     assert before.steps == steps
     assert before.train_flops > 0
     assert before.evaluate_flops > 0
