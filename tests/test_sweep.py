@@ -35,9 +35,10 @@ def test_what_is_wrong_is_one_line(monkeypatch, tmp_path, arguments, message):
 
 @pytest.mark.slow
 def test_the_command_end_to_end(tmp_path):
-    arguments = ["--config.epochs=1", "--config.batch_size=500", "--config.attack.num_steps=1",
-                 "--config.validation.examples=100", f"--workdir={tmp_path}", "--sweep=preference:0.25,0.75",
-                 "--sweep=optimizer.learning_rate:0.05,1e38"]
+    arguments = ["--config.epochs=1", "--config.batch_size=100", "--config.attack.num_steps=1",
+                 "--config.validation.split=holdout", "--config.validation.holdout=9000",
+                 "--config.validation.examples=100", "--config.validation.batch_size=100", f"--workdir={tmp_path}",
+                 "--sweep=preference:0.25,0.75", "--sweep=optimizer.learning_rate:0.05,1e38"]
     found = sweep(*arguments)
     assert found.returncode == 3, found.stderr
     names = [f"preference={k},learning_rate={rate}" for k in ("0.25_0.75", "0.75_0.25") for rate in (0.05, 1e38)]

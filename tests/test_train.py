@@ -82,12 +82,13 @@ def test_a_workdir_that_is_no_local_path(monkeypatch):
 
 @pytest.mark.slow
 def test_command_trains_on_the_embedded_images(tmp_path):
-    arguments = ["--config=configs/quickstart.py", "--config.epochs=1", "--config.batch_size=500",
-                 "--config.attack.num_steps=1", "--config.validation.examples=100", f"--workdir={tmp_path}"]
+    arguments = ["--config=configs/quickstart.py", "--config.epochs=1", "--config.batch_size=100",
+                 "--config.attack.num_steps=1", "--config.validation.split=holdout", "--config.validation.holdout=9000",
+                 "--config.validation.examples=100", "--config.validation.batch_size=100", f"--workdir={tmp_path}"]
     outcome = train(*arguments)
     assert outcome.returncode == 0, outcome.stderr
     (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    assert json.loads(line)["step"] == len(data.load("fashion_mnist_small").train.labels) // 500
+    assert json.loads(line)["step"] == (len(data.load("fashion_mnist_small").train.labels) - 9000) // 100
     assert "done" in train(*arguments).stderr
     refused = train(*arguments, "--config.seed=5")
     assert refused.returncode == 2
