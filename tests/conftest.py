@@ -29,7 +29,7 @@ def pytest_configure(config):
 # What guards numbers, or runs for longer than it compiles: as users compile with `-m numbers`, and what is fast of it
 # with the fast tests too.
 _NUMBERS = ("losses", "attacks", "evaluation/test_judge.py", "evaluation/test_pool.py", "training/test_fit.py",
-            "parity/test_autoattack.py")
+            "parity/test_autoattack.py", "parity/test_nearest.py")
 # Of types and of bad input: no numbers.
 _REFUSALS = ("attacks/test_checks.py", "attacks/test_inputs.py")
 
@@ -73,8 +73,12 @@ def _out_of_garbage_collection():
 
 @pytest.fixture(scope="session")
 def quickstart(tmp_path_factory, worker_id):
-    """(folder, standard output) of the quickstart's command, the README's first; run by one worker for all."""
-    folder = _shared_folder(tmp_path_factory, worker_id) / "quickstart"
+    """(folder, standard output) of the quickstart's command, the README's first; run by one worker for all.
+
+    Where ``MOREL_TEST_QUICKSTART`` names a folder, for the next run too.
+    """
+    named = os.environ.get("MOREL_TEST_QUICKSTART")
+    folder = Path(named) if named else _shared_folder(tmp_path_factory, worker_id) / "quickstart"
     folder.mkdir(exist_ok=True)
     said = folder / "said.txt"
     with open(folder / "lock", "w") as lock:
