@@ -1,7 +1,7 @@
 """Nine preferences on eight fake devices, and each alone on one.
 
-``python -m tests.training.nine_members MODE OUTPUT WORKDIR`` writes {member: [largest difference between final states,
-history, history of the run alone]} as JSON.
+``python -m tests.training.nine_members OUTPUT WORKDIR`` writes {mode: {member: [largest difference between final
+states, history, history of the run alone]}} as JSON.
 """
 import json
 import sys
@@ -15,24 +15,31 @@ from morel_jax import builders, training
 from morel_jax.training.members import parse_sweeps
 from tests.small import small_config, small_dataset
 
+MODES = ("sequential", "vmapped")
+
 
 def _largest_difference(one, other):
     return max(float(np.max(np.abs(np.asarray(a) - np.asarray(b)), initial=0.0))
                for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
 
 
-def main(mode, output, workdir):
+def main(output, workdir):
     """Trains all and writes the file."""
     jax.config.update("jax_num_cpu_devices", 8)
-    workdir, found = Path(workdir), {}
+    workdir, found, alone = Path(workdir), {}, {}
     with mock.patch.object(builders, "dataset", return_value=small_dataset()):
-        # A seed with which rounding turns no sign of the attack: from such a place on a run would be another.
-        outcomes = training.fit_population(small_config(mesh__data=1, seed=1), parse_sweeps(["preference:0.1..0.9:9"]),
-                                           workdir / "sweep", progress=False, mode=mode)
-        for outcome in outcomes:
-            state, history = training.fit(outcome.member.config, workdir / "alone" / outcome.member.name,
-                                          progress=False)
-            found[outcome.member.name] = [_largest_difference(outcome.state, state), outcome.history, history]
+        for mode in MODES:
+            # A seed with which rounding turns no sign of the attack: from such a place on a run would be another.
+            outcomes = training.fit_population(small_config(mesh__data=1, seed=1),
+                                               parse_sweeps(["preference:0.1..0.9:9"]), workdir / mode, progress=False,
+                                               mode=mode)
+            found[mode] = {}
+            for outcome in outcomes:
+                name = outcome.member.name
+                if name not in alone:
+                    alone[name] = training.fit(outcome.member.config, workdir / "alone" / name, progress=False)
+                state, history = alone[name]
+                found[mode][name] = [_largest_difference(outcome.state, state), outcome.history, history]
     Path(output).write_text(json.dumps(found))
 
 

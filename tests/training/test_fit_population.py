@@ -14,6 +14,7 @@ import pytest
 from morel_jax import builders, evaluation, training
 from morel_jax.training import checkpoint, trainer
 from tests.small import interrupt_after, tiny_config, tiny_dataset, without_clocks
+from tests.training.nine_members import MODES
 
 pytestmark = pytest.mark.usefixtures("tiny_data")
 
@@ -257,12 +258,18 @@ def test_another_sweep_in_the_workdir_is_refused(unbroken, tmp_path):
         training.fit_population(tiny_config(), SETTINGS, workdir / NAMES[0], progress=False)
 
 
+@pytest.fixture(scope="module")
+def nine_members(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("nine")
+    subprocess.run([sys.executable, "-m", "tests.training.nine_members", folder / "found.json", folder / "runs"],
+                   check=True)
+    return json.loads((folder / "found.json").read_text())
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["sequential", "vmapped"])
-def test_nine_members_on_eight_devices_are_the_runs_trained_alone(tmp_path, mode):
-    path = tmp_path / "found.json"
-    subprocess.run([sys.executable, "-m", "tests.training.nine_members", mode, path, tmp_path / "runs"], check=True)
-    found = json.loads(path.read_text())
+@pytest.mark.parametrize("mode", MODES)
+def test_nine_members_on_eight_devices_are_the_runs_trained_alone(nine_members, mode):
+    found = nine_members[mode]
     assert len(found) == 9
     for name, (difference, history, alone) in found.items():
         assert difference < ROUNDING, name
