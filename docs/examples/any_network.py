@@ -47,6 +47,7 @@ folder = Path(sys.argv[1])
 dataset = data.load("fashion_mnist_small")
 config = load_file("configs/quickstart.py", "convnet_small,morel_mart,paper")  # Its network is not used.
 config.epochs, config.optimizer.drop_epochs, config.optimizer.drop_factors = EPOCHS, (), ()
+config.validation.update(dict(split="holdout", holdout=5000, examples=500))  # Half of the images, to make this short.
 
 for name, model, own in (("linen", Linen(), {}), ("nnx", NNX, {"optimizer": optax.scale_by_adam()})):
     config.optimizer.learning_rate = 0.002 if own else 0.05  # Adam's direction, the config's rate.
