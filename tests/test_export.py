@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from morel_jax import training
+from morel_jax import builders, training
 from morel_jax.evaluation.trained import as_logits_fn, load_variables
 from morel_jax.interop.torch import load_checkpoint
 from tests.commands import call
-from tests.small import small_config
+from tests.small import small_config, small_dataset
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 EMBEDDING_SPACE = ("projection", "norm", "qkv", "out")
@@ -26,7 +26,10 @@ def command(module, *arguments):
 def workdir(tmp_path_factory):
     """A run of MOREL, which trains an embedding space beside the classifier; judged on 20 images."""
     folder = tmp_path_factory.mktemp("run")
-    training.fit(small_config("morel_mart", epochs=1, batch_size=250, validation__examples=200), folder, progress=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(builders, "dataset", lambda config: small_dataset(train=1000, test=400))
+        training.fit(small_config("morel_mart", epochs=1, batch_size=50, validation__examples=200), folder,
+                     progress=False)
     outcome = command("evaluate", f"--workdir={folder}", "--which=best", "--attacks=fgsm", "--examples=20",
                       "--report_card=0", "--noprogress")
     assert outcome.returncode == 0, outcome.stderr
