@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from morel_jax import data, training
+from morel_jax import builders, data, training
 from tests.commands import call
 from tests.data import corrupted
-from tests.small import small_config
+from tests.small import small_config, small_dataset
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -24,7 +24,9 @@ def evaluate(*arguments):
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    training.fit(small_config("standard", epochs=1, batch_size=250), folder, progress=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(builders, "dataset", lambda config: small_dataset(train=1000, test=200))
+        training.fit(small_config("standard", epochs=1, batch_size=50), folder, progress=False)
     return folder
 
 
