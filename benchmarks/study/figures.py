@@ -15,8 +15,9 @@ def draw(results):
     _differences(results, COMPARISONS, "differences")
     _differences(results, BATCHES, "batches")
     _differences(results, WAYS, "ways")
-    if {"mart", "morel_mart"} <= set(results):
-        _over_training(results)
+    for suffix, name in (("", "long"), ("_overfit", "overfit")):
+        if {f"mart{suffix}", f"morel_mart{suffix}"} <= set(results):
+            _over_training(results[f"mart{suffix}"], results[f"morel_mart{suffix}"], name)
     if "screening" in results:
         _screening(results["screening"])
 
@@ -44,12 +45,11 @@ def _differences(results, comparisons, name):
     _save(figure, name)
 
 
-def _over_training(results):
+def _over_training(base, morel, name):
     """Both arms over the epochs: accuracy, likeness of features, and MOREL's terms in the gradient."""
     figure = new_figure(11, 3.4)
     accuracy, features, shares = figure.subplots(1, 3)
-    for name, label, color in (("mart", "MART", GREY), ("morel_mart", "MOREL over MART", RED)):
-        networks = results[name]
+    for networks, label, color in ((base, "MART", GREY), (morel, "MOREL over MART", RED)):
         epochs = [int(epoch) for epoch in networks[0]["stages"]]
         means = {key: np.mean([[look[key] for look in network["stages"].values()] for network in networks], 0)
                  for key in networks[0]["stages"][str(epochs[0])]}
@@ -69,7 +69,7 @@ def _over_training(results):
         axis.set_xlabel("epoch")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7)
-    _save(figure, "over_training")
+    _save(figure, f"training_{name}")
 
 
 def _screening(networks):

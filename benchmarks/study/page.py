@@ -104,11 +104,12 @@ def _overfitting(results):
 
 def _mechanism(results):
     rows = []
-    for name, label in (("mart", "MART"), ("morel_mart", "MOREL over MART")):
-        for epochs in ("10", "40", "60") if name in results else ():
+    for name in ("mart", "morel_mart", "mart_overfit", "morel_mart_overfit"):
+        stages = list(results[name][0]["stages"]) if name in results else []
+        for epochs in stages[::max(len(stages) - 1, 1)]:  # The first and the last.
             looks = [network["stages"][epochs] for network in results[name]]
             mean = {key: np.mean([look[key] for look in looks]) for key in looks[0]}
-            rows.append([label, epochs, *(f"{mean[key]:.4f}" for key in SHOWN), f"{mean['margin']:.3f}",
+            rows.append([REGIMES[name], epochs, *(f"{mean[key]:.4f}" for key in SHOWN), f"{mean['margin']:.3f}",
                          *(form(mean[key]) if key in mean else "" for key, form in PULLS.items())])
     return _table(["", "epoch", *SHOWN.values(), "margin", "cosine term's gradient", "contrastive",
                    "angle's cosine, cosine term", "contrastive"], rows)
