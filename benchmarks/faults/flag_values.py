@@ -20,6 +20,8 @@ _BY_KIND = {
                                         "pgd3000000000", "pgd-1", "pgd20x0", "n" * 5000),
     "config object": ("", "nothing.py", ".", "syntax.py", "raises.py", "empty.py", f"{CONFIGS}/smoke.py:nothing",
                       f"{CONFIGS}/smoke.py:a,b,c,d", f"{CONFIGS}/smoke.py:convnet_small,nothing"),
+    "function": ("", ":", "f", ".:f", "nothing.py:f", "syntax.py:f", "raises.py:f", "empty.py:f", f"{CONFIGS}/smoke.py",
+                 f"{CONFIGS}/smoke.py:nothing", f"{CONFIGS}/smoke.py:__doc__"),
 }
 _BY_NAME = {
     "sweep": ("", ":", "seed", "seed:", "seed:1..2", "seed:1..2:0", "seed:0..300000000:300000001", "nothing:1",
