@@ -40,7 +40,7 @@ def _differences(results, comparisons, name):
     axis.axvline(0, color="black", lw=0.8)
     axis.set_yticks(range(len(pairs)), [pair.label for pair in pairs])
     axis.set_ylim(len(pairs) - 0.5, -0.5)
-    axis.set_xlabel("robust accuracy, MOREL minus base, points")
+    axis.set_xlabel("robust accuracy minus the base's, points")
     axis.grid(axis="x", alpha=0.3)
     _save(figure, name)
 
