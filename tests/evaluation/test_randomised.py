@@ -129,6 +129,7 @@ def test_another_randomness_is_another_evaluation(whole, options, message):
     (dict(draws=0), "draws must be at least 1 for a network that takes keys, whose answers are random; got 0"),
     (dict(network=MODEL.logits), r"draws must be 0 for a network that takes \(x\); .* takes \(x, keys\), .* got 15"),
     (dict(network=lambda x, keys: MODEL.logits(x)), "draws must be 0 for a network that answers the same each time"),
+    (dict(network=with_noise(MODEL.logits, 1e39)), "logits_fn must give finite logits on the clean images; got NaN"),
     (dict(draws=1.5), "draws must be an integer; got 1.5"),
     (dict(draws=-1), "draws must be at least 0; got -1"),
     (dict(names=["apgd-loss-eot3"]), "climb a loss of your own, --loss .*; got none"),
