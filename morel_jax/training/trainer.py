@@ -141,7 +141,7 @@ class Trainer:
         self.step_keys, self.validation_keys = (placement.keys(seeds, purpose) for purpose in (STEP, VALIDATION))
         self.no_totals = setup.no_totals(placement.layout)
         states = placement.new_states(setup, seeds, INITIAL)
-        if beginning is not None and not all(kept.positions() for kept in self.checkpoints):
+        if beginning is not None and not all(self.checkpoints[number].positions() for number in self.living):
             begun = [beginning.apply(state, setup.config, setup.custom.model) for state in states]
             states = [state for state, _ in begun]
             progress.say(begun[0][1])  # What is taken and what is fresh is the same for all.
