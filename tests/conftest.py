@@ -74,8 +74,8 @@ def _mapped_regions():
 def _out_of_garbage_collection():
     """What JAX has traced stays; looking through it at each collection takes a tenth of the tests' time.
 
-    Until its programs near the limit of 65,530 memory regions, beyond which XLA crashes: one has five to a thousand, and
-    those of one module have had 27,000.
+    Until its programs near the limit of 65,530 memory regions, beyond which XLA crashes: one has five to a thousand,
+    and those of one module have had 27,000.
     """
     yield
     if _mapped_regions() > 15_000:
