@@ -93,6 +93,7 @@ GROUPS = (
     Group("morel_mart_overfit", OVERFIT, "morel_mart", _per_seed(SEEDS), is_judged_by_fast=True, stages=True,
           changes=AS_THEY_ARE),
     Group("screening", OVERFIT, "morel_mart", screened(), changes=AS_THEY_ARE),
+    Group("chosen_mart", OVERFIT, "mart", _per_seed(FRESH_SEEDS), is_judged_by_fast=True, changes=AS_THEY_ARE),
     Group("mart_short", SHORT, "mart", _per_seed(SEEDS), is_judged_by_fast=True, stages=True),
     Group("morel_mart_short", SHORT, "morel_mart", _per_seed(SEEDS), is_judged_by_fast=True, stages=True),
     Group("trades", LONG, "trades", _per_seed(SEEDS), is_judged_by_fast=True),
