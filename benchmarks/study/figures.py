@@ -68,7 +68,7 @@ def _over_training(base, morel, name):
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("epoch")
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=7, loc="center right" if axis is features else "best")
+        axis.legend(fontsize=7, **({"loc": "center right", "bbox_to_anchor": (1, 0.32)} if axis is features else {}))
     _save(figure, f"training_{name}")
 
 
