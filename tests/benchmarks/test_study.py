@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.study.design import GROUPS, LONG, SCREENING_SEED, screened
+from benchmarks.study import results
+from benchmarks.study.design import CHOSEN, GROUPS, LONG, SCREENING_SEED, screened
 from benchmarks.study.statistics import difference
 
 
@@ -66,6 +67,13 @@ def test_the_screening_fills_its_ranges_and_starts_alike():
     assert -5 <= weights.min() < -4.5
     assert -0.5 < weights.max() <= 0
     assert all(sum(one["morel.preference"]) == pytest.approx(1) for one in settings)
+
+
+def test_the_chosen_setting_is_the_one_that_held_out_images_choose():
+    networks = [one for one in results.read()["screening"] if one["settings"]["morel.cosine_weight"]]
+    best = max(networks, key=lambda one: one["validated"][-1]["robust_accuracy"])["settings"]
+    assert {name.removeprefix("morel."): value for name, value in best.items() if name != "seed"} == (
+        CHOSEN | {"preference": list(CHOSEN["preference"])})
 
 
 def test_both_regimes_take_about_as_many_steps():
