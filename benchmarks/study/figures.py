@@ -1,7 +1,8 @@
 """Figures of ``docs/study.md``."""
 import numpy as np
 
-from benchmarks.study.page import BATCHES, BLUE, COMPARISONS, GREY, IMAGES, RED, WAYS, paired, screened_values, there
+from benchmarks.study.page import (BATCHES, BLUE, COMPARISONS, CONFIRMED, GREY, IMAGES, RED, WAYS, paired,
+                                   screened_values, there)
 from benchmarks.study.results import verdicts
 from benchmarks.study.statistics import difference
 from morel_jax.evaluation.figures import new_figure
@@ -13,6 +14,7 @@ def draw(results):
     """Writes each figure whose groups are there."""
     IMAGES.mkdir(parents=True, exist_ok=True)
     _differences(results, COMPARISONS, "differences")
+    _differences(results, CONFIRMED, "confirmed")
     _differences(results, BATCHES, "batches")
     _differences(results, WAYS, "ways")
     for suffix, name in (("", "long"), ("_overfit", "overfit")):
