@@ -1,8 +1,19 @@
 """Figures of ``docs/study.md``."""
 import numpy as np
 
-from benchmarks.study.page import (BATCHES, BLUE, COMPARISONS, CONFIRMED, GREY, IMAGES, RED, WAYS, paired,
-                                   screened_values, there)
+from benchmarks.study.page import (
+    BATCHES,
+    BLUE,
+    COMPARISONS,
+    CONFIRMED,
+    GREY,
+    IMAGES,
+    RED,
+    WAYS,
+    paired,
+    screened_values,
+    there,
+)
 from benchmarks.study.results import verdicts
 from benchmarks.study.statistics import difference
 from morel_jax.evaluation.figures import new_figure
