@@ -36,6 +36,7 @@ CONFIRMED = (
     Comparison("over its terms off", "chosen", "chosen_off", "pgd20"),
     Comparison("second setting over MART", "second", "chosen_mart", "pgd20"),
     Comparison("second over its terms off", "second", "second_off", "pgd20"),
+    Comparison("the same under `fast`", "second", "second_off"),
 )
 # Groups of the confirmation, as the page calls them.
 FRESH = {"chosen_mart": "MART", "chosen": "chosen setting", "chosen_off": "its terms off", "second": "second setting",
