@@ -71,6 +71,10 @@ def _per_seed(seeds, **changes):
     return tuple({"seed": seed} | {f"morel.{name}": value for name, value in changes.items()} for seed in seeds)
 
 
+# MOREL without its two terms.
+OFF = {"contrastive_weight": 0.0, "cosine_weight": 0.0}
+
+
 def screened():
     """32 settings of MOREL that fill the space evenly (Sobol), and five with its two terms off, over all of k1.
 
@@ -81,8 +85,7 @@ def screened():
     terms = [dict(preference=(round(k, 3), round(1 - k, 3)), contrastive_weight=float(f"{10 ** alpha / 100:.3g}"),
                   temperature=float(f"{10 ** temperature:.3g}"), cosine_weight=float(f"{10 ** cosine:.3g}"))
              for k, alpha, temperature, cosine in points.tolist()]
-    off = [dict(preference=(k, round(1 - k, 3)), contrastive_weight=0.0, cosine_weight=0.0)
-           for k in (0.1, 0.3, 0.5, 0.7, 0.9)]
+    off = [{"preference": (k, round(1 - k, 3))} | OFF for k in (0.1, 0.3, 0.5, 0.7, 0.9)]
     return tuple(_per_seed([SCREENING_SEED], **one)[0] for one in [*terms, *off])
 
 
@@ -90,7 +93,6 @@ def screened():
 CHOSEN = dict(preference=(0.701, 0.299), contrastive_weight=0.0382, temperature=0.0502, cosine_weight=36.5)
 # The one that came second; looked at after the first had failed with fresh seeds.
 SECOND = dict(preference=(0.454, 0.546), contrastive_weight=0.00278, temperature=0.336, cosine_weight=59.3)
-OFF = {"contrastive_weight": 0.0, "cosine_weight": 0.0}
 
 GROUPS = (
     Group("mart", LONG, "mart", _per_seed(SEEDS), is_judged_by_fast=True, stages=True),
