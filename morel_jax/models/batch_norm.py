@@ -93,15 +93,27 @@ class BatchNorm(nn.Module):
                 for running, batch in ((running_mean, mean), (running_var, var * (count / max(count - 1, 1)))):
                     batch = batch.reshape((kinds, channels) if kinds > 1 else (channels,))
                     running.value = self.momentum * running.value + (1 - self.momentum) * batch
+        factor = jax.lax.rsqrt(var + self.epsilon)
         if self.condition is None:
-            y = (x - mean) * (scale * jax.lax.rsqrt(var + self.epsilon)) + bias
-            return y.astype(self.dtype).reshape(shape)
-        normalised = ((x - mean) * jax.lax.rsqrt(var + self.epsilon)).reshape(shape)
+            factor = scale * factor
+        if x.shape != shape:
+            # Statistics for each row in place of a row of statistics: an image that is only reshaped is not copied, but
+            # the loops that read it then find their places by divisions, on a CPU (see morel_jax.models.fusion).
+            x, mean, factor = x.reshape(shape), self._for_each_row(mean, shape), self._for_each_row(factor, shape)
+        normalised = (x - mean) * factor
+        if self.condition is None:
+            return (normalised + bias).astype(self.dtype)
         slopes = [self.param(f"{name}_slope", nn.initializers.zeros, (channels,), jnp.float32)
                   for name in ("scale", "bias")]
         scale, bias = (at_condition(base, slope, self.condition, len(shape))
                        for base, slope in zip((scale, bias), slopes, strict=True))
         return (normalised * scale + bias).astype(self.dtype)
+
+    def _for_each_row(self, statistic: Float[Array, "1 kinds ..."], shape: tuple[int, ...]) -> Array:
+        """Of views: [1, kinds, 1, ..., channels] -> [n, 1, ..., channels], what belongs to the kind of each example."""
+        blocks, kinds = self.views
+        rows = jnp.broadcast_to(statistic, (blocks, kinds, shape[0] // (blocks * kinds), *statistic.shape[3:]))
+        return rows.reshape(shape[0], *statistic.shape[3:])
 
 
 def batch_norm_of(network: Any, train: bool) -> partial:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from morel_jax.models.batch_norm import EPSILON
+from morel_jax.models.fusion import fusion_barrier
 
 
 def fold_batch_norm(model: nn.Module, variables: Mapping[str, PyTree]) -> dict[str, PyTree]:
@@ -45,7 +46,9 @@ def _folded(params: Mapping[str, Any], stats: Mapping[str, Any], folds: Mapping[
     for name, norm in folds.items():
         if name in params and norm in params:
             factor = params[norm]["scale"] * jax.lax.rsqrt(stats[norm]["var"] + EPSILON)
-            params[name] = {**params[name], "kernel": params[name]["kernel"] * factor}
+            # Ended here, or each of the loops that make Winograd's 16 kernels would compute it anew.
+            kernel = fusion_barrier(params[name]["kernel"] * factor)
+            params[name] = {**params[name], "kernel": kernel}
             params[norm] = {"bias": params[norm]["bias"] - stats[norm]["mean"] * factor}
             del stats[norm]
     for name, layer in params.items():

@@ -58,7 +58,7 @@ def _jitted_step(parts: Parts, layout: Layout | None) -> jax.stages.Wrapped:
 def empty_totals(state: TrainState, hparams: HParams, batch: Batch, key: Key[Array, ""], *, parts: Parts,
                  layout: Layout | None = None) -> Totals:
     """Totals of no step, with the metrics that `parts` gives; arguments may be shapes (ShapeDtypeStruct)."""
-    _, metrics = _jitted_step(parts, layout).eval_shape(state, hparams, batch, key)
+    _, metrics = _jitted_step(parts.on(_platform(layout)), layout).eval_shape(state, hparams, batch, key)
     # NumPy, so that donating them to the first step leaves them whole for the next epoch.
     return Totals(sums={name: np.zeros((), metric.dtype) for name, metric in metrics.items()},
                   count=np.zeros((), np.int32), first_bad_step=np.full((), -1, np.int32))
@@ -85,12 +85,16 @@ def train_epoch(state: TrainState, totals: Totals, hparams: HParams, piece: Piec
     like = state
 
     def packed(state: TrainState) -> TrainState:
+        if not parts.packed:
+            return state
         return state.replace(params=pack(state.params), batch_stats=pack(state.batch_stats),
                              opt_state=pack_optimizer(state.opt_state, state.params), average=pack(state.average))
 
     def unpacked(state: TrainState) -> TrainState:
-        return state.replace(params=unpack(state.params, like.params), batch_stats=unpack(state.batch_stats,
-                                                                                          like.batch_stats),
+        if not parts.packed:
+            return state
+        return state.replace(params=unpack(state.params, like.params),
+                             batch_stats=unpack(state.batch_stats, like.batch_stats),
                              opt_state=unpack_optimizer(state.opt_state, like.opt_state, like.params),
                              average=unpack(state.average, like.average))
 
@@ -118,6 +122,10 @@ def train_epoch(state: TrainState, totals: Totals, hparams: HParams, piece: Piec
     return state, totals.replace(first_bad_step=jnp.where(overflowed, state.step, totals.first_bad_step))
 
 
+def _platform(layout: Layout | None) -> str:
+    return layout.platform if layout else jax.default_backend()
+
+
 # All that a CUDA graph can hold; what XLA puts into one by default ends at each convolution and loop.
 _GRAPH = "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,WHILE,CONDITIONAL,CONVOLUTION"
 
@@ -142,5 +150,6 @@ def compiler_options(parts: Parts, platform: str) -> dict[str, Any] | None:
 
 def compile_train_epoch(parts: Parts, layout: Layout | None = None) -> jax.stages.Wrapped:
     """:func:`train_epoch` as one jitted function that donates state and totals."""
-    return jax.jit(partial(train_epoch, parts=parts, layout=layout), donate_argnums=(0, 1),
-                   compiler_options=compiler_options(parts, layout.platform if layout else jax.default_backend()))
+    platform = _platform(layout)
+    return jax.jit(partial(train_epoch, parts=parts.on(platform), layout=layout), donate_argnums=(0, 1),
+                   compiler_options=compiler_options(parts, platform))

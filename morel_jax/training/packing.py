@@ -1,12 +1,14 @@
 """Many small arrays as one, so that an accelerator works on them by one operation."""
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
+from morel_jax.optimizer import moved
 from morel_jax.training.state import TrainState
 
 
@@ -68,6 +70,22 @@ def unpack_optimizer(packed: PyTree, opt_state: PyTree, params: PyTree) -> PyTre
                         is_leaf=is_like)
 
 
+def moved_in_turn(average: PyTree, latest: Sequence[PyTree], kept: ArrayLike, is_packed: bool) -> PyTree:
+    """Running averages after some values more, one after another.
+
+    Args:
+        average: the old ones.
+        latest: trees like ``average``.
+        kept: the share of the old ones, each time.
+        is_packed: whether to work on packed trees.
+    """
+    join = pack if is_packed else lambda tree: tree
+    moving = join(average)
+    for tree in latest:
+        moving = moved(moving, join(tree), kept)
+    return unpack(moving, average) if is_packed else moving
+
+
 def descend(optimizer: optax.GradientTransformation, rate: Float[Array, ""], state: TrainState, grads: PyTree,
             packed: dict[str, Any] | None) -> tuple[PyTree, PyTree]:
     """One step of the optimiser.
@@ -83,12 +101,12 @@ def descend(optimizer: optax.GradientTransformation, rate: Float[Array, ""], sta
     Returns:
         (params, opt_state): the new ones.
     """
-    def moved(params: PyTree, updates: PyTree) -> PyTree:
+    def down(params: PyTree, updates: PyTree) -> PyTree:
         return jax.tree.map(lambda p, u: p - rate * u, params, updates)
 
     if packed is None:
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        return moved(state.params, updates), opt_state
+        return down(state.params, updates), opt_state
     small = pack(state.params)
     updates, opt_state = optimizer.update(packed, pack_optimizer(state.opt_state, state.params), small)
-    return unpack(moved(small, updates), state.params), unpack_optimizer(opt_state, state.opt_state, state.params)
+    return unpack(down(small, updates), state.params), unpack_optimizer(opt_state, state.opt_state, state.params)

@@ -245,14 +245,14 @@ class Stacked:
         data set on the device, and ``start``. A member whose ``stop`` is ``start`` keeps its state. State and totals
         are donated.
         """
-        own, shared = P(AXIS), P()
+        own, shared, platform = P(AXIS), P(), sharding.platform(self.mesh)
 
         def train(state: TrainState, totals: Totals, hparams: HParams, piece: Piece, key: Key[Array, " slots"],
                   start: Int[Array, ""], stop: Int[Array, " slots"]) -> tuple[TrainState, Totals]:
             is_shared = piece.rows is not None  # The data set; else each member's own examples.
             specs = dataclasses.replace(piece, images=shared if is_shared else own, labels=shared if is_shared else own,
                                         rows=own if is_shared else None, index=own)
-            body = partial(_train_slots, parts=parts, mode=self.mode)
+            body = partial(_train_slots, parts=parts.on(platform), mode=self.mode)
             return jax.shard_map(body, mesh=self.mesh, in_specs=(own, own, own, specs, own, shared, own),
                                  out_specs=own)(state, totals, hparams, piece, key, start, stop)
 
@@ -264,7 +264,7 @@ class Stacked:
 
         stacked = self._sharding(own)
         return (jax.jit(train, out_shardings=stacked, donate_argnums=(0, 1),
-                        compiler_options=compiler_options(parts, sharding.platform(self.mesh))),
+                        compiler_options=compiler_options(parts, platform)),
                 jax.jit(judge, out_shardings=stacked))
 
 

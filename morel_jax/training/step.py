@@ -19,10 +19,10 @@ from morel_jax.methods import KINDS, MixedLabels, Views
 from morel_jax.models.conditioned import is_conditioned
 from morel_jax.models.folding import fold_batch_norm
 from morel_jax.models.wrapped import WrappedNetwork
-from morel_jax.optimizer import average_kept, moved, perturbed, rate_at
+from morel_jax.optimizer import average_kept, perturbed, rate_at
 from morel_jax.sharding import Layout
 from morel_jax.training.joining import combined_gradients, famo_gradients
-from morel_jax.training.packing import descend, pack, unpack
+from morel_jax.training.packing import descend, moved_in_turn, pack
 from morel_jax.training.state import HParams, TrainState
 
 OneKey = Key[Array, ""]
@@ -57,6 +57,8 @@ class Parts:
         famo_objectives: how many losses the objective gives for FAMO to weigh; 0: none.
         products: how an accelerator forms products of float32 numbers, as in ``jax.default_matmul_precision``.
         cuda_graph: whether a GPU launches the whole program as one graph.
+        packed: whether small arrays are joined for the update, see :mod:`morel_jax.training.packing`. It saves an
+            accelerator launches; a CPU would only have more to compile.
         awp: whether gradients are taken at adversarially perturbed weights, see :func:`~morel_jax.optimizer.perturbed`.
     """
     model: Any
@@ -76,6 +78,11 @@ class Parts:
     products: str = "tensorfloat32"
     cuda_graph: bool = False
     elementwise: bool = True
+    packed: bool = True
+
+    def on(self, platform: str) -> "Parts":
+        """The parts that suit devices of a platform, such as ``cpu``, which need not be at hand."""
+        return dataclasses.replace(self, packed=platform != "cpu")
 
 
 def keep_last(function: Callable) -> Any:
@@ -326,15 +333,11 @@ def train_step(state: TrainState, hparams: HParams, batch: Batch, key: OneKey, *
     small_grads = pack(grads)
     metrics["gradient_norm"] = _norm(small_grads, layout)
     params, opt_state = descend(parts.optimizer(hparams), rate_at(hparams, state.step), state, grads,
-                                small_grads if parts.elementwise else None)
-    if isinstance(parts.model, WrappedNetwork):
-        running = pack(batch_stats)
-    else:
-        running = pack(state.batch_stats)
-        for kind in parts.statistics_from:
-            running = moved(running, pack(batch_stats[kind]), hparams.batch_norm_momentum)
-    state = state.replace(step=state.step + 1, params=params, batch_stats=unpack(running, state.batch_stats),
-                          opt_state=opt_state)
+                                small_grads if parts.elementwise and parts.packed else None)
+    if not isinstance(parts.model, WrappedNetwork):  # Which has moved its own.
+        batch_stats = moved_in_turn(state.batch_stats, [batch_stats[kind] for kind in parts.statistics_from],
+                                    hparams.batch_norm_momentum, parts.packed)
+    state = state.replace(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state)
     if parts.famo_objectives:
         with jax.default_matmul_precision(parts.products):  # Of the same images, with one pass more.
             after, _ = losses_of(_everywhere(params, layout) if is_cut else params)
@@ -342,6 +345,6 @@ def train_step(state: TrainState, hparams: HParams, batch: Batch, key: OneKey, *
                                                       hparams.famo_weight_decay))
     if state.average is not None:
         latest = {"params": params["classifier"], "batch_stats": state.batch_stats}
-        average = moved(pack(state.average), pack(latest), average_kept(hparams, state.step - 1))
-        state = state.replace(average=unpack(average, state.average))
+        kept = average_kept(hparams, state.step - 1)
+        state = state.replace(average=moved_in_turn(state.average, [latest], kept, parts.packed))
     return state, jax.tree.map(lambda metric: metric.astype(jnp.promote_types(metric.dtype, jnp.float32)), metrics)
