@@ -24,6 +24,8 @@ from morel_jax.models.fusion import fusion_barrier
 # Measured (docs/performance.md): 64 channels gain; 16 lose, as thin products do not repay the transformations.
 _LEAST_CHANNELS = 64
 
+_REVERSED = (3, 1, 2, 0)  # Places of a reversed kernel, along one axis.
+
 Arrays = Sequence[Array]
 Padding = Sequence[tuple[int, int]]
 
@@ -39,15 +41,17 @@ def forward(x: Array, w: Array, padding: Padding) -> Array:
     Padding is ((top, bottom), (left, right)).
     """
     size = tuple(x.shape[1 + i] + sum(padding[i]) - 2 for i in (0, 1))
-    kernels = _transformed_kernel([[w[i, j] for j in range(3)] for i in range(3)])
+    kernels = _transformed_kernel(w)
     products = [jnp.tensordot(v, u, axes=1) for v, u in zip(_image_tiles(x, padding, size), kernels, strict=True)]
     return _assemble(products, size)
 
 
 def input_gradient(g: Array, w: Array, padding: Padding, input_size: Sequence[int]) -> Array:
     """Transpose of :func:`forward` in x: float[n, h', w', c_out] -> float[n, *input_size, c_in]."""
-    # A convolution with the reversed kernel: the indices reverse it, and contracting c_out swaps its channels.
-    kernels = _transformed_kernel([[w[2 - i, 2 - j] for j in range(3)] for i in range(3)])
+    # A convolution with the reversed kernel, whose 16 places are those of the kernel in another order: reversing three
+    # taps swaps the first row of G with the last. Contracting c_out swaps the channels.
+    places = _transformed_kernel(w)
+    kernels = [places[4 * i + j] for i in _REVERSED for j in _REVERSED]
     around = tuple((2 - low, input_size[i] - g.shape[1 + i] + low) for i, (low, _) in enumerate(padding))
     tiles = _image_tiles(g, around, input_size)
     return _assemble([jnp.tensordot(v, u, axes=((3,), (1,))) for v, u in zip(tiles, kernels, strict=True)], input_size)
@@ -58,7 +62,7 @@ def kernel_gradient(x: Array, g: Array, padding: Padding) -> Array:
     size = g.shape[1:3]
     everywhere = ((0, 1, 2), (0, 1, 2))
     products = [jnp.tensordot(fusion_barrier(v), d, axes=everywhere)
-                for v, d in zip(_image_tiles(x, padding, size), _result_tiles(g), strict=True)]
+                for v, d in zip(_image_tiles(x, padding, size), _result_tiles(fusion_barrier(g)), strict=True)]
     rows = [_g_transposed(products[4 * i:4 * i + 4]) for i in range(4)]
     columns = [_g_transposed([row[j] for row in rows]) for j in range(3)]
     return jnp.stack([jnp.stack([column[i] for column in columns]) for i in range(3)])
@@ -113,8 +117,9 @@ def _result_tiles(g: Array) -> list[Float[Array, "n down across c"]]:
     return [place for row in rows for place in _a_transposed([_every_other(row, 2, j, counts[1]) for j in range(2)])]
 
 
-def _transformed_kernel(taps: Sequence[Arrays]) -> list[Array]:
-    rows = list(zip(*(_g(row) for row in taps), strict=True))  # 4 columns of 3 taps each.
+def _transformed_kernel(w: Array) -> list[Array]:
+    """The 16 places of G W G^T."""
+    rows = list(zip(*(_g(w[i]) for i in range(3)), strict=True))  # 4 columns of 3 taps each.
     places = [_g(column) for column in rows]
     return [places[j][i] for i in range(4) for j in range(4)]
 
