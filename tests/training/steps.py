@@ -22,7 +22,7 @@ def still(method="morel_mart", **changes):
 
 @functools.cache
 def _parts(shared, classes):
-    return build_parts(shared, classes)
+    return build_parts(shared, classes).on("cpu")
 
 
 @functools.cache

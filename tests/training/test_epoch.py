@@ -44,6 +44,21 @@ def test_cuts_do_not_change_a_bit(config):
         chex.assert_trees_all_equal(totals, whole_totals)
 
 
+def test_joining_small_arrays_changes_nothing():
+    """What an accelerator does with the update and the averages, here on a CPU."""
+    parts, hparams, state, batch = setup(still("trades", ema_decay=0.9))
+    images, labels = images_and_labels(24, channels=1)
+    rows = np.arange(24, dtype=np.int32).reshape(3, 8)
+    found = {}
+    for platform in ("cpu", "gpu"):
+        own = parts.on(platform)
+        assert own.packed == (platform == "gpu")
+        totals = empty_totals(state, hparams, batch, KEY, parts=own)
+        found[platform], _ = jax.jit(functools.partial(train_epoch, parts=own))(
+            state, totals, hparams, Piece(images, labels, rows, rows), KEY, np.int32(0), np.int32(3))
+    chex.assert_trees_all_equal(found["gpu"], found["cpu"])
+
+
 def test_loop_equals_single_steps():
     config = still("trades")
     parts, hparams, state, _ = setup(config)
