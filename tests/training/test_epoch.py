@@ -56,7 +56,8 @@ def test_joining_small_arrays_changes_nothing():
         totals = empty_totals(state, hparams, batch, KEY, parts=own)
         found[platform], _ = jax.jit(functools.partial(train_epoch, parts=own))(
             state, totals, hparams, Piece(images, labels, rows, rows), KEY, np.int32(0), np.int32(3))
-    chex.assert_trees_all_equal(found["gpu"], found["cpu"])
+    # Two programs, which round differently: a relative distance of 3e-6 was seen.
+    chex.assert_trees_all_close(found["gpu"], found["cpu"], rtol=1e-4, atol=1e-7)
 
 
 def test_loop_equals_single_steps():
