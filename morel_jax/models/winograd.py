@@ -119,7 +119,7 @@ def _result_tiles(g: Array) -> list[Float[Array, "n down across c"]]:
 
 def _transformed_kernel(w: Array) -> list[Array]:
     """The 16 places of G W G^T."""
-    rows = list(zip(*(_g(w[i]) for i in range(3)), strict=True))  # 4 columns of 3 taps each.
+    rows = list(zip(*(_g([w[i, j] for j in range(3)]) for i in range(3)), strict=True))  # 4 columns of 3 taps each.
     places = [_g(column) for column in rows]
     return [places[j][i] for i in range(4) for j in range(4)]
 
