@@ -197,10 +197,13 @@ def test_a_sweep_ends_when_all_have_diverged(tmp_path):
 
 
 @pytest.mark.slow
-def test_vmapped_members_are_the_same_but_for_rounding(unbroken, tmp_path):
-    outcomes = training.fit_population(tiny_config(), SETTINGS, tmp_path, progress=False, mode="vmapped")
-    for outcome, expected in zip(outcomes, unbroken[0], strict=True):
-        chex.assert_trees_all_close(outcome.state, expected.state, rtol=0, atol=ROUNDING)
+def test_vmapped_members_are_the_same_but_for_rounding(tmp_path):
+    """After one epoch. In a later one rounding may turn the sign of a vanishing gradient in an attack, which counts."""
+    outcomes, expected_outcomes = (
+        training.fit_population(tiny_config(epochs=1), SETTINGS, tmp_path / mode, progress=False, mode=mode)
+        for mode in ("vmapped", "sequential"))
+    for outcome, expected in zip(outcomes, expected_outcomes, strict=True):
+        chex.assert_trees_all_close(outcome.state, expected.state, rtol=0, atol=ROUNDING / 10)
         for line, other in zip(outcome.history, expected.history, strict=True):
             assert line["loss"] == pytest.approx(other["loss"], rel=ROUNDING)
 
