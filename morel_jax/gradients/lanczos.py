@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key, PyTree
 
 
@@ -33,8 +34,10 @@ ORDERS = {
 
 def _random_unit(key: Key[Array, ""], like: PyTree) -> PyTree:
     """A pytree like ``like`` of length 1, uniform over directions."""
-    vector = optax.tree.random_like(key, like)
-    return optax.tree.scale(1 / optax.tree.norm(vector), vector)
+    # Drawn as one array: for every array of a network XLA would compile a generator of its own.
+    shapes, unravel = ravel_pytree(jax.tree.map(jnp.zeros_like, like))
+    vector = jax.random.normal(key, shapes.shape, shapes.dtype)
+    return unravel(vector / jnp.linalg.norm(vector))
 
 
 def _coefficients(basis: PyTree, vector: PyTree) -> Float[Array, " rows"]:

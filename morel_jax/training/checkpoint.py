@@ -59,10 +59,17 @@ def _remove(folder: Path) -> None:
 
 
 def _copied(tree: PyTree) -> ocp.args.StandardSave:
-    # The state is donated to the next step, and on a CPU the arrays that Orbax writes are those very buffers.
-    # NumPy arrays are not, and a copy of one would be an array of this process's own, which Orbax refuses of several.
-    return ocp.args.StandardSave(jax.tree.map(lambda leaf: jnp.copy(leaf) if isinstance(leaf, jax.Array) else leaf,
-                                              tree))
+    """A copy to write: the state is donated to the next step, and on a CPU what Orbax writes are those very buffers."""
+    def copied(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array):
+            return leaf  # NumPy arrays are not donated.
+        if jax.process_count() == 1 and leaf.is_fully_replicated:
+            # Orbax has every device write a slice of what all have, and compiles one for each shape and device. Of
+            # several processes it refuses an array of one's own.
+            leaf = leaf.addressable_data(0)
+        return jnp.copy(leaf)
+
+    return ocp.args.StandardSave(jax.tree.map(copied, tree))
 
 
 class Checkpoints:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
@@ -137,7 +138,7 @@ def load_classifier(workdir: str | os.PathLike, which: str, variables: PyTree) -
         variables: arrays or shapes of the classifier's variables.
 
     Returns:
-        ``params`` and ``batch_stats``.
+        ``params`` and ``batch_stats``, on the default device but not committed to it.
 
     Raises:
         FileNotFoundError: the run has no such checkpoint.
@@ -152,7 +153,10 @@ def load_classifier(workdir: str | os.PathLike, which: str, variables: PyTree) -
             raise damage
         read_record(folder)  # Says it where a later version wrote this.
         with contextlib.closing(orbax()) as reader:
-            return reader.restore(folder, args=ocp.args.Composite(
+            restored = reader.restore(folder, args=ocp.args.Composite(
                 classifier=ocp.args.StandardRestore(variables)))["classifier"]
+        # Orbax commits arrays to a device. Beside images that are not, the results would be, and JAX compiles every
+        # function of images once more for those.
+        return jax.tree.map(jnp.asarray, jax.device_get(restored))
 
     return _of_newest(workdir, which, read)

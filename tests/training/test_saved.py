@@ -2,6 +2,7 @@ import shutil
 
 import absl.logging
 import chex
+import jax
 import pytest
 
 from morel_jax import manifest
@@ -53,6 +54,13 @@ def test_a_reader_takes_the_next_where_a_run_replaces_the_newest(workdir, monkey
     monkeypatch.undo()
     chex.assert_trees_all_equal(found, read(workdir))
     assert replaced[0].name == "20"
+
+
+def test_loaded_arrays_are_committed_to_no_device(workdir):
+    """Else each function of them compiles twice: for images that are committed, as adversarial ones are, and others."""
+    found = load_classifier(workdir, "best", abstract(state(0).inference_variables()))
+    chex.assert_trees_all_equal(found, state(20).inference_variables())
+    assert not any(leaf.committed for leaf in jax.tree.leaves(found))
 
 
 def test_an_applications_own_log_is_left_as_it_is(workdir, caplog):
