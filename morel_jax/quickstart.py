@@ -51,6 +51,7 @@ def _judge(workdirs: Mapping[str, Path],
 def _draw(path: Path, workdirs: Mapping[str, Path], histories: Mapping[str, list[dict[str, Any]]],
           attack_of: Callable[[ConfigDict], Any]) -> None:
     import jax
+    import jax.numpy as jnp
     import numpy as np
 
     from morel_jax import builders
@@ -60,16 +61,18 @@ def _draw(path: Path, workdirs: Mapping[str, Path], histories: Mapping[str, list
     networks = {name: load(workdir, "best") for name, workdir in workdirs.items()}
     _, config = next(iter(networks.values()))
     dataset = builders.dataset(config)
+    attack = jax.jit(attack_of(config))
+    answers = jax.jit(lambda logits_fn, images: jnp.argmax(logits_fn(images), -1))
     rows = stratified_rows(dataset.test.labels, min(200, len(dataset.test)))
     images, labels = np.asarray(dataset.test.images[rows], np.float32) / 255, dataset.test.labels[rows]
     # Images that every network knows unattacked: what changes is the attack's doing.
-    known = np.all([np.argmax(logits_fn(images), -1) == labels for logits_fn, _ in networks.values()], axis=0)
+    known = np.all([answers(logits_fn, images) == labels for logits_fn, _ in networks.values()], axis=0)
     shown = [np.flatnonzero(known & (labels == label))[0] for label in np.unique(labels[known])[:_SHOWN_CLASSES]]
     images, labels = images[shown], labels[shown]
     attacked = {}
     for name, (logits_fn, _) in networks.items():
-        x_adv = attack_of(config)(logits_fn, jax.random.key(config.seed), images, labels)
-        attacked[name] = np.asarray(x_adv), np.asarray(np.argmax(logits_fn(x_adv), -1))
+        x_adv = attack(logits_fn, jax.random.key(config.seed), images, labels)
+        attacked[name] = np.asarray(x_adv), np.asarray(answers(logits_fn, x_adv))
     figure = figures.new_figure(9, 9.5)
     above, below = figure.subfigures(2, 1, height_ratios=(3, 1))
     above.suptitle(f"PGD-{config.validation.num_steps}, epsilon {config.validation.epsilon:g}", fontsize=10)
