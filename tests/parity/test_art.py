@@ -79,7 +79,7 @@ CW_SETTINGS = {
     "published": dict(initial_const=15.0, learning_rate=0.01, max_iter=10, confidence=0.0),
     "paper": dict(initial_const=15.0, learning_rate=0.01, max_iter=10, confidence=1.0),
     "fast": dict(initial_const=15.0, learning_rate=0.05, max_iter=10),
-    "constants": dict(initial_const=1e-4, largest_const=0.01, const_factor=5.0, learning_rate=0.05, max_iter=10),
+    "constants": dict(initial_const=1e-3, largest_const=1.0, const_factor=5.0, learning_rate=0.05, max_iter=10),
 }
 
 
