@@ -30,16 +30,19 @@ def pytest_configure(config):
 # with the fast tests too.
 _NUMBERS = ("losses", "attacks", "evaluation/test_judge.py", "evaluation/test_pool.py", "training/test_fit.py",
             "parity/test_autoattack.py", "parity/test_nearest.py")
+# Of these the slow tests only. They compare different programs, which give the same bits as users compile them.
+_BITWISE = ("training/test_conditioned.py", "training/test_custom.py", "training/test_extras.py",
+            "training/test_fit_population.py", "training/test_placement.py", "training/test_resumption.py")
 # Of types and of bad input: no numbers.
 _REFUSALS = ("attacks/test_checks.py", "attacks/test_inputs.py")
 
 
 def pytest_itemcollected(item):
     path = item.path.relative_to(ROOT / "tests")
-    # Different programs that give the same bits do so as users compile them.
-    is_run = path.parts[0] == "training" and item.get_closest_marker("slow")
-    is_named = (path.as_posix() in _NUMBERS or path.parts[0] in _NUMBERS) and path.as_posix() not in _REFUSALS
-    if (is_run or is_named) and not item.get_closest_marker("gpu"):
+    name = path.as_posix()
+    is_named = (name in _NUMBERS or path.parts[0] in _NUMBERS) and name not in _REFUSALS
+    is_bitwise = name in _BITWISE and item.get_closest_marker("slow")
+    if (is_named or is_bitwise) and not item.get_closest_marker("gpu"):
         item.add_marker("numbers")
 
 

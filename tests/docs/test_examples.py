@@ -5,10 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from morel_jax import training
-from tests.small import as_users_compile, small_config
+from tests.small import as_users_compile, small_config, small_dataset
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
@@ -60,9 +61,13 @@ def test_weighted_frozen(tmp_path):
 @pytest.mark.slow
 def test_objective_gradients(tmp_path):
     shares = []
+    images = small_dataset(train=8 * 32)  # As many batches as the example reads.
+    np.savez(tmp_path / "images.npz", x_train=images.train.images, y_train=images.train.labels,
+             x_test=images.test.images, y_test=images.test.labels)
     for weight in (0.01, 0.02):  # No step: the network is the same.
-        config = small_config(morel__contrastive_weight=weight, epochs=1, batch_size=100, validation__examples=100,
-                              optimizer__learning_rate=0.0, optimizer__weight_decay=0.0)
+        config = small_config(morel__contrastive_weight=weight, epochs=1, batch_size=32,
+                              data__name=f"npz:{tmp_path / 'images.npz'}", optimizer__learning_rate=0.0,
+                              optimizer__weight_decay=0.0)
         training.fit(config, tmp_path / str(weight), progress=False)
         outcome = subprocess.run([sys.executable, EXAMPLES / "objective_gradients.py", tmp_path / str(weight)],
                                  capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""Twenty MOREL steps on meshes of fake devices: ``python -m tests.training.sharded_steps OUTPUT``, an npz file."""
+"""Twenty steps on meshes of fake devices: ``python -m tests.training.sharded_steps OUTPUT DTYPE``, an npz file."""
 import dataclasses
 import sys
 
@@ -63,29 +63,32 @@ def steps(data, fsdp, dtype, images, labels, custom=NO_CUSTOM, **changes):
     return np.array(losses), np.concatenate([np.asarray(leaf).ravel() for leaf in jax.tree.leaves(state.params)]), cut
 
 
-def main(output):
-    """Runs all meshes in both types."""
-    jax.config.update("jax_num_cpu_devices", 8)
-    jax.config.update("jax_enable_x64", True)
-    split = small_dataset().train
-    found = {}
-    for dtype in DTYPES:
-        for mesh in MESHES:
-            for field, value in zip(("losses", "parameters", "cut"), steps(*mesh, dtype, split.images, split.labels),
-                                    strict=True):
-                found[f"{name_of(dtype, *mesh)}-{field}"] = value
-    for mesh in WRAPPED_MESHES:
-        losses, parameters, cut = steps(*mesh, "float32", split.images, split.labels,
-                                        CustomParts(model=Linen(0.0), features="head"))
-        name = name_of("wrapped", *mesh)
-        found |= {f"{name}-losses": losses, f"{name}-parameters": parameters, f"{name}-cut": cut}
+def runs(dtype):
+    """(name, mesh, further arguments of :func:`steps`) of each run of that type."""
+    for mesh in MESHES:
+        yield name_of(dtype, *mesh), mesh, {}
+    if dtype == "float32":
+        for mesh in WRAPPED_MESHES:
+            yield name_of("wrapped", *mesh), mesh, dict(custom=CustomParts(model=Linen(0.0), features="head"))
+        return
     for name in JOINED:
         for mesh in JOINED_MESHES:
-            losses, parameters, _ = steps(*mesh, "float64", split.images, split.labels, morel__scalarization=name,
-                                          morel__objectives="three", morel__contrastive_weight=0.01)
-            found |= {f"{name_of(name, *mesh)}-losses": losses, f"{name_of(name, *mesh)}-parameters": parameters}
+            yield name_of(name, *mesh), mesh, dict(morel__scalarization=name, morel__objectives="three",
+                                                   morel__contrastive_weight=0.01)
+
+
+def main(output, dtype):
+    """Runs all meshes in one type."""
+    jax.config.update("jax_num_cpu_devices", 8)
+    jax.config.update("jax_enable_x64", dtype == "float64")
+    split = small_dataset().train
+    found = {}
+    for name, mesh, more in runs(dtype):
+        for field, value in zip(("losses", "parameters", "cut"),
+                                steps(*mesh, dtype, split.images, split.labels, **more), strict=True):
+            found[f"{name}-{field}"] = value
     np.savez(output, **found)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 
+from tests.small import COMPILE_QUICKLY
 from tests.training.sharded_steps import DTYPES, JOINED, JOINED_MESHES, MESHES, WRAPPED_MESHES, name_of
 
 # Of losses, relative; of parameters, in units of the largest. The second pair shows that the algorithm is the same.
@@ -13,12 +14,16 @@ TOLERANCES = {"float32": (1e-5, 1e-4), "float64": (1e-10, 1e-10)}
 
 @pytest.fixture(scope="module")
 def steps(tmp_path_factory):
-    path = tmp_path_factory.mktemp("sharded") / "steps.npz"
-    # Not the fast tests' flags: other emitters of XLA's round float64 at 1e-9.
-    subprocess.run([sys.executable, "-m", "tests.training.sharded_steps", path], check=True,
-                   env=os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=1"})
-    with np.load(path) as arrays:
-        return dict(arrays)
+    # The quick flags choose other emitters of XLA's, which round float64 at 1e-9.
+    flags = {"float32": COMPILE_QUICKLY, "float64": "--xla_backend_optimization_level=0"}
+    found = {}
+    for dtype in DTYPES:
+        path = tmp_path_factory.mktemp("sharded") / "steps.npz"
+        subprocess.run([sys.executable, "-m", "tests.training.sharded_steps", path, dtype], check=True,
+                       env=os.environ | {"XLA_FLAGS": flags[dtype]})
+        with np.load(path) as arrays:
+            found |= arrays
+    return found
 
 
 @pytest.mark.slow
