@@ -9,6 +9,7 @@ from typing import Any
 
 from morel_jax.configuration import defaults, flatten, nested
 from morel_jax.files import DamagedFileError, local_path, read_json
+from morel_jax.training.lock import was_left
 from morel_jax.training.saved import first_line
 from morel_jax.training.workdir import load_content, load_divergence
 
@@ -26,6 +27,7 @@ class ReportedRun:
         content: all that ``config.json`` says.
         history: one dict of finite numbers per epoch, as ``metrics.jsonl`` has them.
         diverged: {"epoch", "step"}, or None.
+        was_left: whether the process that last trained it is known to have ended.
         notes: sentences on what could not be read.
     """
     name: str
@@ -34,6 +36,7 @@ class ReportedRun:
     content: dict[str, Any]
     history: list[dict[str, Any]]
     diverged: dict[str, int] | None
+    was_left: bool
     notes: list[str]
 
     @property
@@ -46,10 +49,11 @@ class ReportedRun:
         """How far it is, in words."""
         if self.diverged:
             return f"diverged at step {self.diverged['step']}"
-        if not self.history:
-            return "no epoch finished"
-        epoch = self.history[-1]["epoch"]
-        return f"finished, {epoch} epochs" if self.is_finished else f"epoch {epoch} of {self.config.get('epochs', '?')}"
+        epoch = self.history[-1]["epoch"] if self.history else 0
+        if self.is_finished:
+            return f"finished, {epoch} epochs"
+        reached = f"epoch {epoch} of {self.config.get('epochs', '?')}" if epoch else "no epoch finished"
+        return f"{reached}, interrupted" if self.was_left else reached
 
     @property
     def best(self) -> dict[str, Any]:
@@ -129,7 +133,7 @@ def _read(name: str, folder: Path) -> ReportedRun:
     except DamagedFileError as error:
         notes.append(str(error))
     history = _history(folder / "metrics.jsonl", notes)
-    return ReportedRun(name, folder, config, content, history, diverged, notes)
+    return ReportedRun(name, folder, config, content, history, diverged, was_left(folder), notes)
 
 
 def find_runs(paths: Iterable[str | os.PathLike]) -> list[ReportedRun]:

@@ -3,8 +3,10 @@ import contextlib
 import fcntl
 import logging
 import os
+import re
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 from morel_jax.files import local_path, make_folder
 
@@ -51,3 +53,24 @@ def hold(workdir: str | os.PathLike) -> Iterator[None]:
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
         yield
+
+
+def was_left(workdir: Path) -> bool:
+    """Whether the process that last held ``workdir`` is known to have ended: it was one of this host, and is gone.
+
+    Takes no lock, which a run that starts just then would find taken.
+    """
+    try:
+        text = (workdir / _NAME).read_text(errors="replace")
+    except OSError:
+        return False
+    process = re.fullmatch(r"process (\d{1,9}) on (.+)\n", text)
+    if process is None or process[2] != socket.gethostname():
+        return False
+    try:
+        os.kill(int(process[1]), 0)  # Sends nothing.
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass  # It is another user's.
+    return False

@@ -1,4 +1,6 @@
 import json
+import socket
+import subprocess
 
 import pytest
 
@@ -20,6 +22,13 @@ def test_how_far_a_run_is(tmp_path):
     assert (begun.state, half.state) == ("no epoch finished", "epoch 1 of 2")
     assert not begun.is_finished
     assert not half.is_finished
+    for run in (begun, half):
+        gone = subprocess.Popen(["true"])
+        gone.wait()
+        (run.folder / ".lock").write_text(f"process {gone.pid} on {socket.gethostname()}\n")
+    begun, half = find_runs([begun.folder, half.folder])
+    assert (begun.state, half.state) == ("no epoch finished, interrupted", "epoch 1 of 2, interrupted")
+    assert not half.is_finished  # It may be resumed.
     (half.folder / "diverged.json").write_text('{"epoch": 2, "step": 9}')
     (half,) = find_runs([half.folder])
     assert half.state == "diverged at step 9"

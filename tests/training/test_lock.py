@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from morel_jax.training import lock
-from morel_jax.training.lock import hold
+from morel_jax.training.lock import hold, was_left
 
 # From its file: the package would import JAX.
 HOLDER = """
@@ -76,10 +76,32 @@ def test_a_killed_process_holds_nothing(tmp_path):
     process = held_by_another(tmp_path)
     with pytest.raises(ValueError, match=f"in use by process {process.pid} on "), hold(tmp_path):
         pass
+    assert not was_left(tmp_path)
     process.send_signal(signal.SIGKILL)
     process.communicate()
+    assert was_left(tmp_path)
+    with hold(tmp_path):
+        assert not was_left(tmp_path)
+
+
+@pytest.mark.parametrize("text", [
+    None, "", "process 1 on another-host\n", "process {pid} on {host}", "process x on {host}\n",
+    "process 99999999999999999999 on {host}\n", "process 1 on {host}\n"])
+def test_who_may_still_be_there_has_not_left(tmp_path, text):
+    """Nobody yet, no name, a process elsewhere, a name that is half written or wrong, one that lives."""
+    if text is not None:
+        (tmp_path / ".lock").write_text(text.format(pid=os.getpid(), host=socket.gethostname()))
+    assert not was_left(tmp_path)
+
+
+def test_a_process_of_another_user_has_not_left(tmp_path, monkeypatch):
+    def kill(*_):
+        raise PermissionError
+
     with hold(tmp_path):
         pass
+    monkeypatch.setattr(os, "kill", kill)
+    assert not was_left(tmp_path)
 
 
 @pytest.mark.parametrize("parent", ["/proc", "file"])
