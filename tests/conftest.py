@@ -30,7 +30,7 @@ def pytest_configure(config):
 # with the fast tests too.
 _NUMBERS = ("losses", "attacks", "evaluation/test_judge.py", "evaluation/test_pool.py", "training/test_fit.py",
             "parity/test_autoattack.py", "parity/test_nearest.py")
-# Of these the slow tests only. They compare different programs, which give the same bits as users compile them.
+# Of these only the slow tests: they compare different programs, whose bits are equal only when compiled as users do.
 _BITWISE = ("training/test_conditioned.py", "training/test_custom.py", "training/test_extras.py",
             "training/test_fit_population.py", "training/test_placement.py", "training/test_resumption.py")
 # Of types and of bad input: no numbers.

@@ -59,14 +59,14 @@ def write_report(paths: Iterable[str | os.PathLike], output: Path, images: int =
 
 def watch(paths: Sequence[str | os.PathLike], output: Path, images: int = 100, seconds: float = 2.0,
           sleep: Callable[[float], None] = time.sleep) -> list[str]:
-    """Rewrites the page whenever a run's folder changed, until every run is finished; then once with pictures.
+    """Rewrites the page whenever a run's folder or state changed, until every run is finished; then once with pictures.
 
     It reads the folders and nothing else, so a training pays nothing for it. Arguments and result as for
     :func:`write_report`; ``seconds``: between two looks.
     """
     before, runs = None, find_runs(paths)
     while not all(run.is_finished for run in runs):
-        now = _stamps(runs)
+        now = _stamps(runs), [run.state for run in runs]  # A killed run changes no file.
         if now != before:
             write_atomically(output, to_html(build(runs), refresh=True))
             before = now

@@ -1,6 +1,8 @@
 import os
 import re
 import shutil
+import socket
+import subprocess
 
 import numpy as np
 import pytest
@@ -109,6 +111,23 @@ def test_a_watched_page_follows_the_runs_to_their_end(tmp_path):
     text = output.read_text()
     assert "finished, 2 epochs" in text
     assert "refresh" not in text
+
+
+def test_a_watched_page_says_that_a_run_was_interrupted(tmp_path):
+    folder, output = made.run(tmp_path / "a", 1), tmp_path / "report.html"
+    states = []
+
+    def sleep(seconds):
+        states.append(re.search(r"epoch 1 of 2(, interrupted)?", words(output.read_text()))[0])
+        if len(states) == 1:
+            gone = subprocess.Popen(["true"])
+            gone.wait()
+            (folder / ".lock").write_text(f"process {gone.pid} on {socket.gethostname()}\n")
+        else:  # It is resumed.
+            write_metrics(folder, [made.line(epoch) for epoch in (1, 2)])
+
+    watch([folder], output, images=0, sleep=sleep)
+    assert states == ["epoch 1 of 2", "epoch 1 of 2, interrupted"]
 
 
 def gallery():
